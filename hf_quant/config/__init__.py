@@ -1,0 +1,1 @@
+"""Schemes, presets and plans: what to quantize and how, without doing it."""

@@ -1,0 +1,193 @@
+"""A plan: module name to scheme. What loading, training, planning and export agree on."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from hf_quant.config.presets import get_preset
+from hf_quant.config.scheme import AUTO_GROUP_SIZES, Scheme
+from hf_quant.errors import ConfigError, PlanError
+from hf_quant.registry import unknown
+
+FORMAT_VERSION = 1
+"""Version of the plan and of the checkpoint layout it describes."""
+
+_FLOAT = "float"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a plan needs to know of a module that can be quantized.
+
+    Args:
+        kind: ``"linear"``, ``"embedding"`` or ``"head"``.
+        width: Numbers in one row of the weight: the input width, or the embedding's dimension.
+    """
+
+    kind: str
+    width: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Module patterns to schemes.
+
+    A pattern is a module name, a glob (``*.mlp.*``) or, after ``re:``, a regular expression for the whole name.
+    An exact name wins over patterns; among patterns the last that matches wins. None keeps a module float.
+
+    Args:
+        modules: Pattern to `Scheme` or None, in order.
+
+    Raises:
+        ConfigError: A pattern is not a string or not a valid expression, or a value is not a scheme.
+    """
+
+    modules: Mapping[str, Scheme | None]
+
+    def __post_init__(self) -> None:
+        for pattern, scheme in self.modules.items():
+            if not isinstance(pattern, str) or not pattern:
+                raise ConfigError(f"a plan maps module names or patterns to schemes; {pattern!r} is not a name")
+            if scheme is not None and not isinstance(scheme, Scheme):
+                raise ConfigError(f"plan entry {pattern!r} must be a Scheme or None, not {scheme!r}")
+            if pattern.startswith("re:"):
+                try:
+                    re.compile(pattern[3:])
+                except re.error as error:
+                    raise ConfigError(f"plan pattern {pattern!r} is not a regular expression: {error}") from error
+        object.__setattr__(self, "modules", MappingProxyType(dict(self.modules)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A mappingproxy can be neither pickled nor deep-copied, and transformers deep-copies configs.
+        return Plan, (dict(self.modules),)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.modules)
+
+    def resolve(self, candidates: Mapping[str, Candidate]) -> Plan:
+        """Patterns replaced by the names they match, and automatic group sizes by numbers.
+
+        Args:
+            candidates: Every module that can be quantized, by name.
+
+        Returns:
+            A plan of exact names, in the order of `candidates`; modules that no pattern matches are absent.
+
+        Raises:
+            PlanError: A pattern matches nothing (the nearest names are given), or a group size does not
+                divide a module's width (those that do are given).
+        """
+        chosen: dict[str, Scheme | None] = {}
+        exact = {name for name in self.modules if name in candidates}
+        for pattern, scheme in self.modules.items():
+            names = [pattern] if pattern in exact else _matching(pattern, candidates)
+            if not names:
+                raise PlanError(_unmatched(pattern, candidates))
+            for name in names:
+                if pattern in exact or name not in exact:
+                    chosen[name] = scheme
+        resolved = {}
+        for name, candidate in candidates.items():
+            if name in chosen:
+                scheme = chosen[name]
+                resolved[name] = None if scheme is None else fit(scheme, candidate, name)
+        return Plan(resolved)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: each scheme once under a label, and the label of each module."""
+        labels: dict[Scheme, str] = {}
+        modules = {}
+        for name, scheme in self.modules.items():
+            if scheme is None:
+                modules[name] = _FLOAT
+                continue
+            if scheme not in labels:
+                label = str(scheme)
+                taken = sum(other == label or other.startswith(f"{label} #") for other in labels.values())
+                labels[scheme] = f"{label} #{taken + 1}" if taken else label
+            modules[name] = labels[scheme]
+        schemes = {label: scheme.to_dict() for scheme, label in labels.items()}
+        return {"format_version": FORMAT_VERSION, "schemes": schemes, "modules": modules}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+        """Inverse of `to_dict`; rejects unknown keys and newer versions."""
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"a plan is written as an object with keys, not as {values!r}")
+        check_format_version(values.get("format_version"))
+        keys = ("format_version", "schemes", "modules")
+        for key in values:
+            if key not in keys:
+                raise ConfigError(unknown("plan key", key, keys))
+        written, modules = values.get("schemes"), values.get("modules")
+        if not isinstance(written, Mapping) or not isinstance(modules, Mapping):
+            raise ConfigError('a plan needs the keys "schemes" and "modules", both objects')
+        schemes: dict[str, Scheme | None] = {label: Scheme.from_dict(scheme) for label, scheme in written.items()}
+        schemes[_FLOAT] = None
+        for name, label in modules.items():
+            if not isinstance(label, str) or label not in schemes:
+                raise ConfigError(f"module {name!r} of the plan: " + unknown("scheme", label, schemes))
+        return cls({name: schemes[label] for name, label in modules.items()})
+
+
+def preset_plan(preset: str, candidates: Mapping[str, Candidate]) -> Plan:
+    """The resolved plan of a preset for the modules of one model."""
+    table = get_preset(preset)
+    return Plan({name: table.for_kind(candidate.kind) for name, candidate in candidates.items()}).resolve(candidates)
+
+
+def fit(scheme: Scheme, candidate: Candidate, name: str) -> Scheme:
+    """`scheme` as it applies to one module: group size settled, and no input format for an embedding.
+
+    An automatic group size becomes the largest of 128, 64, 32 that divides the width; where none does, one
+    group spans the whole row, which is one scale per channel.
+
+    Raises:
+        PlanError: An explicit group size does not divide the width.
+    """
+    weight, width = scheme.weight, candidate.width
+    if candidate.kind == "embedding" and scheme.input is not None:
+        scheme = replace(scheme, input=None)
+    if weight.granularity != "group":
+        return scheme
+    if weight.group_size is None:
+        size = next((size for size in AUTO_GROUP_SIZES if width % size == 0), None)
+        granularity = "channel" if size is None else "group"
+        return replace(scheme, weight=replace(weight, granularity=granularity, group_size=size))
+    if width % weight.group_size:
+        fitting = [size for size in range(8, width + 1) if width % size == 0] or [width]
+        raise PlanError(
+            f"{name}: group_size={weight.group_size} does not divide its width {width}; "
+            f"these do: {', '.join(map(str, fitting))}. group_size=None picks one."
+        )
+    return scheme
+
+
+def check_format_version(version: object) -> None:
+    """Raise ConfigError unless `version` is one that this package reads."""
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise ConfigError(f"format_version must be an integer from 1 to {FORMAT_VERSION}, not {version!r}")
+    if version > FORMAT_VERSION:
+        raise ConfigError(
+            f"format_version {version} is newer than this package reads ({FORMAT_VERSION}): "
+            "upgrade with `pip install -U hf-quant`"
+        )
+
+
+def _matching(pattern: str, names: Iterable[str]) -> list[str]:
+    if pattern.startswith("re:"):
+        expression = re.compile(pattern[3:])
+        return [name for name in names if expression.fullmatch(name)]
+    return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+
+
+def _unmatched(pattern: str, candidates: Mapping[str, Candidate]) -> str:
+    names = list(candidates)
+    near = difflib.get_close_matches(pattern.removeprefix("re:"), names, n=3, cutoff=0.3) or names[:3]
+    return f"plan pattern {pattern!r} matches no module; nearest: {', '.join(near)}"

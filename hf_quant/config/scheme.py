@@ -1,0 +1,152 @@
+"""How one module is quantized: the format of its weight and of its input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from hf_quant.errors import ConfigError
+from hf_quant.registry import unknown
+
+FORMAT_BITS: dict[str, tuple[int, ...]] = {
+    "int": (2, 3, 4, 5, 6, 7, 8, 16),
+    "float": (16, 32),
+    "bfloat": (16,),
+}
+"""Formats and the widths each has; ``hf_quant.formats`` holds their numerics."""
+
+GRANULARITIES = ("tensor", "channel", "group", "token")
+AUTO_GROUP_SIZES = (128, 64, 32)
+"""Group sizes that a preset tries, largest first."""
+
+
+@dataclass(frozen=True)
+class TensorScheme:
+    """How the numbers of one tensor are stored.
+
+    Args:
+        format: ``"int"`` (even grid), ``"float"`` (IEEE) or ``"bfloat"``.
+        bits: Bits per number: 2 to 8 or 16 for ``int``, 16 or 32 for ``float``, 16 for ``bfloat``.
+        symmetric: ``int`` only: zero point 0. Otherwise a zero point is stored with each scale.
+        granularity: What shares one scale: the whole ``"tensor"``, an output ``"channel"`` (a row of an
+            embedding), a ``"group"`` of inputs within a channel, or, for inputs, a ``"token"``.
+        group_size: Numbers that share a scale when ``granularity="group"``. None lets the plan take the
+            largest of 128, 64, 32 that divides the width of the module.
+        dynamic: Inputs only: scales are computed from each input. False means calibrated, static scales.
+
+    Raises:
+        ConfigError: A value is out of range, or two values contradict each other.
+    """
+
+    format: str = "int"
+    bits: int = 8
+    symmetric: bool = True
+    granularity: str = "channel"
+    group_size: int | None = None
+    dynamic: bool = False
+
+    def __post_init__(self) -> None:
+        _check_types(self, {"format": str, "bits": int, "symmetric": bool, "granularity": str, "dynamic": bool})
+        if self.format not in FORMAT_BITS:
+            raise ConfigError(unknown("format", self.format, FORMAT_BITS))
+        if self.bits not in FORMAT_BITS[self.format]:
+            raise ConfigError(
+                f"format {self.format!r} has no {self.bits}-bit variant; use one of {FORMAT_BITS[self.format]}"
+            )
+        if self.granularity not in GRANULARITIES:
+            raise ConfigError(unknown("granularity", self.granularity, GRANULARITIES))
+        if self.group_size is not None:
+            if self.granularity != "group":
+                raise ConfigError(f'group_size={self.group_size} needs granularity="group", not {self.granularity!r}')
+            if isinstance(self.group_size, bool) or not isinstance(self.group_size, int) or self.group_size < 1:
+                raise ConfigError(f"group_size must be a positive integer or None, not {self.group_size!r}")
+        if not self.is_integer and (self.granularity == "group" or not self.symmetric):
+            raise ConfigError(f"format {self.format!r} has no scales: leave symmetric and granularity at their defaults")
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether values are codes with a scale, rather than floats as they are."""
+        return self.format == "int"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fields that differ from the defaults, plus format and bits."""
+        defaults = {field.name: field.default for field in fields(self)}
+        return {k: v for k, v in asdict(self).items() if k in ("format", "bits") or v != defaults[k]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TensorScheme:
+        """Inverse of `to_dict`; rejects unknown keys."""
+        return cls(**_checked_mapping(cls, values))
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """The formats of a module's weight and input; ``input=None`` leaves activations in float.
+
+    Raises:
+        ConfigError: A weight given per token or as dynamic, or an input per channel or group.
+    """
+
+    weight: TensorScheme
+    input: TensorScheme | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.weight, TensorScheme) or not isinstance(self.input, TensorScheme | None):
+            raise ConfigError("Scheme(weight, input) takes TensorScheme objects; input may be None")
+        if self.weight.granularity == "token" or self.weight.dynamic:
+            raise ConfigError('a weight cannot be per "token" or dynamic: it is quantized once, at load')
+        if self.input is None:
+            return
+        if not (self.weight.is_integer and self.input.is_integer):
+            raise ConfigError("input is None (float activations) or an integer format beside an integer weight")
+        if self.input.granularity not in ("token", "tensor"):
+            raise ConfigError(f'inputs are quantized per "token" or "tensor", not {self.input.granularity!r}')
+        if self.input.bits not in (8, 16):
+            raise ConfigError(f"inputs are quantized to 8 or 16 bits, not {self.input.bits}")
+        if self.input.granularity == "token" and not self.input.dynamic:
+            raise ConfigError('static inputs have one scale: use granularity="tensor", or dynamic=True')
+
+    def __str__(self) -> str:
+        weight = self.weight
+        if not weight.is_integer:
+            return {"bfloat": "BF", "float": "FP"}[weight.format] + str(weight.bits)
+        text = f"W{weight.bits}A{self.input.bits if self.input is not None else 16}"
+        if weight.granularity == "group":
+            text += f" g{weight.group_size or 'auto'}"
+        elif weight.granularity == "tensor":
+            text += " per tensor"
+        return text + ("" if weight.symmetric else " asym")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; inverse of `from_dict`."""
+        return {"weight": self.weight.to_dict(), "input": None if self.input is None else self.input.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Scheme:
+        """Inverse of `to_dict`; rejects unknown keys."""
+        values = _checked_mapping(cls, values)
+        for key in ("weight", "input"):
+            if values.get(key) is not None and not isinstance(values[key], TensorScheme):
+                values[key] = TensorScheme.from_dict(values[key])
+        return cls(**values)
+
+
+def _checked_mapping(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{cls.__name__} is written as an object with keys, not as {values!r}")
+    known = [field.name for field in fields(cls)]
+    for key in values:
+        if key not in known:
+            raise ConfigError(unknown(f"{cls.__name__} key", key, known))
+    if cls is Scheme and "weight" not in values:
+        raise ConfigError('a Scheme needs the key "weight"')
+    return dict(values)
+
+
+def _check_types(config: object, types: dict[str, type]) -> None:
+    for name, expected in types.items():
+        value = getattr(config, name)
+        # bool is an int in Python; bits=True would otherwise pass for one bit.
+        if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
+            raise ConfigError(f"{type(config).__name__}.{name} must be {expected.__name__}, not {value!r}")

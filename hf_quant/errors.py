@@ -1,0 +1,41 @@
+"""Every error the package raises on purpose. Each message names the fix."""
+
+
+class HfQuantError(Exception):
+    """Base of all errors of this package."""
+
+
+class ConfigError(HfQuantError, ValueError):
+    """A config, scheme, preset, recipe or command-line value is not valid."""
+
+
+class UnknownName(ConfigError):
+    """A name is not in the table it was looked up in."""
+
+
+class PlanError(ConfigError):
+    """A plan does not fit the model: unmatched patterns, wrong widths, conflicting ties."""
+
+
+class WeightError(HfQuantError, ValueError):
+    """A float weight cannot be quantized: NaN, Inf, empty, or of the wrong shape."""
+
+
+class CheckpointError(HfQuantError, ValueError):
+    """A quantized checkpoint is truncated, tampered with, or from a newer version."""
+
+
+class SaveError(HfQuantError, OSError):
+    """A checkpoint could not be written; nothing half-written was left behind."""
+
+
+class KernelError(HfQuantError, RuntimeError):
+    """A kernel was asked for what it does not support."""
+
+
+class UnsupportedModel(HfQuantError, TypeError):
+    """The model or the requested operation on it is not supported."""
+
+
+class MissingDependency(HfQuantError, ImportError):
+    """An optional package is not installed; the message says what to install."""
