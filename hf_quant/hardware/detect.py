@@ -1,0 +1,50 @@
+"""What the CPU at hand can do, as far as the choice of kernels depends on it."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+
+@dataclass(frozen=True)
+class CpuFeatures:
+    """Instruction sets that decide between kernels.
+
+    Args:
+        capability: What ATen's own kernels were chosen for: ``"AVX512"``, ``"AVX2"``, ``"DEFAULT"``, ...
+        vnni: int8 dot products without intermediate saturation.
+        bf16: Matrix multiplication in bfloat16 is done in hardware.
+        amx: Tile matrix instructions.
+    """
+
+    capability: str
+    vnni: bool
+    bf16: bool
+    amx: bool
+
+
+@lru_cache(maxsize=1)
+def cpu_features() -> CpuFeatures:
+    """Features of this machine's CPU; read once."""
+    query = torch.cpu
+    return CpuFeatures(
+        capability=torch.backends.cpu.get_cpu_capability(),
+        vnni=bool(query._is_vnni_supported()),
+        bf16=bool(query._is_avx512_bf16_supported()),
+        amx=bool(query._is_amx_tile_supported()),
+    )
+
+
+def cpu_name() -> str:
+    """Model name of the CPU, or the machine type where the system does not tell."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
