@@ -1,0 +1,1 @@
+"""Ops on quantized weights: contracts, kernels, and the choice between them."""

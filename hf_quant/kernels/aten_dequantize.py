@@ -1,0 +1,40 @@
+"""Decode the weight block by block and multiply in float: runs every scheme on every device."""
+
+from __future__ import annotations
+
+import torch
+
+from hf_quant.kernels.base import LinearOperands, LinearSpec, NeutralKernel
+from hf_quant.kernels.weights import decode_rows, fake_quantize_input
+
+_BLOCK_BYTES = 1 << 20
+"""float32 bytes decoded at a time on CPU: stays in the second-level cache and below malloc's mmap threshold,
+past which each temporary is paid for in page faults."""
+
+
+class DequantizeKernel(NeutralKernel):
+    """Float matmul on a weight decoded in blocks of output channels."""
+
+    name = "aten_dequantize"
+
+    def unsupported(self, spec: LinearSpec, device: torch.device) -> str | None:
+        """Runs everything, everywhere."""
+        return None
+
+    def run(self, input: torch.Tensor, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
+        """``[tokens, in] -> [tokens, out]`` in the dtype of `input`."""
+        dtype = torch.bfloat16 if input.dtype is torch.bfloat16 and spec.scheme.input is None else torch.float32
+        left = fake_quantize_input(input, operands, spec).to(dtype)
+        rows = spec.out_features if input.device.type != "cpu" else block_rows(spec)
+        output = torch.empty(input.shape[0], spec.out_features, dtype=dtype, device=input.device)
+        for start in range(0, spec.out_features, rows):
+            block = slice(start, min(start + rows, spec.out_features))
+            torch.mm(left, decode_rows(operands, spec, block).to(dtype).t(), out=output[:, block])
+        if operands.bias is not None:
+            output += operands.bias
+        return output.to(input.dtype)
+
+
+def block_rows(spec: LinearSpec) -> int:
+    """Output channels decoded at a time."""
+    return max(16, _BLOCK_BYTES // (4 * spec.in_features))

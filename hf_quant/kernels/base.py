@@ -1,0 +1,120 @@
+"""What a kernel is: the contract that every entry of the kernel table fulfils."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+
+from hf_quant.config.scheme import Scheme
+
+
+@dataclass(frozen=True)
+class LinearSpec:
+    """The static facts of one quantized linear: what a kernel decides by whether it can run it."""
+
+    scheme: Scheme
+    in_features: int
+    out_features: int
+
+    @property
+    def group_size(self) -> int:
+        """Inputs that share a weight scale; `in_features` when scales are per channel or per tensor."""
+        return self.scheme.weight.group_size or self.in_features
+
+    @property
+    def groups(self) -> int:
+        """Groups in one row of the weight."""
+        return self.in_features // self.group_size
+
+    @property
+    def scale_shape(self) -> tuple[int, int]:
+        """Shape of `weight_scale` and `weight_zero_point`."""
+        return (1, 1) if self.scheme.weight.granularity == "tensor" else (self.out_features, self.groups)
+
+
+@dataclass(frozen=True)
+class LinearOperands:
+    """The tensors of one quantized linear.
+
+    Args:
+        weight: Neutral codes, int32 ``[out, words]``; without storage once a kernel's `packed` replaces them.
+        weight_scale: float32 ``[out, groups]``, or ``[1, 1]`` per tensor.
+        weight_zero_point: int8 (int16 for 16 bits) of the shape of `weight_scale`; None when symmetric.
+        bias: Float ``[out]`` or None.
+        input_scale: float32 ``[1]`` for static inputs, else None.
+        input_zero_point: int8 or int16 ``[1]`` for static asymmetric inputs, else None.
+        packed: The kernel's own layout of the weight; empty for kernels that read the neutral codes.
+    """
+
+    weight: torch.Tensor
+    weight_scale: torch.Tensor
+    weight_zero_point: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
+    input_scale: torch.Tensor | None = None
+    input_zero_point: torch.Tensor | None = None
+    packed: tuple[torch.Tensor, ...] = ()
+
+
+class LinearKernel(Protocol):
+    """``input @ weight.T + bias`` with the numerics that the scheme names."""
+
+    name: str
+    replaces_weight: bool
+    """Whether `prepack` returns a layout from which `unpack` recovers the neutral codes."""
+    alignment: int
+    """Bytes that the address of the neutral codes has to be a multiple of, to be read without a copy."""
+
+    def unsupported(self, spec: LinearSpec, device: torch.device) -> str | None:
+        """Why this kernel cannot run `spec` on `device`; None when it can."""
+
+    def prepack(self, operands: LinearOperands, spec: LinearSpec) -> tuple[torch.Tensor, ...]:
+        """The weight in this kernel's layout; empty when the neutral codes serve as they are."""
+
+    def unpack(self, packed: tuple[torch.Tensor, ...], spec: LinearSpec) -> torch.Tensor:
+        """The neutral int32 words that `prepack` was given, bit for bit."""
+
+    def run(self, input: torch.Tensor, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
+        """``[tokens, in] -> [tokens, out]`` in the dtype of `input` (float32, bfloat16 or float16)."""
+
+    def dequantize(self, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
+        """The float32 weight ``[out, in]`` that the codes stand for."""
+
+
+class NeutralKernel:
+    """Shared half of the kernels that read the neutral codes directly."""
+
+    replaces_weight = False
+    alignment = 1
+
+    def prepack(self, operands: LinearOperands, spec: LinearSpec) -> tuple[torch.Tensor, ...]:
+        """Nothing to do."""
+        return ()
+
+    def unpack(self, packed: tuple[torch.Tensor, ...], spec: LinearSpec) -> torch.Tensor:
+        """Never called: the weight was not replaced."""
+        raise NotImplementedError
+
+    def dequantize(self, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
+        """The float32 weight ``[out, in]`` that the codes stand for."""
+        from hf_quant.kernels.weights import decode_rows
+
+        return decode_rows(operands, spec, slice(None))
+
+
+@lru_cache(maxsize=1024)
+def spec_from_text(scheme: str, in_features: int, out_features: int) -> LinearSpec:
+    """The spec that `scheme_text` wrote: ops take strings and integers only."""
+    import json
+
+    return LinearSpec(Scheme.from_dict(json.loads(scheme)), in_features, out_features)
+
+
+@lru_cache(maxsize=1024)
+def scheme_text(scheme: Scheme) -> str:
+    """`scheme` as the string an op takes."""
+    import json
+
+    return json.dumps(scheme.to_dict(), sort_keys=True)

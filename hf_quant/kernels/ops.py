@@ -1,0 +1,149 @@
+"""The contract of every op: schema, eager implementation, fake implementation, gradient.
+
+``torch.ops.hf_quant.*`` is what ``torch.compile`` and autograd see. Eager inference calls `linear` and `embedding`
+below, which skip the dispatcher where nothing needs it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hf_quant.kernels.base import LinearOperands, LinearSpec, scheme_text, spec_from_text
+from hf_quant.kernels.dispatch import get_kernel
+from hf_quant.kernels.reference import embedding as embedding_reference
+
+_OPERANDS = (
+    "Tensor weight, Tensor weight_scale, Tensor? weight_zero_point, Tensor? bias, "
+    "Tensor? input_scale, Tensor? input_zero_point, Tensor[] packed"
+)
+
+torch.library.define(
+    "hf_quant::linear",
+    f"(Tensor input, {_OPERANDS}, *, str scheme, int in_features, int out_features, str kernel) -> Tensor",
+)
+torch.library.define(
+    "hf_quant::linear_input_gradient",
+    f"(Tensor gradient, {_OPERANDS}, *, str scheme, int in_features, int out_features, str kernel) -> Tensor",
+)
+torch.library.define(
+    "hf_quant::embedding",
+    "(Tensor indices, Tensor weight, Tensor weight_scale, Tensor? weight_zero_point, "
+    "*, str scheme, int embedding_dim, ScalarType dtype) -> Tensor",
+)
+
+
+def linear(input: torch.Tensor, operands: LinearOperands, spec: LinearSpec, kernel: str) -> torch.Tensor:
+    """``input @ weight.T + bias``, quantized as `spec` says; ``[..., in] -> [..., out]`` in the dtype of `input`.
+
+    The gradient with respect to `input` passes straight through its rounding; weights and bias have none.
+    """
+    needs_gradient = torch.is_grad_enabled() and input.requires_grad
+    if not needs_gradient and not torch.compiler.is_compiling():
+        return _linear_eager(input, operands, spec, kernel)
+    return torch.ops.hf_quant.linear(
+        input,
+        operands.weight,
+        operands.weight_scale,
+        operands.weight_zero_point,
+        operands.bias,
+        operands.input_scale,
+        operands.input_zero_point,
+        list(operands.packed),
+        scheme=scheme_text(spec.scheme),
+        in_features=spec.in_features,
+        out_features=spec.out_features,
+        kernel=kernel,
+    )
+
+
+def embedding(
+    indices: torch.Tensor,
+    weight: torch.Tensor,
+    weight_scale: torch.Tensor,
+    weight_zero_point: torch.Tensor | None,
+    spec: LinearSpec,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Rows of a quantized table, ``[*indices.shape, in_features]`` in `dtype`; `indices` are int64 or int32."""
+    return torch.ops.hf_quant.embedding(
+        indices,
+        weight,
+        weight_scale,
+        weight_zero_point,
+        scheme=scheme_text(spec.scheme),
+        embedding_dim=spec.in_features,
+        dtype=dtype,
+    )
+
+
+def _linear_eager(input: torch.Tensor, operands: LinearOperands, spec: LinearSpec, kernel: str) -> torch.Tensor:
+    tokens = input.reshape(-1, spec.in_features)
+    if tokens.shape[0] == 0:
+        return input.new_empty(*input.shape[:-1], spec.out_features)
+    output = get_kernel(kernel).run(tokens, operands, spec)
+    return output.view(*input.shape[:-1], spec.out_features)
+
+
+@torch.library.impl("hf_quant::linear", "default")
+def _linear(input: torch.Tensor, *operands: Any, scheme: str, in_features: int, out_features: int, kernel: str):
+    spec = spec_from_text(scheme, in_features, out_features)
+    return _linear_eager(input, _operands(operands), spec, kernel)
+
+
+@torch.library.register_fake("hf_quant::linear")
+def _linear_fake(input: torch.Tensor, *operands: Any, scheme: str, in_features: int, out_features: int, kernel: str):
+    torch._check(input.shape[-1] == in_features, lambda: f"input has {input.shape[-1]} features, not {in_features}")
+    return input.new_empty(*input.shape[:-1], out_features)
+
+
+@torch.library.impl("hf_quant::linear_input_gradient", "default")
+def _gradient(gradient: torch.Tensor, *operands: Any, scheme: str, in_features: int, out_features: int, kernel: str):
+    spec = spec_from_text(scheme, in_features, out_features)
+    weight = get_kernel(kernel).dequantize(_operands(operands), spec)
+    return gradient @ weight.to(gradient.dtype)
+
+
+@torch.library.register_fake("hf_quant::linear_input_gradient")
+def _gradient_fake(gradient: torch.Tensor, *operands: Any, scheme: str, in_features: int, **_: Any):
+    return gradient.new_empty(*gradient.shape[:-1], in_features)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Any) -> None:
+    ctx.operands, ctx.facts = inputs[1:], keyword_only_inputs
+
+
+def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+    input_gradient = torch.ops.hf_quant.linear_input_gradient(gradient, *ctx.operands, **ctx.facts)
+    return input_gradient, None, None, None, None, None, None, [None] * len(ctx.operands[-1])
+
+
+torch.library.register_autograd("hf_quant::linear", _backward, setup_context=_setup_context)
+
+
+@torch.library.impl("hf_quant::embedding", "default")
+def _embedding(
+    indices: torch.Tensor,
+    weight: torch.Tensor,
+    weight_scale: torch.Tensor,
+    weight_zero_point: torch.Tensor | None,
+    *,
+    scheme: str,
+    embedding_dim: int,
+    dtype: torch.dtype,
+):
+    spec = spec_from_text(scheme, embedding_dim, weight.shape[0])
+    return embedding_reference(indices, weight, weight_scale, weight_zero_point, spec, dtype)
+
+
+@torch.library.register_fake("hf_quant::embedding")
+def _embedding_fake(
+    indices: torch.Tensor, weight: torch.Tensor, *_: Any, scheme: str, embedding_dim: int, dtype: torch.dtype
+):
+    return weight.new_empty(*indices.shape, embedding_dim, dtype=dtype)
+
+
+def _operands(tensors: tuple[Any, ...]) -> LinearOperands:
+    *named, packed = tensors
+    return LinearOperands(*named, packed=tuple(packed))

@@ -1,0 +1,62 @@
+"""The oracle: exact integer sums, float64 elsewhere, no regard for speed."""
+
+from __future__ import annotations
+
+import torch
+
+from hf_quant.formats import affine_format
+from hf_quant.formats.packing import unpack
+from hf_quant.kernels.base import LinearOperands, LinearSpec, NeutralKernel
+from hf_quant.kernels.weights import quantize_input
+
+
+class ReferenceKernel(NeutralKernel):
+    """``sum_g scale_g * sum_k (x - zx)_gk (w - zw)_gk``, the inner sums exact.
+
+    Products of codes and their sums stay below 2**53, so float64 holds them exactly.
+    """
+
+    name = "reference"
+
+    def unsupported(self, spec: LinearSpec, device: torch.device) -> str | None:
+        """Runs everything, everywhere that has float64."""
+        return None if device.type in ("cpu", "cuda") else f"needs float64, which {device.type} lacks"
+
+    def run(self, input: torch.Tensor, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
+        """``[tokens, in] -> [tokens, out]`` in the dtype of `input`."""
+        if spec.scheme.input is None:
+            left, input_scale = input.to(torch.float64), torch.ones(1, 1, dtype=torch.float64, device=input.device)
+        else:
+            codes, scale, input_zero_point = quantize_input(input, operands, spec)
+            left = codes.to(torch.float64) - (0 if input_zero_point is None else input_zero_point)
+            input_scale = scale.to(torch.float64)
+        right = unpack(operands.weight, spec.scheme.weight.bits, spec.in_features).to(torch.float64)
+        groups = (spec.groups, spec.group_size)
+        right = right.unflatten(-1, groups)
+        if operands.weight_zero_point is not None:
+            right = right - operands.weight_zero_point[..., None]
+        sums = torch.einsum("tgk,ogk->tog", left.unflatten(-1, groups), right)
+        output = (sums * operands.weight_scale.to(torch.float64)).sum(-1) * input_scale
+        if operands.bias is not None:
+            output = output + operands.bias
+        return output.to(input.dtype)
+
+
+def embedding(
+    indices: torch.Tensor,
+    weight: torch.Tensor,
+    weight_scale: torch.Tensor,
+    weight_zero_point: torch.Tensor | None,
+    spec: LinearSpec,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Rows of a quantized table: gathered as codes, then decoded; ``[*indices, in_features]`` in `dtype`."""
+    scheme = spec.scheme.weight
+    words = torch.nn.functional.embedding(indices, weight)
+    codes = unpack(words, scheme.bits, spec.in_features).unflatten(-1, (spec.groups, spec.group_size))
+    scale, zero_point = weight_scale, weight_zero_point
+    if scheme.granularity != "tensor":
+        scale = torch.nn.functional.embedding(indices, scale)
+        zero_point = None if zero_point is None else torch.nn.functional.embedding(indices, zero_point)
+    zero_point = None if zero_point is None else zero_point[..., None]
+    return affine_format(scheme).decode(codes, scale[..., None], zero_point).flatten(-2).to(dtype)
