@@ -1,0 +1,1 @@
+"""Quantized modules, and the exchange of float modules for them."""

@@ -1,0 +1,198 @@
+"""What every quantized module shares: neutral codes, the kernel they are laid out for, and their way to disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from hf_quant.config.scheme import Scheme
+from hf_quant.errors import CheckpointError
+from hf_quant.formats import affine_format
+from hf_quant.formats.packing import padding_is_zero, unpack, words_per_row
+from hf_quant.kernels.base import LinearOperands, LinearSpec
+from hf_quant.kernels.dispatch import get_kernel, select_kernel
+
+TensorFacts = dict[str, tuple[tuple[int, ...], torch.dtype]]
+"""Tensor name to shape and dtype."""
+
+
+class QuantizedModule(nn.Module):
+    """Mixin of modules whose ``weight`` is int32 words of packed codes ``[rows, words]``.
+
+    ``weight_scale`` (float32) and ``weight_zero_point`` are buffers, so that nothing can make them trainable and no
+    cast of the model changes them. A module tied to another one shares that module's weight and scale and saves
+    neither.
+
+    Args (of `setup`):
+        scheme: Formats of weight and input, group size settled.
+        width: Codes in a row.
+        rows: Output channels, or rows of an embedding.
+        tied: The weight and scale belong to another module.
+        device: Where the tensors are made; ``"meta"`` while a checkpoint is loaded.
+    """
+
+    spec: LinearSpec
+    weight: nn.Parameter
+    weight_scale: torch.Tensor
+    weight_zero_point: torch.Tensor | None
+    input_scale: torch.Tensor | None
+    input_zero_point: torch.Tensor | None
+
+    def setup(self, scheme: Scheme, width: int, rows: int, tied: bool, device: torch.device | str | None) -> None:
+        """Create the tensors, uninitialised; called by a subclass's constructor after ``nn.Module.__init__``."""
+        self.spec = LinearSpec(scheme, width, rows)
+        self.tied = tied
+        self.kernel: str | None = None
+        self.packed: tuple[torch.Tensor, ...] = ()
+        for name, (shape, dtype) in self._tensor_facts().items():
+            tensor = torch.empty(shape, dtype=dtype, device=device)
+            if name == "weight":
+                self.weight = nn.Parameter(tensor, requires_grad=False)
+            else:
+                self.register_buffer(name, tensor, persistent=not (tied and name.startswith("weight")))
+        for name in ("weight_zero_point", "input_scale", "input_zero_point"):
+            if name not in self._buffers:
+                self.register_buffer(name, None)
+
+    def saved_tensors(self) -> TensorFacts:
+        """Name, shape and dtype of every quantized tensor this module writes to a checkpoint."""
+        return {
+            name: facts
+            for name, facts in self._tensor_facts().items()
+            if not (self.tied and name.startswith("weight"))
+        }
+
+    def operands(self) -> LinearOperands:
+        """The tensors as kernels take them."""
+        return LinearOperands(
+            self.weight,
+            self.weight_scale,
+            self.weight_zero_point,
+            getattr(self, "bias", None),
+            self.input_scale,
+            self.input_zero_point,
+            self.packed,
+        )
+
+    def neutral_weight(self) -> torch.Tensor:
+        """The packed codes ``[rows, words]`` int32, recovered from the kernel's layout if that replaced them."""
+        return get_kernel(self.kernel).unpack(self.packed, self.spec) if self.kernel and self.packed else self.weight
+
+    def dequantized_weight(self) -> torch.Tensor:
+        """The float32 weight ``[rows, width]`` that the codes stand for."""
+        operands = replace(self.operands(), weight=self.neutral_weight().data, packed=())
+        return get_kernel("reference").dequantize(operands, self.spec)
+
+    def prepack(self) -> None:
+        """Choose the kernel for the device at hand and lay the weight out for it; a second call does nothing.
+
+        A kernel with a layout of its own takes the place of the codes: `weight` keeps its shape and dtype but gives
+        up its storage. Tied weights stay as they are, since another module reads them.
+        """
+        if self.kernel is not None or self.weight.is_meta:
+            return
+        self._choose_kernel(neutral_only=self.tied)
+        kernel = get_kernel(str(self.kernel))
+        if self.weight.data_ptr() % kernel.alignment:
+            # Tensors of a mapped file lie at any address. Through `data`, so that tied modules see it too.
+            self.weight.data = self.weight.data.clone()
+        self.packed = kernel.prepack(self.operands(), self.spec)
+        if kernel.replaces_weight:
+            stand_in = torch.zeros(1, dtype=torch.int32, device=self.weight.device).expand(self.weight.shape)
+            self._parameters["weight"] = nn.Parameter(stand_in, requires_grad=False)
+
+    def release_kernel(self) -> None:
+        """Undo `prepack`: `weight` holds the neutral codes again."""
+        if self.packed:
+            self._parameters["weight"] = nn.Parameter(self.neutral_weight(), requires_grad=False)
+        self.kernel, self.packed = None, ()
+
+    def own_weight(self) -> None:
+        """Stop sharing: the weight and scales that were loaded are this module's own, and are saved."""
+        self.tied = False
+        self._non_persistent_buffers_set.difference_update(self._tensor_facts())
+
+    def check_values(self, name: str) -> None:
+        """Raise CheckpointError if a tensor holds what no quantizer writes: see the messages."""
+        if self.weight.is_meta or self.weight_scale.is_meta:
+            return  # offloaded to disk: read, and checked, when it is used
+        scale, zero_point, scheme = self.weight_scale, self.weight_zero_point, self.spec.scheme.weight
+        format = affine_format(scheme)
+        if not bool((torch.isfinite(scale) & (scale > 0)).all()):
+            raise CheckpointError(f"{name}.weight_scale holds values that are not finite and positive: save it again")
+        if zero_point is not None and not bool(
+            ((zero_point >= format.quant_min) & (zero_point <= format.quant_max)).all()
+        ):
+            raise CheckpointError(f"{name}.weight_zero_point leaves the range of {scheme.bits} bits: save it again")
+        if self.packed:
+            return  # made from codes that were checked before
+        if not padding_is_zero(self.weight.data, scheme.bits, self.spec.in_features):
+            raise CheckpointError(f"{name}.weight has bits set after its last code: save the checkpoint again")
+        if format.quant_min > -(2 ** (scheme.bits - 1)):
+            codes = unpack(self.weight.data, scheme.bits, self.spec.in_features)
+            if codes.numel() and int(codes.min()) < format.quant_min:
+                raise CheckpointError(
+                    f"{name}.weight holds a code below {format.quant_min}, which symmetric {scheme.bits}-bit "
+                    "quantization never writes: save the checkpoint again"
+                )
+
+    def _choose_kernel(self, neutral_only: bool) -> None:
+        self.kernel = select_kernel(self.spec, self.weight.device, neutral_only=neutral_only).name
+
+    def _tensor_facts(self) -> TensorFacts:
+        scheme, spec = self.spec.scheme, self.spec
+        facts: TensorFacts = {
+            "weight": ((spec.out_features, words_per_row(spec.in_features, scheme.weight.bits)), torch.int32),
+            "weight_scale": (spec.scale_shape, torch.float32),
+        }
+        if not scheme.weight.symmetric:
+            facts["weight_zero_point"] = (spec.scale_shape, affine_format(scheme.weight).dtype)
+        if scheme.input is not None and not scheme.input.dynamic:
+            facts["input_scale"] = ((1,), torch.float32)
+            if not scheme.input.symmetric:
+                facts["input_zero_point"] = ((1,), affine_format(scheme.input).dtype)
+        return facts
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        # Casting a model must not cast scales, and a kernel's layout is for one device only.
+        was_packed = self.kernel is not None
+        self.release_kernel()
+        scales = {id(tensor) for tensor in (self.weight_scale, self.input_scale) if tensor is not None}
+
+        def keep_scales(tensor: torch.Tensor) -> torch.Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if id(tensor) in scales and moved.dtype != tensor.dtype else moved
+
+        super()._apply(keep_scales, recurse)
+        if was_packed:
+            self.prepack()
+        return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.packed:
+            destination[prefix + "weight"] = self.neutral_weight()
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        was_packed = self.kernel is not None
+        self.release_kernel()
+        super()._load_from_state_dict(*args, **kwargs)
+        if was_packed:
+            self.prepack()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # For copy.deepcopy and pickle: codes, not a kernel's layout, which another machine may not have.
+        state = self.__dict__.copy()
+        if self.packed:
+            state["_parameters"] = dict(state["_parameters"])
+            state["_parameters"]["weight"] = nn.Parameter(self.neutral_weight(), requires_grad=False)
+        state["kernel"], state["packed"] = None, ()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.prepack()

@@ -1,0 +1,54 @@
+"""An embedding table on integer codes."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hf_quant.config.scheme import Scheme
+from hf_quant.kernels import ops
+from hf_quant.modules.base import QuantizedModule
+
+
+class QuantizedEmbedding(QuantizedModule, nn.Embedding):
+    """``nn.Embedding`` with a quantized table; only the rows looked up are decoded.
+
+    Args:
+        num_embeddings: Rows.
+        embedding_dim: Width of a row.
+        padding_idx: As in ``nn.Embedding``.
+        scheme: Format of the table; its input format must be None.
+        device: Where the tensors are made.
+        dtype: Dtype of the output; follows casts of the model.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None,
+        scheme: Scheme,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        nn.Module.__init__(self)
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        self.padding_idx = padding_idx
+        self.max_norm, self.norm_type, self.scale_grad_by_freq, self.sparse = None, 2.0, False, False
+        self.setup(scheme, embedding_dim, num_embeddings, tied=False, device=device)
+        # A tensor without elements: whatever casts the model's floats casts it too, and with it the output.
+        self.register_buffer("output_like", torch.empty(0, device=device, dtype=dtype), persistent=False)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Rows of the table: ``[...] -> [..., embedding_dim]``."""
+        return ops.embedding(
+            input, self.weight, self.weight_scale, self.weight_zero_point, self.spec, self.output_like.dtype
+        )
+
+    def prepack(self) -> None:
+        """Nothing to lay out: rows are gathered from the codes."""
+
+    def extra_repr(self) -> str:
+        """Shapes and scheme."""
+        return f"{self.num_embeddings}, {self.embedding_dim}, scheme={self.spec.scheme}"

@@ -1,0 +1,59 @@
+"""A linear layer on integer codes."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hf_quant.config.scheme import Scheme
+from hf_quant.kernels import ops
+from hf_quant.modules.base import QuantizedModule
+
+
+class QuantizedLinear(QuantizedModule, nn.Linear):
+    """``nn.Linear`` with a quantized weight, ``[..., in_features] -> [..., out_features]``.
+
+    It is a subclass of ``nn.Linear`` so that libraries which look for linears (PEFT among them) find it.
+
+    Args:
+        in_features: Input width.
+        out_features: Output width.
+        bias: Whether there is a bias; it stays float.
+        scheme: Formats of weight and input.
+        tied: The weight belongs to an embedding.
+        device: Where the tensors are made.
+        dtype: Dtype of the bias.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool,
+        scheme: Scheme,
+        tied: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        nn.Module.__init__(self)
+        self.in_features = in_features
+        self.out_features = out_features
+        self.setup(scheme, in_features, out_features, tied, device)
+        if bias:
+            self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype), requires_grad=False)
+        else:
+            self.register_parameter("bias", None)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """``input @ weight.T + bias`` in the dtype of `input`."""
+        if self.kernel is None:
+            # Not prepacked, as when weights visit from disk: only codes as they are will do.
+            self._choose_kernel(neutral_only=True)
+        return ops.linear(input, self.operands(), self.spec, str(self.kernel))
+
+    def extra_repr(self) -> str:
+        """Shapes, scheme and kernel."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}, scheme={self.spec.scheme}, kernel={self.kernel}"
+        )

@@ -1,0 +1,67 @@
+"""Modules whose weight is stored in a float format of its own, whatever the dtype of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from hf_quant.config.scheme import Scheme
+from hf_quant.formats import float_format
+
+
+class StoredModule(nn.Module):
+    """Mixin: `weight` keeps the dtype that the scheme names when the model is cast."""
+
+    scheme: Scheme
+    weight: nn.Parameter
+
+    def store_as(self, scheme: Scheme, device: torch.device | str | None) -> None:
+        """Give `weight` the dtype of `scheme`, uninitialised."""
+        self.scheme = scheme
+        dtype = float_format(scheme.weight).dtype
+        self.weight = nn.Parameter(torch.empty(self.weight.shape, dtype=dtype, device=device), requires_grad=False)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        kept = id(self.weight)
+
+        def keep_weight(tensor: torch.Tensor) -> torch.Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if id(tensor) == kept and moved.dtype != tensor.dtype else moved
+
+        super()._apply(keep_weight, recurse)
+        return self
+
+
+class StoredLinear(StoredModule, nn.Linear):
+    """``nn.Linear`` that computes in the dtype of its stored weight and answers in that of its input."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """``input @ weight.T + bias`` in the dtype of `input`."""
+        bias = None if self.bias is None else self.bias.to(self.weight.dtype)
+        return nn.functional.linear(input.to(self.weight.dtype), self.weight, bias).to(input.dtype)
+
+
+class StoredConv1D(StoredModule, Conv1D):
+    """``Conv1D`` that computes in the dtype of its stored weight; the weight stays ``[in, out]``."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``x @ weight + bias`` in the dtype of `x`."""
+        dtype = self.weight.dtype
+        return nn.functional.linear(x.to(dtype), self.weight.t(), self.bias.to(dtype)).to(x.dtype)
+
+
+class StoredEmbedding(StoredModule, nn.Embedding):
+    """``nn.Embedding`` whose rows are cast to the model's dtype when looked up."""
+
+    def store_as(self, scheme: Scheme, device: torch.device | str | None) -> None:
+        """As in `StoredModule`, remembering the dtype to answer in."""
+        self.register_buffer("output_like", torch.empty(0, device=device, dtype=self.weight.dtype), persistent=False)
+        super().store_as(scheme, device)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Rows of the table: ``[...] -> [..., embedding_dim]``."""
+        return super().forward(input).to(self.output_like.dtype)
