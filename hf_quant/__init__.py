@@ -1,0 +1,13 @@
+"""Quantization for Hugging Face Transformers: importing this package registers the method ``hf_quant``."""
+
+from hf_quant.config.plan import Plan
+from hf_quant.config.scheme import Scheme, TensorScheme
+from hf_quant.integration.config import HfQuantConfig
+from hf_quant.integration.register import register as _register
+from hf_quant.workflows.quantize import quantize
+
+__version__ = "0.1.0"
+
+__all__ = ["HfQuantConfig", "Plan", "Scheme", "TensorScheme", "__version__", "quantize"]
+
+_register()

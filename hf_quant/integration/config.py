@@ -1,0 +1,181 @@
+"""`HfQuantConfig`: what a user passes to ``from_pretrained``, and what ``config.json`` keeps."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from hf_quant.config.plan import FORMAT_VERSION, Candidate, Plan, check_format_version, preset_plan
+from hf_quant.config.presets import PRESETS, get_preset
+from hf_quant.config.scheme import Scheme, TensorScheme
+from hf_quant.errors import ConfigError
+from hf_quant.registry import unknown
+
+QUANT_METHOD = "hf_quant"
+
+_KEYS = ("preset", "scheme", "plan", "overrides", "modules_to_not_convert", "kept_float", "format_version")
+
+Override = Scheme | str | None | Mapping[str, Any]
+
+
+class HfQuantConfig(QuantizationConfigMixin):
+    """How to quantize a model: one of a preset, a scheme or a plan, with exceptions.
+
+    ```python
+    HfQuantConfig("int4")
+    HfQuantConfig("int4", overrides={"*.down_proj": "int8", "re:model\\\\.layers\\\\.0\\\\..*": None})
+    HfQuantConfig(scheme=Scheme(weight=TensorScheme(bits=3, symmetric=False, granularity="group", group_size=64)))
+    HfQuantConfig(plan=Plan({"*.mlp.*": scheme}))
+    ```
+
+    Args:
+        preset: ``fp32 fp16 bf16 int16 int8 w8a16 int4 w4a16``: linears as the name says; embeddings and heads
+            INT8 per row for integer presets of at most 8 bits.
+        scheme: A scheme for every linear; embeddings and heads are INT8 per row, the head with the scheme's input.
+        plan: Patterns to schemes. Modules that no pattern matches stay float.
+        overrides: Patterns to a preset's name, a scheme or None (keep float), on top of `preset` or `scheme`.
+            An exact name wins over patterns; among patterns the last that matches wins.
+        modules_to_not_convert: Names, prefixes or name parts of modules to keep float, as in every Transformers
+            quantizer. A module tied to one of them stays float with it.
+        kept_float: Module name to the reason why it stayed float; written when a model is quantized.
+        format_version: Of the checkpoint; written when a model is saved.
+        quant_method: Accepted because ``config.json`` holds it.
+
+    Raises:
+        ConfigError: Unknown names or keys, values of the wrong type, or more than one of preset, scheme and plan.
+    """
+
+    def __init__(
+        self,
+        preset: str | None = None,
+        *,
+        scheme: Scheme | Mapping[str, Any] | None = None,
+        plan: Plan | Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Override] | None = None,
+        modules_to_not_convert: Sequence[str] | None = None,
+        kept_float: Mapping[str, str] | None = None,
+        format_version: int = FORMAT_VERSION,
+        quant_method: str = QUANT_METHOD,
+        **unknown_keys: Any,
+    ):
+        check_format_version(format_version)
+        if quant_method != QUANT_METHOD:
+            raise ConfigError(f"HfQuantConfig reads quant_method {QUANT_METHOD!r}, not {quant_method!r}")
+        for key in unknown_keys:
+            raise ConfigError(unknown("HfQuantConfig key", key, _KEYS))
+        if preset is not None:
+            if not isinstance(preset, str):
+                raise ConfigError(f"preset is a name ({', '.join(PRESETS)}), not {preset!r}")
+            get_preset(preset)
+        self.quant_method = QUANT_METHOD
+        self.format_version = format_version
+        self.preset = preset
+        self.scheme = Scheme.from_dict(scheme) if isinstance(scheme, Mapping) else scheme
+        self.plan = Plan.from_dict(plan) if isinstance(plan, Mapping) else plan
+        self.overrides = {pattern: _override(pattern, value) for pattern, value in _mapping(overrides, "overrides")}
+        self.modules_to_not_convert = _names(modules_to_not_convert)
+        self.kept_float = {str(name): str(reason) for name, reason in _mapping(kept_float, "kept_float")}
+        if not isinstance(self.scheme, Scheme | None) or not isinstance(self.plan, Plan | None):
+            raise ConfigError("scheme takes a Scheme and plan a Plan, or the dicts that their to_dict() writes")
+        given = [name for name in ("preset", "scheme", "plan") if getattr(self, name) is not None]
+        if len(given) != 1 and not (given == ["preset", "plan"] and kept_float is not None):
+            raise ConfigError(
+                f"give exactly one of preset, scheme and plan; got {', '.join(given) or 'none'}. "
+                f"Presets: {', '.join(PRESETS)}"
+            )
+
+    def requested_plan(self, candidates: Mapping[str, Candidate]) -> Plan:
+        """The plan for a model with these modules, before ties and skips are looked at.
+
+        Raises:
+            PlanError: A pattern matches nothing, or a group size does not divide a width.
+        """
+        if self.plan is not None:
+            return self.plan.resolve(candidates)
+        if self.preset is not None:
+            base = preset_plan(self.preset, candidates)
+        else:
+            assert self.scheme is not None
+            rows = TensorScheme(bits=8)
+            kinds = {"linear": self.scheme, "embedding": Scheme(rows), "head": Scheme(rows, self.scheme.input)}
+            base = Plan({name: kinds[entry.kind] for name, entry in candidates.items()}).resolve(candidates)
+        if not self.overrides:
+            return base
+        return Plan({**base.modules, **_resolve_overrides(self.overrides, candidates)})
+
+    def resolved(self, plan: Plan, kept_float: Mapping[str, str]) -> HfQuantConfig:
+        """A config of the plan that a model was really quantized with; the preset's name is kept for people."""
+        return HfQuantConfig(self.preset, plan=plan, kept_float=dict(kept_float))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; ``HfQuantConfig(**config.to_dict())`` is equal."""
+        values: dict[str, Any] = {"quant_method": self.quant_method, "format_version": self.format_version}
+        if self.preset is not None:
+            values["preset"] = self.preset
+        if self.scheme is not None:
+            values["scheme"] = self.scheme.to_dict()
+        if self.plan is not None:
+            values["plan"] = self.plan.to_dict()
+            values["kept_float"] = dict(self.kept_float)
+        if self.overrides:
+            values["overrides"] = {
+                pattern: value.to_dict() if isinstance(value, Scheme) else value
+                for pattern, value in self.overrides.items()
+            }
+        if self.modules_to_not_convert:
+            values["modules_to_not_convert"] = list(self.modules_to_not_convert)
+        return copy.deepcopy(values)
+
+    def __iter__(self):
+        """Items of `to_dict`, so that ``dict(config)`` is JSON-ready."""
+        return iter(self.to_dict().items())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HfQuantConfig) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _resolve_overrides(overrides: Mapping[str, Any], candidates: Mapping[str, Candidate]) -> dict[str, Scheme | None]:
+    # A preset's name means another scheme for a linear than for an embedding, so it is resolved kind by kind.
+    per_kind: dict[str, dict[str, Scheme | None]] = {}
+    for kind in {entry.kind for entry in candidates.values()}:
+        per_kind[kind] = {
+            pattern: get_preset(value).for_kind(kind) if isinstance(value, str) else value
+            for pattern, value in overrides.items()
+        }
+    resolved: dict[str, Scheme | None] = {}
+    for kind, rules in per_kind.items():
+        plan = Plan(rules).resolve(candidates)
+        resolved.update({name: scheme for name, scheme in plan.modules.items() if candidates[name].kind == kind})
+    return resolved
+
+
+def _override(pattern: str, value: Any) -> Scheme | str | None:
+    if isinstance(value, str):
+        get_preset(value)
+        return value
+    if isinstance(value, Mapping):
+        return Scheme.from_dict(value)
+    if not isinstance(value, Scheme | None):
+        raise ConfigError(f"overrides[{pattern!r}] takes a preset's name, a Scheme or None, not {value!r}")
+    return value
+
+
+def _mapping(value: Mapping[str, Any] | None, name: str):
+    if value is None:
+        return []
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name} takes a dict, not {value!r}")
+    return value.items()
+
+
+def _names(value: Sequence[str] | None) -> list[str] | None:
+    if value is None:
+        return None
+    if isinstance(value, str) or not all(isinstance(name, str) for name in value):
+        raise ConfigError(f"modules_to_not_convert takes a list of module names, not {value!r}")
+    return list(value)

@@ -1,0 +1,189 @@
+"""`HfQuantQuantizer`: the hooks that ``from_pretrained`` and ``save_pretrained`` call."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from transformers.quantizers.base import HfQuantizer
+from transformers.quantizers.quantizers_utils import get_module_from_name
+
+from hf_quant.config.plan import Plan
+from hf_quant.errors import CheckpointError, ConfigError, HfQuantError, UnsupportedModel
+from hf_quant.integration import checkpoint, peft, saving
+from hf_quant.integration.config import HfQuantConfig
+from hf_quant.integration.resolve import Resolution, resolve
+from hf_quant.integration.weight_ops import QuantizeOnLoad
+from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.swap import candidates, quantized_modules, restore_float, share_tied, swap, tied_modules
+
+logger = logging.getLogger(__name__)
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class HfQuantQuantizer(HfQuantizer):
+    """Quantizes while loading, or loads what was quantized before."""
+
+    requires_calibration = False
+    quantization_config: HfQuantConfig
+
+    def __init__(self, quantization_config: HfQuantConfig, **kwargs: Any):
+        super().__init__(quantization_config, **kwargs)
+        if self.pre_quantized and quantization_config.plan is None:
+            raise CheckpointError('quantization_config in config.json has no "plan": the checkpoint is not complete')
+        self.resolution = Resolution(Plan({}), {}, {})
+        self.failures: list[HfQuantError] = []
+        self.in_checkpoint: set[str] = set()
+
+    def validate_environment(self, *args: Any, device_map: Any = None, **kwargs: Any) -> None:
+        """Refuse what would give wrong results."""
+        if not self.pre_quantized and isinstance(device_map, dict) and "disk" in device_map.values():
+            raise ConfigError(
+                "weights cannot be quantized while they are offloaded to disk: quantize once with "
+                'device_map="cpu", save_pretrained, and load the saved checkpoint with this device_map'
+            )
+
+    def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Only dtypes that kernels compute in."""
+        if dtype not in DTYPES:
+            raise ConfigError(f"dtype must be torch.float32, torch.bfloat16 or torch.float16, not {dtype}")
+        return dtype
+
+    def _process_model_before_weight_loading(
+        self, model: Any, checkpoint_files: list[str] | None = None, **kwargs: Any
+    ) -> None:
+        headers = None
+        if checkpoint_files is not None:
+            headers = checkpoint.read_headers(checkpoint_files)
+            self.in_checkpoint = set(checkpoint.model_names(model, headers))
+        if self.pre_quantized:
+            self._prepare_quantized(model, headers)
+        else:
+            self.resolution = resolve(model, self.quantization_config, self.in_checkpoint if headers else None)
+            if headers is None:
+                self.in_checkpoint = set(model.state_dict())
+            swap(model, self.resolution.plan, self.resolution.ties, device="meta")
+
+    def _prepare_quantized(self, model: Any, headers: checkpoint.Headers | None) -> None:
+        config = self.quantization_config
+        assert config.plan is not None
+        found = candidates(model)
+        names = checkpoint.match_names(config.plan, found, model.base_model_prefix)
+        plan = Plan({names[name]: scheme for name, scheme in config.plan.modules.items() if name in names})
+        chosen = plan.resolve(found)
+        if dict(chosen.modules) != dict(plan.modules):
+            raise CheckpointError("the plan in config.json does not fit the modules of the model: save it again")
+        # A tie that the checkpoint does not honour holds two sets of codes, and each needs its own scale.
+        ties = {
+            target: source
+            for target, source in tied_modules(model).items()
+            if target in chosen.modules and source in chosen.modules and f"{target}.weight" not in self.in_checkpoint
+        }
+        prefix = f"{model.base_model_prefix}."
+        reasons = {
+            next((other for other in (name, prefix + name, name.removeprefix(prefix)) if other in found), name): reason
+            for name, reason in config.kept_float.items()
+        }
+        for name in found:
+            if name not in chosen.modules:
+                reasons.setdefault(name, "float in the checkpoint, or not in it")
+        self.resolution = Resolution(chosen, ties, reasons)
+        swap(model, chosen, ties, device="meta")
+        if headers is not None:
+            checkpoint.check_quantized_headers(model, checkpoint.model_names(model, headers))
+
+    def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
+        """Whether a tensor of the checkpoint has to become codes."""
+        if self.pre_quantized:
+            return False
+        module, tensor_name = get_module_from_name(model, param_name)
+        return isinstance(module, QuantizedModule) and tensor_name == "weight"
+
+    def get_quantize_ops(self) -> QuantizeOnLoad:
+        """The conversion for one such tensor."""
+        return QuantizeOnLoad(self.resolution.ties, self.in_checkpoint, self.failures)
+
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        if self.failures:
+            raise self.failures[0]
+        declared = getattr(model, "all_tied_weights_keys", {})
+        ties = dict(self.resolution.ties)
+        for target in list(ties):
+            module = model.get_submodule(target)
+            if isinstance(module, QuantizedModule) and not _is_tied(target, ties[target], declared):
+                module.own_weight()
+                del ties[target]
+        share_tied(model, ties)
+        self.quantization_config = self.quantization_config.resolved(self.resolution.plan, self.resolution.kept_float)
+        finish(model, self.quantization_config, self)
+        return model
+
+    def is_serializable(self) -> bool:
+        """Quantized models are saved as they are."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Adapters train on top; the codes themselves do not."""
+        return True
+
+    @property
+    def is_compileable(self) -> bool:
+        """``torch.compile`` makes one graph of a quantized model."""
+        return True
+
+    def _dequantize(self, model: Any, dtype: torch.dtype | str | None = None) -> Any:
+        # After a save, Transformers keeps config.dtype as a string.
+        if isinstance(dtype, str):
+            dtype = getattr(torch, dtype.removeprefix("torch."))
+        if dtype not in DTYPES:
+            raise ConfigError(f"dequantize to torch.float32, torch.bfloat16 or torch.float16, not {dtype}")
+        restore_float(model, dtype)
+        model.to(dtype)
+        saving.uninstall(model)
+        model.config.dtype = dtype
+        return model
+
+    def remove_quantization_config(self, model: Any) -> None:
+        """Forget that the model was quantized."""
+        super().remove_quantization_config(model)
+        for module in model.modules():
+            if hasattr(module, "config") and getattr(module.config, "_is_quantized", False):
+                module.config._is_quantized = False
+
+
+def finish(model: Any, config: HfQuantConfig, quantizer: HfQuantQuantizer) -> None:
+    """Last steps of quantizing or loading: check values, lay weights out for kernels, install saving.
+
+    Raises:
+        CheckpointError: A tensor holds values that no quantizer writes.
+    """
+    for name, module in quantized_modules(model):
+        module.check_values(name)
+        if not _is_offloaded(module):
+            module.prepack()
+    model.config.quantization_config = config
+    quantizer.quantization_config = config
+    saving.install(model)
+    peft.install()
+    kept = [name for name, reason in config.kept_float.items() if not reason.startswith("normalisation")]
+    if kept:
+        logger.info("left float: %s. hf_quant.inspect(model) tells why.", ", ".join(kept))
+
+
+def require_pretrained(model: Any) -> None:
+    """Raise UnsupportedModel unless `model` is a Transformers model that is not quantized yet."""
+    if not hasattr(model, "save_pretrained") or not hasattr(model, "config"):
+        raise UnsupportedModel(f"hf_quant works on Transformers models, not on {type(model).__name__}")
+    if getattr(model, "is_quantized", False) or any(True for _ in quantized_modules(model)):
+        raise UnsupportedModel("the model is quantized already; call model.dequantize() first")
+
+
+def _is_tied(target: str, source: str, declared: dict[str, str]) -> bool:
+    return declared.get(f"{target}.weight") == f"{source}.weight"
+
+
+def _is_offloaded(module: QuantizedModule) -> bool:
+    return bool(getattr(getattr(module, "_hf_hook", None), "offload", False))

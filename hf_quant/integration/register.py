@@ -1,0 +1,21 @@
+"""Making Transformers know the method."""
+
+from __future__ import annotations
+
+from transformers.quantizers.auto import (
+    AUTO_QUANTIZATION_CONFIG_MAPPING,
+    AUTO_QUANTIZER_MAPPING,
+    register_quantization_config,
+    register_quantizer,
+)
+
+from hf_quant.integration.config import QUANT_METHOD, HfQuantConfig
+from hf_quant.integration.quantizer import HfQuantQuantizer
+
+
+def register() -> None:
+    """Register config and quantizer; a second call, or a reload of the package, replaces the first."""
+    if AUTO_QUANTIZATION_CONFIG_MAPPING.pop(QUANT_METHOD, None) is not None:
+        AUTO_QUANTIZER_MAPPING.pop(QUANT_METHOD, None)
+    register_quantization_config(QUANT_METHOD)(HfQuantConfig)
+    register_quantizer(QUANT_METHOD)(HfQuantQuantizer)

@@ -1,0 +1,69 @@
+"""The conversion that turns one float tensor of a checkpoint into codes while it is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.core_model_loading import ConversionOps
+from transformers.quantizers.quantizers_utils import get_module_from_name
+
+from hf_quant.algorithms import SOLVERS
+from hf_quant.errors import HfQuantError, WeightError
+from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.conv1d import QuantizedConv1D
+
+
+class QuantizeOnLoad(ConversionOps):
+    """Float weight in; packed codes, scale and zero point out, under the names of the quantized module.
+
+    Transformers turns whatever an operation raises into text of a report, so the first typed error is put into
+    `failures` for the quantizer to raise once loading ends, and later tensors are not worked on in vain.
+    """
+
+    def __init__(self, ties: dict[str, str], in_checkpoint: set[str], failures: list[HfQuantError]):
+        self.ties = ties
+        self.in_checkpoint = in_checkpoint
+        self.failures = failures
+
+    def convert(
+        self, input_dict: dict[str, Any], *, full_layer_name: str, model: Any, **kwargs: Any
+    ) -> dict[str, torch.Tensor]:
+        """Codes and scales of one weight."""
+        value = next(iter(input_dict.values()))
+        weight = value[0] if isinstance(value, list) else value
+        module, _ = get_module_from_name(model, full_layer_name)
+        name = full_layer_name.removesuffix(".weight")
+        try:
+            tensors = self._tensors(module, weight, name)
+        except HfQuantError as error:
+            self.failures.append(error)
+            tensors = _placeholders(module)
+        converted = {f"{name}.{key}": tensor for key, tensor in tensors.items()}
+        source = self.ties.get(name)
+        if source is not None and f"{source}.weight" not in self.in_checkpoint:
+            # Transformers ties the codes of the source to these; the scales have to follow.
+            converted.update({f"{source}.{key}": value for key, value in tensors.items() if key != "weight"})
+        return converted
+
+    def _tensors(self, module: QuantizedModule, weight: torch.Tensor, name: str) -> dict[str, torch.Tensor]:
+        if self.failures:
+            return _placeholders(module)
+        if isinstance(module, QuantizedConv1D):
+            weight = weight.t()
+        expected = (module.spec.out_features, module.spec.in_features)
+        if tuple(weight.shape) != expected:
+            raise WeightError(
+                f"{name}.weight has shape {tuple(weight.shape)} in the checkpoint, but the model expects {expected}: "
+                "do config.json and checkpoint belong together?"
+            )
+        return SOLVERS["rtn"]().solve(weight, module.spec.scheme.weight, f"{name}.weight").tensors()
+
+
+def _placeholders(module: QuantizedModule) -> dict[str, torch.Tensor]:
+    facts = module._tensor_facts()
+    return {
+        name: torch.ones(1, dtype=dtype).expand(shape)
+        for name, (shape, dtype) in facts.items()
+        if name.startswith("weight")
+    }
