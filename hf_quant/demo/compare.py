@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import statistics
 import tempfile
 import time
@@ -25,7 +28,6 @@ from hf_quant.demo.texts import news_split
 from hf_quant.errors import UnknownName
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.registry import unknown
-from hf_quant.workflows.checkpoints import copy_tokenizer
 
 PRECISIONS = ("fp32", "int8", "int4")
 MODELS = ("minilm", "smollm2")
@@ -60,7 +62,7 @@ class Figures:
 
 
 def compare(model: str, quick: bool = False, precisions: tuple[str, ...] = PRECISIONS) -> Iterator[Figures]:
-    """Quantize, save, reload and measure `model` in each precision, each reload in a process of its own.
+    """Load `model` in each precision, each in a process of its own, and measure it there.
 
     Args:
         model: One of `MODELS`.
@@ -76,44 +78,46 @@ def compare(model: str, quick: bool = False, precisions: tuple[str, ...] = PRECI
     for precision in precisions:
         get_preset(precision)
     source = str(minilm_directory() if model == "minilm" else smollm2_directory())
-    with tempfile.TemporaryDirectory() as folder:
-        for precision in tqdm(precisions, desc=f"{model}: load, save, reload, measure", leave=False):
-            # A fresh process each time: only then is its memory that of one model.
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                saved = pool.submit(_save, model, source, precision, str(Path(folder, precision))).result()
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                yield pool.submit(_measure, model, saved, precision, quick).result()
+    for precision in tqdm(precisions, desc=f"{model}: load, run, save", leave=False):
+        # A fresh process each time: only then is its memory that of one model.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            yield pool.submit(_measure, model, source, precision, quick).result()
 
 
-def _save(model: str, source: str, precision: str, target: str) -> str:
-    _quiet()
-    config = None if precision == "fp32" else HfQuantConfig(precision)
-    loaded = _auto_class(model).from_pretrained(source, quantization_config=config, dtype=torch.float32)
-    loaded.save_pretrained(target)
-    copy_tokenizer(source, Path(target))
-    return target
-
-
-def _measure(model: str, directory: str, precision: str, quick: bool) -> Figures:
-    _quiet()
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+def _measure(model: str, source: str, precision: str, quick: bool) -> Figures:
+    # The parent shows one bar; the children's would write over it.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(source)
     train, test = news_split()
     torch.randn(256, 256) @ torch.randn(256, 256)  # threads and libraries are up before memory is counted
-    before = psutil.Process().memory_info().rss
-    loaded = _auto_class(model).from_pretrained(directory)
-    file_bytes = sum(path.stat().st_size for path in Path(directory).glob("*.safetensors"))
+    before = _resident()
+    config = None if precision == "fp32" else HfQuantConfig(precision)
+    loaded = _auto_class(model).from_pretrained(source, quantization_config=config, dtype=torch.float32)
     if model == "minilm":
         latency, name = _encoder_latency(loaded, tokenizer, test[0][1]), "one text, 128 tokens"
-        resident = psutil.Process().memory_info().rss - before
+    else:
+        latency, name = _decoder_latency(loaded, tokenizer), "per token, generating"
+    resident = _resident() - before
+    if model == "minilm":
         train, test = (train[::10], test[::10]) if quick else (train[::2], test)
         quality = topic_accuracy(loaded, tokenizer, train, test)
         title, quality_name = "MiniLM-L6 (BERT), BBC news topics", "topic accuracy (higher is better)"
     else:
-        latency, name = _decoder_latency(loaded, tokenizer), "per token, generating"
-        resident = psutil.Process().memory_info().rss - before
-        quality = perplexity(loaded, tokenizer, [text for _, text in test[: 3 if quick else 25]])
+        quality = perplexity(loaded, tokenizer, [text for _, text in test[: 3 if quick else 20]])
         title, quality_name = "SmolLM2-135M (Llama), BBC news", "perplexity (lower is better)"
+    with tempfile.TemporaryDirectory() as folder:
+        loaded.save_pretrained(folder)
+        file_bytes = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
     return Figures(title, precision, file_bytes, resident, latency, name, quality, quality_name)
+
+
+def _resident() -> int:
+    """Resident bytes of this process, after what was freed is given back where the C library can do that."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return int(psutil.Process().memory_info().rss)
 
 
 @torch.inference_mode()
@@ -142,9 +146,3 @@ def _decoder_latency(model: Any, tokenizer: Any) -> float:
 
 def _auto_class(model: str) -> Any:
     return AutoModel if model == "minilm" else AutoModelForCausalLM
-
-
-def _quiet() -> None:
-    # The parent shows one bar; the children's would write over it.
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()

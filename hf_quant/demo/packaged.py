@@ -20,7 +20,7 @@ from hf_quant.errors import MissingDependency
 logger = logging.getLogger(__name__)
 
 # Part of the folder's name: raise it when the conversion's result changes, so that no old folder is taken for new.
-_SMOLLM2_VERSION = 1
+_SMOLLM2_VERSION = 2
 
 
 def minilm_directory() -> Path:

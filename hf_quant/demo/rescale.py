@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def rescale_channels(
-    state: Mapping[str, Tensor], heads: int, key_value_heads: int, seed: int = 0, spread: float = 2.0
+    state: Mapping[str, Tensor], heads: int, key_value_heads: int, seed: int = 0, spread: float = 1.25
 ) -> dict[str, Tensor]:
     """A state dict of the same function whose every linear layer has rescaled input channels.
 

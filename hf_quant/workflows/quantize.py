@@ -74,7 +74,7 @@ def _check_weights(model: Any, resolution: Resolution) -> None:
 
 def _fill(module: Any, source: Any, weight: torch.Tensor | None, name: str) -> None:
     if getattr(source, "bias", None) is not None:
-        module.bias.data.copy_(source.bias.data)
+        module.bias = source.bias  # the parameter itself, which another module may share
     if weight is None:
         return
     if isinstance(module, StoredModule):

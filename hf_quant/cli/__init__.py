@@ -1,0 +1,1 @@
+"""Commands: one file each, each calling one workflow."""

@@ -1,0 +1,31 @@
+"""The command ``hf-quant``."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from hf_quant.cli import demo, hardware, inspect, quantize
+from hf_quant.errors import HfQuantError
+
+app = typer.Typer(
+    help="Quantize Hugging Face Transformers models: INT8, INT4 and mixed plans.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command("quantize")(quantize.run)
+app.command("inspect")(inspect.run)
+app.command("hardware")(hardware.run)
+app.command("demo")(demo.run)
+
+
+def main() -> None:
+    """Run a command; an error that names its fix is shown as one line, not as a traceback."""
+    try:
+        app()
+    except (HfQuantError, OSError) as error:
+        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {error}", highlight=False, markup=True)
+        sys.exit(1)

@@ -1,0 +1,44 @@
+"""Checkpoints by path or repository id, whatever task they are for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import AutoConfig, AutoTokenizer
+
+from hf_quant.errors import ConfigError
+from hf_quant.integration.config import HfQuantConfig
+
+
+def load_model(source: str, config: HfQuantConfig | None = None, dtype: str = "auto") -> Any:
+    """The model in `source` as the class that it was saved as.
+
+    Args:
+        source: Directory or repository id.
+        config: Quantize while loading; None loads the checkpoint as it is.
+        dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+
+    Raises:
+        ConfigError: ``config.json`` names no architecture that Transformers has.
+    """
+    model_config = AutoConfig.from_pretrained(source)
+    names = model_config.architectures or []
+    model_class = getattr(transformers, names[0], None) if names else None
+    if model_class is None:
+        raise ConfigError(
+            f"config.json of {source} names no architecture that Transformers has ({names}); "
+            "load the model in Python with its own class and call hf_quant.quantize(model, config)"
+        )
+    return model_class.from_pretrained(source, dtype=dtype, quantization_config=config)
+
+
+def copy_tokenizer(source: str, directory: Path) -> bool:
+    """Save the tokenizer of `source` beside a quantized model; False if there is none."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError):
+        return False
+    tokenizer.save_pretrained(directory)
+    return True

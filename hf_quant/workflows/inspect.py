@@ -1,0 +1,143 @@
+"""`hf_quant.inspect`: every module that holds weights, its scheme, kernel and bytes, and why anything stayed float."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.stored import StoredModule
+
+
+@dataclass(frozen=True)
+class ModuleRow:
+    """One module.
+
+    Args:
+        module: Its name.
+        scheme: Such as ``"W4A8 g128 asym"``, or the dtype of a float module.
+        kernel: What computes it; ``""`` for modules without one of this package's kernels.
+        parameters: Weights and biases it stands for.
+        bytes: What its tensors take in a checkpoint; 0 for a module tied to another.
+        note: Why it is float, or what it shares its weight with.
+    """
+
+    module: str
+    scheme: str
+    kernel: str
+    parameters: int
+    bytes: int
+    note: str
+
+
+@dataclass(frozen=True)
+class InspectReport:
+    """Rows in the order of the model; ``str(report)`` is a table with repeated layers on one line."""
+
+    rows: tuple[ModuleRow, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of all tensors in a checkpoint."""
+        return sum(row.bytes for row in self.rows)
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases, tied ones once."""
+        return sum(row.parameters for row in self.rows)
+
+    @property
+    def float_modules(self) -> dict[str, str]:
+        """Modules that stayed float, to the reason."""
+        return {row.module: row.note for row in self.rows if not row.kernel and "codes" not in row.note and row.note}
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"parameters": self.parameters, "bytes": self.bytes, "rows": [asdict(row) for row in self.rows]}
+
+    def __str__(self) -> str:
+        header = ("module", "count", "scheme", "kernel", "bytes", "note")
+        lines = [header, *_condensed(self.rows)]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+        numeric = (1, 4)
+        rendered = [
+            "  ".join(
+                cell.rjust(width) if column in numeric else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        ]
+        rendered.insert(1, "-" * max(map(len, rendered)))
+        share = self.bytes / max(1, 4 * self.parameters)
+        rendered.append(
+            f"{self.parameters:,} parameters in {self.bytes:,} bytes: {share:.1%} of float32, "
+            f"{8 * self.bytes / max(1, self.parameters):.2f} bits per parameter"
+        )
+        return "\n".join(rendered)
+
+
+def inspect(model: nn.Module) -> InspectReport:
+    """What became of each module of a model, quantized or not.
+
+    Args:
+        model: Any torch model; one from ``from_pretrained`` or `quantize` also tells why modules stayed float.
+    """
+    config = getattr(getattr(model, "config", None), "quantization_config", None)
+    reasons: dict[str, str] = getattr(config, "kept_float", None) or {}
+    rows = []
+    owners: dict[int, str] = {}
+    for name, module in model.named_modules():
+        own = list(module.parameters(recurse=False))
+        if own:
+            rows.append(_row(name, module, reasons.get(name, "" if reasons else "the model is not quantized"), owners))
+    return InspectReport(tuple(rows))
+
+
+def _row(name: str, module: nn.Module, reason: str, owners: dict[int, str]) -> ModuleRow:
+    weight = getattr(module, "weight", None)
+    owner = owners.setdefault(id(weight), name) if isinstance(weight, nn.Parameter) else name
+    tied = owner != name
+    if isinstance(module, QuantizedModule):
+        facts = {} if tied else module.saved_tensors()
+        size = sum(_numel(shape) * dtype.itemsize for shape, dtype in facts.values())
+        bias = getattr(module, "bias", None)
+        size += 0 if bias is None else bias.numel() * bias.element_size()
+        count = 0 if tied else module.spec.in_features * module.spec.out_features
+        count += 0 if bias is None else bias.numel()
+        kernel = (
+            module.kernel or "gather" if isinstance(module, nn.Embedding) else module.kernel or "chosen at first use"
+        )
+        note = f"shares the codes of {owner}" if tied else ""
+        return ModuleRow(name, str(module.spec.scheme), kernel, count, size, note)
+    parameters = [p for p in module.parameters(recurse=False) if not (tied and p is weight)]
+    size = sum(p.numel() * p.element_size() for p in parameters)
+    count = sum(p.numel() for p in parameters)
+    if isinstance(module, StoredModule):
+        note = f"shares the weight of {owner}" if tied else ""
+        return ModuleRow(name, str(module.scheme), "torch", count, size, note)
+    dtype = str(next(module.parameters(recurse=False)).dtype).removeprefix("torch.")
+    return ModuleRow(name, dtype, "", count, size, f"{reason}; tied to {owner}" if tied else reason)
+
+
+def _condensed(rows: Iterable[ModuleRow]) -> list[tuple[str, ...]]:
+    merged: dict[tuple[str, str, str, str], list[int]] = {}
+    for row in rows:
+        key = (re.sub(r"\.\d+(?=\.|$)", ".*", row.module), row.scheme, row.kernel, re.sub(r"\.\d+\.", ".*.", row.note))
+        entry = merged.setdefault(key, [0, 0])
+        entry[0] += 1
+        entry[1] += row.bytes
+    return [
+        (module, str(count), scheme, kernel, f"{size:,}", note)
+        for (module, scheme, kernel, note), (count, size) in merged.items()
+    ]
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
