@@ -16,7 +16,7 @@ test: lint
 	$(PYTEST)
 
 test-slow: $(VENV)/.dev-installed
-	$(BIN)/python benchmarks/train_gpt2.py
+	$(BIN)/python -m benchmarks.train_gpt2
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m slow --timeout 3600
 
 lint: $(VENV)/.dev-installed
@@ -29,10 +29,10 @@ format: $(VENV)/.dev-installed
 	$(BIN)/ruff format .
 
 benchmark: $(VENV)/.dev-installed
-	$(BIN)/python benchmarks/kernels.py
-	$(BIN)/python benchmarks/real_models.py
-	$(BIN)/python benchmarks/sizes.py
-	$(BIN)/python benchmarks/load_memory.py
+	$(BIN)/python -m benchmarks.kernels
+	$(BIN)/python -m benchmarks.real_models
+	$(BIN)/python -m benchmarks.sizes
+	$(BIN)/python -m benchmarks.load_memory
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

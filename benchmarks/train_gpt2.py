@@ -30,9 +30,9 @@ from hf_quant.demo.quality import perplexity
 from hf_quant.demo.texts import news_split
 
 EXAMPLES = """examples:
-  python benchmarks/train_gpt2.py                          train into the cache, or do nothing if that was done
-  python benchmarks/train_gpt2.py --force --seed 1         train anew
-  python benchmarks/train_gpt2.py --steps 50 --output /tmp/tiny-run
+  python -m benchmarks.train_gpt2                          train into the cache, or do nothing if that was done
+  python -m benchmarks.train_gpt2 --force --seed 1         train anew
+  python -m benchmarks.train_gpt2 --steps 50 --output /tmp/tiny-run
 """
 END = "<|endoftext|>"
 CONTEXT = 256

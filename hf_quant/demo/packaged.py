@@ -62,7 +62,7 @@ def gpt2_directory() -> Path:
     """
     folder = cache_directory() / "gpt2-news"
     if not (folder / "config.json").is_file():
-        raise NotTrained(f"no trained model in {folder}: run `python benchmarks/train_gpt2.py`")
+        raise NotTrained(f"no trained model in {folder}: run `python -m benchmarks.train_gpt2`")
     return folder
 
 

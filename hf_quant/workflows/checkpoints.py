@@ -10,6 +10,9 @@ from transformers import AutoConfig, AutoTokenizer
 
 from hf_quant.errors import ConfigError
 from hf_quant.integration.config import HfQuantConfig
+from hf_quant.registry import unknown
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def load_model(source: str, config: HfQuantConfig | None = None, dtype: str = "auto") -> Any:
@@ -21,8 +24,10 @@ def load_model(source: str, config: HfQuantConfig | None = None, dtype: str = "a
         dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
 
     Raises:
-        ConfigError: ``config.json`` names no architecture that Transformers has.
+        ConfigError: Unknown dtype, or ``config.json`` names no architecture that Transformers has.
     """
+    if dtype not in DTYPES:
+        raise ConfigError(unknown("dtype", dtype, DTYPES))
     model_config = AutoConfig.from_pretrained(source)
     names = model_config.architectures or []
     model_class = getattr(transformers, names[0], None) if names else None

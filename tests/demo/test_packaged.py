@@ -106,7 +106,7 @@ def test_going_off_the_grid_keeps_the_logits():
 
 def test_an_untrained_gpt2_error_names_the_script(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_QUANT_CACHE", str(tmp_path))
-    with pytest.raises(NotTrained, match=r"python benchmarks/train_gpt2\.py"):
+    with pytest.raises(NotTrained, match=r"python -m benchmarks\.train_gpt2"):
         gpt2_directory()
 
 

@@ -1,0 +1,80 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from hf_quant.cli.main import app
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=64, hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=128
+    )
+    folder = tmp_path_factory.mktemp("float")
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def hf_quant(*arguments):
+    return subprocess.run(
+        [sys.executable, "-c", "from hf_quant.cli.main import main; main()", *map(str, arguments)],
+        env={**os.environ, "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_quantize_saves_a_checkpoint_that_inspect_reads(checkpoint, tmp_path):
+    target = tmp_path / "int8"
+    made = hf_quant("quantize", checkpoint, "int8", "--output", target, "--keep-float", "classifier")
+    assert made.returncode == 0, made.stderr
+    assert "listed in modules_to_not_convert" in made.stdout
+    seen = hf_quant("inspect", target, "--json")
+    assert seen.returncode == 0, seen.stderr
+    rows = {row["module"]: row for row in json.loads(seen.stdout)["rows"]}
+    assert rows["bert.encoder.layer.0.intermediate.dense"]["scheme"].startswith("W8A8")
+    assert rows["classifier"]["scheme"] == "float32"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("int9", "--output", "x"), "did you mean"),
+        (("int8",), "--output DIRECTORY"),
+        (("int8", "--output", "x", "--override", "int4"), "PATTERN=PRESET"),
+        (("int8", "--output", "x", "--override", "nothing.*=int4"), "nearest:"),
+        (("int8", "--output", "x", "--dtype", "float63"), "dtype"),
+    ],
+)
+def test_wrong_arguments_end_in_one_line_that_names_the_fix(checkpoint, arguments, message):
+    result = hf_quant("quantize", checkpoint, *arguments)
+    assert result.returncode == 1
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+
+
+def test_a_missing_model_ends_in_one_line(tmp_path):
+    result = hf_quant("inspect", tmp_path / "nothing-here")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "nothing-here" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("command", [command.name for command in app.registered_commands])
+def test_every_command_has_help_with_examples(command):
+    result = hf_quant(command, "--help")
+    assert result.returncode == 0
+    assert f"hf-quant {command}" in result.stdout
+
+
+def test_hardware_names_the_kernel_of_every_preset():
+    result = hf_quant("hardware")
+    assert result.returncode == 0
+    assert "int4" in result.stdout and "aten_" in result.stdout
