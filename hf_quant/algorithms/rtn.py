@@ -44,7 +44,7 @@ class RoundToNearest:
             if whole is None:
                 scales, zeros = format.scale_and_zero_point(*_checked_range(block, -1, name))
                 scale[part] = scales
-                if zero_point is not None:
+                if zero_point is not None and zeros is not None:
                     zero_point[part] = zeros
             else:
                 scales, zeros = scale, zero_point
@@ -74,14 +74,14 @@ def _checked_range(block: torch.Tensor, dim: int, name: str) -> tuple[torch.Tens
     return low, high
 
 
-def _range_of_all(
-    weight: torch.Tensor, format: AffineFormat, name: str
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    extremes = [
-        _checked_range(weight[part].to(torch.float32).flatten(), 0, name) for part in _blocks(*weight.shape)
-    ]
-    lows, highs = zip(*extremes, strict=True)
-    return format.scale_and_zero_point(torch.stack(lows).amin(), torch.stack(highs).amax())
+def _range_of_all(weight: torch.Tensor, format: AffineFormat, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    parts = _blocks(*weight.shape)
+    # Made beforehand: small tensors kept between the blocks would keep the allocator from using their memory again.
+    extremes = torch.empty(2, len(parts), dtype=torch.float32, device=weight.device)
+    for index, part in enumerate(parts):
+        low, high = _checked_range(weight[part].to(torch.float32).flatten(), 0, name)
+        extremes[0, index], extremes[1, index] = low, high
+    return format.scale_and_zero_point(extremes[0].amin(), extremes[1].amax())
 
 
 def _blocks(rows: int, width: int) -> list[slice]:

@@ -59,7 +59,7 @@ class Plan:
             if pattern.startswith("re:"):
                 try:
                     re.compile(pattern[3:])
-                except re.error as error:
+                except (re.error, OverflowError, RecursionError) as error:
                     raise ConfigError(f"plan pattern {pattern!r} is not a regular expression: {error}") from error
         object.__setattr__(self, "modules", MappingProxyType(dict(self.modules)))
 
@@ -128,6 +128,8 @@ class Plan:
         written, modules = values.get("schemes"), values.get("modules")
         if not isinstance(written, Mapping) or not isinstance(modules, Mapping):
             raise ConfigError('a plan needs the keys "schemes" and "modules", both objects')
+        if _FLOAT in written:
+            raise ConfigError(f"{_FLOAT!r} is what a plan calls modules that stay float: give the scheme another label")
         schemes: dict[str, Scheme | None] = {label: Scheme.from_dict(scheme) for label, scheme in written.items()}
         schemes[_FLOAT] = None
         for name, label in modules.items():

@@ -62,7 +62,7 @@ class TensorScheme:
             if isinstance(self.group_size, bool) or not isinstance(self.group_size, int) or self.group_size < 1:
                 raise ConfigError(f"group_size must be a positive integer or None, not {self.group_size!r}")
         if not self.is_integer and (self.granularity == "group" or not self.symmetric):
-            raise ConfigError(f"format {self.format!r} has no scales: leave symmetric and granularity at their defaults")
+            raise ConfigError(f"format {self.format!r} has no scales: leave symmetric and granularity as they are")
 
     @property
     def is_integer(self) -> bool:

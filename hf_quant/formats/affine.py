@@ -9,6 +9,8 @@ import torch
 from hf_quant.formats.packing import code_dtype
 
 _TINY = torch.finfo(torch.float32).tiny
+_HUGE = torch.finfo(torch.float32).max * (1 - 2**-23)
+"""Largest float32 but one: dividing it by a number of steps and multiplying back never rounds up to infinity."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,7 @@ class AffineFormat:
         """Dtype of unpacked codes and of zero points."""
         return code_dtype(self.bits)
 
-    def scale_and_zero_point(
-        self, low: torch.Tensor, high: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def scale_and_zero_point(self, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Grid for values in ``[low, high]``.
 
         Args:
@@ -47,17 +47,15 @@ class AffineFormat:
             high: Largest values, of the shape of `low`.
 
         Returns:
-            float32 scale, finite and at least the smallest normal float32, and the zero point (None when
-            symmetric). The grid always holds zero, so the range is widened to include it.
+            float32 scale, at least the smallest normal float32 and small enough that every code decodes to a finite
+            number, and the zero point (None when symmetric). The grid always holds zero, so the range is widened to
+            include it. Where a bound is NaN or infinite, so is the scale or what it decodes to.
         """
-        levels = self.quant_max - self.quant_min
         if self.symmetric:
-            scale = torch.maximum(high.abs(), low.abs()) / (levels / 2)
-            return scale.clamp_(min=_TINY), None
-        low, high = low.clamp(max=0), high.clamp(min=0)
-        scale = (high / levels - low / levels).clamp_(min=_TINY)
-        zero_point = (self.quant_min - low / scale).round_().clamp_(self.quant_min, self.quant_max)
-        return scale, zero_point.to(self.dtype)
+            return _capped(self._symmetric_scale(torch.maximum(high.abs(), low.abs())), -self.quant_min), None
+        scale, zero_point = self._asymmetric_grid(low, high)
+        wide = zero_point.to(torch.float32)
+        return _capped(scale, torch.maximum(self.quant_max - wide, wide - self.quant_min)), zero_point
 
     def encode(self, real: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None) -> torch.Tensor:
         """Nearest codes (ties to even); `scale` and `zero_point` broadcast against `real`, which is float32."""
@@ -84,9 +82,22 @@ class AffineFormat:
         real = real.to(torch.float32)
         dims = (-1,) if per_token else tuple(range(real.ndim))
         if self.symmetric:
-            high = real.abs().amax(dims, keepdim=True)
-            low = high
+            scale, zero_point = self._symmetric_scale(real.abs().amax(dims, keepdim=True)), None
         else:
-            low, high = real.amin(dims, keepdim=True), real.amax(dims, keepdim=True)
-        scale, zero_point = self.scale_and_zero_point(low, high)
+            scale, zero_point = self._asymmetric_grid(real.amin(dims, keepdim=True), real.amax(dims, keepdim=True))
         return self.encode(real, scale, zero_point), scale, zero_point
+
+    def _symmetric_scale(self, largest: torch.Tensor) -> torch.Tensor:
+        return (largest / ((self.quant_max - self.quant_min) / 2)).clamp_(min=_TINY)
+
+    def _asymmetric_grid(self, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        levels = self.quant_max - self.quant_min
+        low, high = low.clamp(max=0), high.clamp(min=0)
+        scale = (high / levels - low / levels).clamp_(min=_TINY)
+        zero_point = (self.quant_min - low / scale).round_().clamp_(self.quant_min, self.quant_max)
+        return scale, zero_point.to(self.dtype)
+
+
+def _capped(scale: torch.Tensor, steps: torch.Tensor | int) -> torch.Tensor:
+    # An infinite scale stays: it comes from infinite values, which must not turn finite.
+    return torch.where(scale.isinf(), scale, scale.clamp(max=_HUGE / steps))

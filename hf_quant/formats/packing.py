@@ -38,7 +38,10 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
     padded = words_per_row(length, bits) * WORD_BITS // bits if WORD_BITS % bits == 0 else -(-length // 32) * 32
     codes = torch.nn.functional.pad(codes, (0, padded - length)) if padded != length else codes.contiguous()
     if bits in (8, 16):
-        return codes.to(code_dtype(bits)).view(torch.int32)
+        codes = codes.to(code_dtype(bits))
+        # Only whole words can be reinterpreted, so codes that start within one are copied.
+        flat = codes.clone().flatten() if codes.storage_offset() % (WORD_BITS // bits) else codes.flatten()
+        return flat.view(torch.int32).view(*codes.shape[:-1], words_per_row(length, bits))
     if bits in (2, 4):
         per_byte = 8 // bits
         parts = (codes.to(torch.uint8) & (2**bits - 1)).unflatten(-1, (-1, per_byte))

@@ -38,12 +38,12 @@ class Int4PackKernel:
     alignment = 1
 
     def unsupported(self, spec: LinearSpec, device: torch.device) -> str | None:
-        """2 to 4 bits, scales shared by a multiple of 32 inputs, 8-bit symmetric or float inputs, x86 CPUs."""
+        """2 to 4 bits, scales shared by a multiple of 32 inputs, 8-bit or float inputs, x86 CPUs."""
         weight, input = spec.scheme.weight, spec.scheme.input
         if not weight.is_integer or weight.bits > 4 or weight.granularity == "tensor":
             return "needs weights of 2 to 4 bits per channel or group"
-        if input is not None and (input.bits != 8 or not input.symmetric):
-            return "needs symmetric 8-bit or float inputs"
+        if input is not None and input.bits != 8:
+            return "needs 8-bit or float inputs"
         if device.type != "cpu":
             return "is for CPUs"
         if _kernel_group(spec) is None:
@@ -60,7 +60,7 @@ class Int4PackKernel:
         block = _block_channels()
         assert block is not None
         rows = max(block, _BLOCK_BYTES // (4 * spec.in_features) // block * block)
-        packed = torch.empty(spec.out_features, spec.in_features // 2, dtype=torch.uint8)
+        packed = torch.empty(spec.out_features, spec.in_features // 2, dtype=torch.uint8, device=operands.weight.device)
         for start in range(0, spec.out_features, rows):
             part = slice(start, start + rows)
             codes = unpack(operands.weight[part], spec.scheme.weight.bits, spec.in_features)
@@ -89,7 +89,10 @@ class Int4PackKernel:
         """``[tokens, in] -> [tokens, out]`` in the dtype of `input`."""
         left, scale = input, None
         if spec.scheme.input is not None:
-            left, scale, _ = quantize_input(input, operands, spec)
+            left, scale, zero_point = quantize_input(input, operands, spec)
+            if zero_point is not None:
+                # At most 255 in magnitude: bfloat16 holds it exactly.
+                left = left.to(torch.int16) - zero_point
         if input.shape[0] <= _DECODE_TOKENS:
             codes, pairs = operands.packed
             output = torch.ops.aten._weight_int4pack_mm_for_cpu(
@@ -109,7 +112,7 @@ class Int4PackKernel:
         block = _block_channels()
         assert block is not None
         columns = max(block, _BLOCK_BYTES // (2 * spec.in_features) // block * block)
-        output = torch.empty(left.shape[0], spec.out_features, dtype=dtype)
+        output = torch.empty(left.shape[0], spec.out_features, dtype=dtype, device=left.device)
         for start in range(0, spec.out_features, columns):
             part = slice(start, min(start + columns, spec.out_features))
             codes = _block_codes(operands.packed[0], spec, part)
@@ -141,7 +144,8 @@ def _block_channels() -> int | None:
     if block is None:
         return None
     inputs = 32
-    codes = torch.randint(0, 16, (2 * block, inputs), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 16, (2 * block, inputs), generator=generator, dtype=torch.int32, device="cpu")
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
     nibbles = packed.flatten().view(2, inputs, block // 2)
     found = torch.cat([nibbles & 15, nibbles >> 4], -1).transpose(1, 2).reshape(2 * block, inputs)

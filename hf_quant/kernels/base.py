@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol
 
@@ -18,6 +18,11 @@ class LinearSpec:
     scheme: Scheme
     in_features: int
     out_features: int
+    text: str = field(init=False, repr=False, compare=False)
+    """`scheme` as ops take it. An attribute, because ``torch.compile`` looks through a function's cache and warns."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", scheme_text(self.scheme))
 
     @property
     def group_size(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+from functools import cache
 
 import torch
 
@@ -27,7 +27,7 @@ KERNELS = Registry(
 """In order of preference. `aten_dequantize` supports everything, so `reference` only runs when asked for."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def get_kernel(name: str) -> LinearKernel:
     """The kernel called `name`.
 

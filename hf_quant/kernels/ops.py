@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hf_quant.kernels.base import LinearOperands, LinearSpec, scheme_text, spec_from_text
+from hf_quant.kernels.base import LinearOperands, LinearSpec, spec_from_text
 from hf_quant.kernels.dispatch import get_kernel
 from hf_quant.kernels.reference import embedding as embedding_reference
 
@@ -19,13 +19,14 @@ _OPERANDS = (
     "Tensor? input_scale, Tensor? input_zero_point, Tensor[] packed"
 )
 
+# The name of an argument must not be one that Inductor uses itself, such as `kernel`.
 torch.library.define(
     "hf_quant::linear",
-    f"(Tensor input, {_OPERANDS}, *, str scheme, int in_features, int out_features, str kernel) -> Tensor",
+    f"(Tensor input, {_OPERANDS}, *, str scheme, int in_features, int out_features, str kernel_name) -> Tensor",
 )
 torch.library.define(
     "hf_quant::linear_input_gradient",
-    f"(Tensor gradient, {_OPERANDS}, *, str scheme, int in_features, int out_features, str kernel) -> Tensor",
+    f"(Tensor gradient, {_OPERANDS}, *, str scheme, int in_features, int out_features, str kernel_name) -> Tensor",
 )
 torch.library.define(
     "hf_quant::embedding",
@@ -51,10 +52,10 @@ def linear(input: torch.Tensor, operands: LinearOperands, spec: LinearSpec, kern
         operands.input_scale,
         operands.input_zero_point,
         list(operands.packed),
-        scheme=scheme_text(spec.scheme),
+        scheme=spec.text,
         in_features=spec.in_features,
         out_features=spec.out_features,
-        kernel=kernel,
+        kernel_name=kernel,
     )
 
 
@@ -72,7 +73,7 @@ def embedding(
         weight,
         weight_scale,
         weight_zero_point,
-        scheme=scheme_text(spec.scheme),
+        scheme=spec.text,
         embedding_dim=spec.in_features,
         dtype=dtype,
     )
@@ -87,26 +88,32 @@ def _linear_eager(input: torch.Tensor, operands: LinearOperands, spec: LinearSpe
 
 
 @torch.library.impl("hf_quant::linear", "default")
-def _linear(input: torch.Tensor, *operands: Any, scheme: str, in_features: int, out_features: int, kernel: str):
+def _linear(
+    input: torch.Tensor, *operands: Any, scheme: str, in_features: int, out_features: int, kernel_name: str
+) -> torch.Tensor:
     spec = spec_from_text(scheme, in_features, out_features)
-    return _linear_eager(input, _operands(operands), spec, kernel)
+    return _linear_eager(input, _operands(operands), spec, kernel_name)
 
 
 @torch.library.register_fake("hf_quant::linear")
-def _linear_fake(input: torch.Tensor, *operands: Any, scheme: str, in_features: int, out_features: int, kernel: str):
+def _linear_fake(
+    input: torch.Tensor, *operands: Any, scheme: str, in_features: int, out_features: int, kernel_name: str
+) -> torch.Tensor:
     torch._check(input.shape[-1] == in_features, lambda: f"input has {input.shape[-1]} features, not {in_features}")
     return input.new_empty(*input.shape[:-1], out_features)
 
 
 @torch.library.impl("hf_quant::linear_input_gradient", "default")
-def _gradient(gradient: torch.Tensor, *operands: Any, scheme: str, in_features: int, out_features: int, kernel: str):
+def _gradient(
+    gradient: torch.Tensor, *operands: Any, scheme: str, in_features: int, out_features: int, kernel_name: str
+) -> torch.Tensor:
     spec = spec_from_text(scheme, in_features, out_features)
-    weight = get_kernel(kernel).dequantize(_operands(operands), spec)
+    weight = get_kernel(kernel_name).dequantize(_operands(operands), spec)
     return gradient @ weight.to(gradient.dtype)
 
 
 @torch.library.register_fake("hf_quant::linear_input_gradient")
-def _gradient_fake(gradient: torch.Tensor, *operands: Any, scheme: str, in_features: int, **_: Any):
+def _gradient_fake(gradient: torch.Tensor, *operands: Any, scheme: str, in_features: int, **_: Any) -> torch.Tensor:
     return gradient.new_empty(*gradient.shape[:-1], in_features)
 
 
@@ -132,7 +139,7 @@ def _embedding(
     scheme: str,
     embedding_dim: int,
     dtype: torch.dtype,
-):
+) -> torch.Tensor:
     spec = spec_from_text(scheme, embedding_dim, weight.shape[0])
     return embedding_reference(indices, weight, weight_scale, weight_zero_point, spec, dtype)
 
@@ -140,10 +147,10 @@ def _embedding(
 @torch.library.register_fake("hf_quant::embedding")
 def _embedding_fake(
     indices: torch.Tensor, weight: torch.Tensor, *_: Any, scheme: str, embedding_dim: int, dtype: torch.dtype
-):
+) -> torch.Tensor:
     return weight.new_empty(*indices.shape, embedding_dim, dtype=dtype)
 
 
 def _operands(tensors: tuple[Any, ...]) -> LinearOperands:
-    *named, packed = tensors
-    return LinearOperands(*named, packed=tuple(packed))
+    weight, scale, zero_point, bias, input_scale, input_zero_point, packed = tensors
+    return LinearOperands(weight, scale, zero_point, bias, input_scale, input_zero_point, tuple(packed))

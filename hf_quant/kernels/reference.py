@@ -55,8 +55,9 @@ def embedding(
     words = torch.nn.functional.embedding(indices, weight)
     codes = unpack(words, scheme.bits, spec.in_features).unflatten(-1, (spec.groups, spec.group_size))
     scale, zero_point = weight_scale, weight_zero_point
-    if scheme.granularity != "tensor":
-        scale = torch.nn.functional.embedding(indices, scale)
-        zero_point = None if zero_point is None else torch.nn.functional.embedding(indices, zero_point)
+    # Per tensor there is one row of scales, whatever is looked up.
+    rows = torch.zeros_like(indices) if scheme.granularity == "tensor" else indices
+    scale = torch.nn.functional.embedding(rows, scale)
+    zero_point = None if zero_point is None else torch.nn.functional.embedding(rows, zero_point)
     zero_point = None if zero_point is None else zero_point[..., None]
     return affine_format(scheme).decode(codes, scale[..., None], zero_point).flatten(-2).to(dtype)

@@ -24,7 +24,10 @@ def decode_rows(operands: LinearOperands, spec: LinearSpec, rows: slice) -> torc
 def quantize_input(
     input: torch.Tensor, operands: LinearOperands, spec: LinearSpec
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Codes ``[tokens, in]``, scale (``[tokens, 1]`` or ``[1, 1]``) and zero point of an input that has a scheme."""
+    """Codes ``[tokens, in]``, scale (``[tokens, 1]`` or ``[1, 1]``) and zero point of an input that has a scheme.
+
+    NaN in a token makes its scale NaN, so that no kernel turns it into a number.
+    """
     scheme = spec.scheme.input
     assert scheme is not None
     format = affine_format(scheme)
@@ -33,7 +36,9 @@ def quantize_input(
     assert operands.input_scale is not None
     scale, zero_point = operands.input_scale.view(1, 1), operands.input_zero_point
     zero_point = None if zero_point is None else zero_point.view(1, 1)
-    return format.encode(input.to(torch.float32), scale, zero_point), scale, zero_point
+    codes = format.encode(input.to(torch.float32), scale, zero_point)
+    # Codes cannot say NaN, and a static scale does not come from the input: each token's scale carries it.
+    return codes, scale.masked_fill(input.isnan().any(-1, keepdim=True), torch.nan), zero_point
 
 
 def fake_quantize_input(input: torch.Tensor, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:

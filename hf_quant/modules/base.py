@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,6 +15,9 @@ from hf_quant.formats import affine_format
 from hf_quant.formats.packing import padding_is_zero, unpack, words_per_row
 from hf_quant.kernels.base import LinearOperands, LinearSpec
 from hf_quant.kernels.dispatch import get_kernel, select_kernel
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11
 
 TensorFacts = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """Tensor name to shape and dtype."""
@@ -41,6 +44,8 @@ class QuantizedModule(nn.Module):
     weight_zero_point: torch.Tensor | None
     input_scale: torch.Tensor | None
     input_zero_point: torch.Tensor | None
+    unchecked: str | None = None
+    """Name to report, while the values are still to be checked."""
 
     def setup(self, scheme: Scheme, width: int, rows: int, tied: bool, device: torch.device | str | None) -> None:
         """Create the tensors, uninitialised; called by a subclass's constructor after ``nn.Module.__init__``."""
@@ -48,6 +53,8 @@ class QuantizedModule(nn.Module):
         self.tied = tied
         self.kernel: str | None = None
         self.packed: tuple[torch.Tensor, ...] = ()
+        self.sharers: list[QuantizedModule] = []
+        """Modules that share, or once shared, the weight of this one."""
         for name, (shape, dtype) in self._tensor_facts().items():
             tensor = torch.empty(shape, dtype=dtype, device=device)
             if name == "weight":
@@ -61,9 +68,7 @@ class QuantizedModule(nn.Module):
     def saved_tensors(self) -> TensorFacts:
         """Name, shape and dtype of every quantized tensor this module writes to a checkpoint."""
         return {
-            name: facts
-            for name, facts in self._tensor_facts().items()
-            if not (self.tied and name.startswith("weight"))
+            name: facts for name, facts in self._tensor_facts().items() if not (self.tied and name.startswith("weight"))
         }
 
     def operands(self) -> LinearOperands:
@@ -78,9 +83,14 @@ class QuantizedModule(nn.Module):
             self.packed,
         )
 
+    @property
+    def is_replaced(self) -> bool:
+        """Whether a kernel's layout has taken the place of the neutral codes."""
+        return bool(self.packed) and get_kernel(str(self.kernel)).replaces_weight
+
     def neutral_weight(self) -> torch.Tensor:
         """The packed codes ``[rows, words]`` int32, recovered from the kernel's layout if that replaced them."""
-        return get_kernel(self.kernel).unpack(self.packed, self.spec) if self.kernel and self.packed else self.weight
+        return get_kernel(str(self.kernel)).unpack(self.packed, self.spec) if self.is_replaced else self.weight
 
     def dequantized_weight(self) -> torch.Tensor:
         """The float32 weight ``[rows, width]`` that the codes stand for."""
@@ -107,28 +117,49 @@ class QuantizedModule(nn.Module):
 
     def release_kernel(self) -> None:
         """Undo `prepack`: `weight` holds the neutral codes again."""
-        if self.packed:
+        if self.is_replaced:
             self._parameters["weight"] = nn.Parameter(self.neutral_weight(), requires_grad=False)
         self.kernel, self.packed = None, ()
 
-    def own_weight(self) -> None:
-        """Stop sharing: the weight and scales that were loaded are this module's own, and are saved."""
-        self.tied = False
-        self._non_persistent_buffers_set.difference_update(self._tensor_facts())
+    def share_weight(self, other: QuantizedModule) -> None:
+        """Read the weight and scales of `other`, and save none."""
+        self.tied = True
+        self._non_persistent_buffers_set.update(name for name in self._tensor_facts() if name.startswith("weight_"))
+        self.weight, self.weight_scale = other.weight, other.weight_scale
+        self.weight_zero_point = other.weight_zero_point
+        if self not in other.sharers:
+            other.sharers.append(self)
+
+    def same_values(self, other: QuantizedModule) -> bool:
+        """Whether the weights of both stand for the same numbers, code by code."""
+        return all(
+            torch.equal(getattr(self, name), getattr(other, name))
+            for name in self._tensor_facts()
+            if name.startswith("weight")
+        )
 
     def check_values(self, name: str) -> None:
         """Raise CheckpointError if a tensor holds what no quantizer writes: see the messages."""
         if self.weight.is_meta or self.weight_scale.is_meta:
-            return  # offloaded to disk: read, and checked, when it is used
+            self.unchecked = name  # offloaded to disk: checked when it is first used
+            return
         scale, zero_point, scheme = self.weight_scale, self.weight_zero_point, self.spec.scheme.weight
         format = affine_format(scheme)
+        for key, (shape, dtype) in self._tensor_facts().items():
+            tensor = getattr(self, key)
+            if tensor.shape != shape or tensor.dtype != dtype:
+                raise CheckpointError(
+                    f"{name}.{key} is {tensor.dtype} {list(tensor.shape)}, not {dtype} {list(shape)}: "
+                    "download or save the checkpoint again"
+                )
+        self._check_input_values(name)
         if not bool((torch.isfinite(scale) & (scale > 0)).all()):
             raise CheckpointError(f"{name}.weight_scale holds values that are not finite and positive: save it again")
         if zero_point is not None and not bool(
             ((zero_point >= format.quant_min) & (zero_point <= format.quant_max)).all()
         ):
             raise CheckpointError(f"{name}.weight_zero_point leaves the range of {scheme.bits} bits: save it again")
-        if self.packed:
+        if self.is_replaced:
             return  # made from codes that were checked before
         if not padding_is_zero(self.weight.data, scheme.bits, self.spec.in_features):
             raise CheckpointError(f"{name}.weight has bits set after its last code: save the checkpoint again")
@@ -139,6 +170,22 @@ class QuantizedModule(nn.Module):
                     f"{name}.weight holds a code below {format.quant_min}, which symmetric {scheme.bits}-bit "
                     "quantization never writes: save the checkpoint again"
                 )
+
+    def check_deferred(self) -> None:
+        """`check_values` on first use, for a module whose tensors were on disk when the model was loaded."""
+        if self.unchecked is not None and not self.weight.is_meta:
+            self.check_values(self.unchecked)
+            self.unchecked = None
+
+    def _check_input_values(self, name: str) -> None:
+        scale, zero_point, scheme = self.input_scale, self.input_zero_point, self.spec.scheme.input
+        if scheme is None or scale is None:
+            return
+        format = affine_format(scheme)
+        if not bool((torch.isfinite(scale) & (scale > 0)).all()):
+            raise CheckpointError(f"{name}.input_scale is not finite and positive: calibrate and save it again")
+        if zero_point is not None and not format.quant_min <= int(zero_point) <= format.quant_max:
+            raise CheckpointError(f"{name}.input_zero_point leaves the range of {scheme.bits} bits: save it again")
 
     def _choose_kernel(self, neutral_only: bool) -> None:
         self.kernel = select_kernel(self.spec, self.weight.device, neutral_only=neutral_only).name
@@ -174,20 +221,25 @@ class QuantizedModule(nn.Module):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.packed:
+        if self.is_replaced:
             destination[prefix + "weight"] = self.neutral_weight()
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        was_packed = self.kernel is not None
-        self.release_kernel()
+        # What is loaded is new to the modules that share it too, and to what their kernels made of it.
+        sharers = [module for module in self.sharers if module.tied]
+        packed = [module for module in (self, *sharers) if module.kernel is not None]
+        for module in packed:
+            module.release_kernel()
         super()._load_from_state_dict(*args, **kwargs)
-        if was_packed:
-            self.prepack()
+        for module in sharers:
+            module.share_weight(self)
+        for module in packed:
+            module.prepack()
 
     def __getstate__(self) -> dict[str, Any]:
         # For copy.deepcopy and pickle: codes, not a kernel's layout, which another machine may not have.
         state = self.__dict__.copy()
-        if self.packed:
+        if self.is_replaced:
             state["_parameters"] = dict(state["_parameters"])
             state["_parameters"]["weight"] = nn.Parameter(self.neutral_weight(), requires_grad=False)
         state["kernel"], state["packed"] = None, ()

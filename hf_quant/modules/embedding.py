@@ -10,7 +10,7 @@ from hf_quant.kernels import ops
 from hf_quant.modules.base import QuantizedModule
 
 
-class QuantizedEmbedding(QuantizedModule, nn.Embedding):
+class QuantizedEmbedding(QuantizedModule, nn.Embedding):  # type: ignore[misc]
     """``nn.Embedding`` with a quantized table; only the rows looked up are decoded.
 
     Args:
@@ -21,6 +21,8 @@ class QuantizedEmbedding(QuantizedModule, nn.Embedding):
         device: Where the tensors are made.
         dtype: Dtype of the output; follows casts of the model.
     """
+
+    output_like: torch.Tensor
 
     def __init__(
         self,
@@ -42,6 +44,7 @@ class QuantizedEmbedding(QuantizedModule, nn.Embedding):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Rows of the table: ``[...] -> [..., embedding_dim]``."""
+        self.check_deferred()
         return ops.embedding(
             input, self.weight, self.weight_scale, self.weight_zero_point, self.spec, self.output_like.dtype
         )

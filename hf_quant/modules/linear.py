@@ -10,7 +10,7 @@ from hf_quant.kernels import ops
 from hf_quant.modules.base import QuantizedModule
 
 
-class QuantizedLinear(QuantizedModule, nn.Linear):
+class QuantizedLinear(QuantizedModule, nn.Linear):  # type: ignore[misc]
     """``nn.Linear`` with a quantized weight, ``[..., in_features] -> [..., out_features]``.
 
     It is a subclass of ``nn.Linear`` so that libraries which look for linears (PEFT among them) find it.
@@ -48,6 +48,7 @@ class QuantizedLinear(QuantizedModule, nn.Linear):
         """``input @ weight.T + bias`` in the dtype of `input`."""
         if self.kernel is None:
             # Not prepacked, as when weights visit from disk: only codes as they are will do.
+            self.check_deferred()
             self._choose_kernel(neutral_only=True)
         return ops.linear(input, self.operands(), self.spec, str(self.kernel))
 

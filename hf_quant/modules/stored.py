@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -12,12 +12,17 @@ from transformers.pytorch_utils import Conv1D
 from hf_quant.config.scheme import Scheme
 from hf_quant.formats import float_format
 
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11
+
 
 class StoredModule(nn.Module):
     """Mixin: `weight` keeps the dtype that the scheme names when the model is cast."""
 
     scheme: Scheme
     weight: nn.Parameter
+    bias: nn.Parameter | None
+    output_like: torch.Tensor
 
     def store_as(self, scheme: Scheme, device: torch.device | str | None) -> None:
         """Give `weight` the dtype of `scheme`, uninitialised."""
@@ -36,7 +41,7 @@ class StoredModule(nn.Module):
         return self
 
 
-class StoredLinear(StoredModule, nn.Linear):
+class StoredLinear(StoredModule, nn.Linear):  # type: ignore[misc]
     """``nn.Linear`` that computes in the dtype of its stored weight and answers in that of its input."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -51,10 +56,11 @@ class StoredConv1D(StoredModule, Conv1D):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x @ weight + bias`` in the dtype of `x`."""
         dtype = self.weight.dtype
-        return nn.functional.linear(x.to(dtype), self.weight.t(), self.bias.to(dtype)).to(x.dtype)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return nn.functional.linear(x.to(dtype), self.weight.t(), bias).to(x.dtype)
 
 
-class StoredEmbedding(StoredModule, nn.Embedding):
+class StoredEmbedding(StoredModule, nn.Embedding):  # type: ignore[misc]
     """``nn.Embedding`` whose rows are cast to the model's dtype when looked up."""
 
     def store_as(self, scheme: Scheme, device: torch.device | str | None) -> None:

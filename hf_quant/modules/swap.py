@@ -39,7 +39,7 @@ def _stored(stored_class: type[StoredModule]) -> Build:
         # The same attributes under another class: nothing of the float module is lost or repeated here.
         stored = stored_class.__new__(stored_class)
         nn.Module.__init__(stored)
-        state = {k: v.copy() if isinstance(v, dict) else v for k, v in module.__dict__.items()}
+        state = {k: v.copy() if isinstance(v, dict | set) else v for k, v in module.__dict__.items()}
         stored.__dict__.update(state)
         stored.store_as(scheme, device)
         return stored
@@ -122,8 +122,7 @@ def share_tied(model: nn.Module, ties: dict[str, str]) -> None:
     for target_name, source_name in ties.items():
         target, source = model.get_submodule(target_name), model.get_submodule(source_name)
         if isinstance(target, QuantizedModule) and isinstance(source, QuantizedModule):
-            target.weight, target.weight_scale = source.weight, source.weight_scale
-            target.weight_zero_point = source.weight_zero_point
+            target.share_weight(source)
         elif isinstance(target, StoredModule) and isinstance(source, StoredModule):
             target.weight = source.weight
 

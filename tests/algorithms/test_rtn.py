@@ -1,0 +1,213 @@
+"""Round to nearest: the codes of the formula, whatever the source dtype and however the work is cut into blocks."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_quant.algorithms import SOLVERS, rtn
+from hf_quant.algorithms.rtn import RoundToNearest
+from hf_quant.config.scheme import FORMAT_BITS, TensorScheme
+from hf_quant.errors import WeightError
+from hf_quant.formats import affine_format
+from hf_quant.formats.packing import unpack, words_per_row
+from tests.quantized_linear import DTYPES, run_python
+
+GRAINS = [("tensor", None), ("channel", None), ("group", 8), ("group", 16)]
+SCHEMES = [
+    TensorScheme(bits=bits, symmetric=symmetric, granularity=granularity, group_size=size)
+    for bits in FORMAT_BITS["int"]
+    for symmetric in (True, False)
+    for granularity, size in GRAINS
+]
+every_scheme = pytest.mark.parametrize(
+    "scheme", SCHEMES, ids=lambda s: f"{s.bits}-{'sym' if s.symmetric else 'asym'}-{s.granularity}-{s.group_size}"
+)
+
+
+def random_weight(rows=6, width=48, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(rows, width, generator=generator) * torch.logspace(-3, 1, rows)[:, None]
+    weight[1] = 0.0
+    weight[2] = 0.75
+    return weight.to(dtype)
+
+
+def parts_of(weight, scheme):
+    """Rows of numbers that share a scale, in float64, and the shape of the scales."""
+    rows, width = weight.shape
+    size = {"tensor": rows * width, "channel": width, "group": scheme.group_size}[scheme.granularity]
+    shape = (1, 1) if scheme.granularity == "tensor" else (rows, width // size)
+    return weight.double().numpy().reshape(-1, size), shape
+
+
+def formula(weight, scheme):
+    """Steps and zero points from the extremes of each part, in float64."""
+    parts, shape = parts_of(weight, scheme)
+    if scheme.symmetric:
+        # From 8 bits up the extremes are codes of their own; below, the range is split into all codes.
+        steps = (2 ** (scheme.bits - 1) - 1) if scheme.bits >= 8 else (2**scheme.bits - 1) / 2
+        return (np.abs(parts).max(1) / steps).reshape(shape), np.zeros(shape)
+    low, high = np.minimum(parts.min(1), 0), np.maximum(parts.max(1), 0)
+    scale = np.maximum((high - low) / (2**scheme.bits - 1), np.finfo(np.float32).tiny)
+    return scale.reshape(shape), (-(2 ** (scheme.bits - 1)) - low / scale).reshape(shape)
+
+
+def decoded(solved, scheme, shape):
+    codes = unpack(solved.codes, scheme.bits, shape[1])
+    format = affine_format(scheme)
+    if scheme.granularity == "tensor":
+        return format.decode(codes, solved.scale, solved.zero_point)
+    grouped = codes.unflatten(-1, (solved.scale.shape[1], -1))
+    zero_point = None if solved.zero_point is None else solved.zero_point[..., None]
+    return format.decode(grouped, solved.scale[..., None], zero_point).flatten(-2)
+
+
+@every_scheme
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_scales_and_zero_points_are_those_of_the_formula(scheme, dtype):
+    weight = random_weight(dtype=dtype)
+    solved = RoundToNearest().solve(weight, scheme, "weight")
+    scale, zero_point = formula(weight, scheme)
+    assert solved.scale.dtype == torch.float32 and solved.scale.shape == scale.shape
+    assert np.allclose(solved.scale.double().numpy(), np.maximum(scale, np.finfo(np.float32).tiny), rtol=1e-6)
+    assert (solved.zero_point is None) == scheme.symmetric
+    if solved.zero_point is not None:
+        assert solved.zero_point.shape == scale.shape
+        # Float32 may fall on the other side of a tie; then both neighbours are as near.
+        assert (np.abs(solved.zero_point.double().numpy() - zero_point) <= 0.5 + 2.0 ** (scheme.bits - 20)).all()
+
+
+@every_scheme
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_weight_takes_the_nearest_code(scheme, dtype):
+    weight = random_weight(dtype=dtype)
+    solved = RoundToNearest().solve(weight, scheme, "weight")
+    assert solved.codes.dtype == torch.int32 and solved.codes.shape == (6, words_per_row(48, scheme.bits))
+    error = (decoded(solved, scheme, weight.shape).double() - weight.double()).abs()
+    scale = solved.scale.double()
+    steps = scale if scheme.granularity == "tensor" else scale.repeat_interleave(48 // scale.shape[1], 1)
+    assert bool((error <= steps * (0.5 + 2.0 ** (scheme.bits - 22))).all())
+
+
+@every_scheme
+def test_codes_are_those_of_the_formula(scheme):
+    weight = random_weight()
+    solved = RoundToNearest().solve(weight, scheme, "weight")
+    parts, _ = parts_of(weight, scheme)
+    scale = solved.scale.numpy().reshape(-1, 1)
+    zero = 0 if solved.zero_point is None else solved.zero_point.numpy().astype(np.int64).reshape(-1, 1)
+    half = 2 ** (scheme.bits - 1)
+    codes = np.rint(parts.astype(np.float32) / scale).astype(np.int64) + zero
+    lowest = -half + 1 if scheme.symmetric and scheme.bits >= 8 else -half
+    expected = np.clip(codes, lowest, half - 1).reshape(6, 48)
+    assert np.array_equal(unpack(solved.codes, scheme.bits, 48).numpy(), expected)
+
+
+@every_scheme
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_sources_give_what_their_float32_values_give(scheme, dtype):
+    weight = random_weight(dtype=dtype)
+    half, single = (RoundToNearest().solve(source, scheme, "weight").tensors() for source in (weight, weight.float()))
+    assert half.keys() == single.keys()
+    assert all(torch.equal(half[name], single[name]) for name in half)
+
+
+@every_scheme
+@pytest.mark.parametrize("numbers", [1, 48, 100, 10**9])
+def test_blocks_do_not_change_the_result(scheme, numbers, monkeypatch):
+    weight = random_weight(rows=9)
+    whole = RoundToNearest().solve(weight, scheme, "weight").tensors()
+    monkeypatch.setattr(rtn, "_BLOCK_NUMBERS", numbers)
+    blocks = RoundToNearest().solve(weight, scheme, "weight").tensors()
+    assert all(torch.equal(whole[name], blocks[name]) for name in whole)
+
+
+@every_scheme
+def test_the_weight_may_be_a_transposed_view_and_is_not_changed(scheme):
+    weight = random_weight(16, 48)
+    before = weight.clone()
+    straight = RoundToNearest().solve(weight, scheme, "weight").tensors()
+    turned = RoundToNearest().solve(weight.t().contiguous().t(), scheme, "weight").tensors()
+    assert all(torch.equal(straight[name], turned[name]) for name in straight)
+    assert torch.equal(weight, before)
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    scheme=st.sampled_from(SCHEMES),
+    rows=st.integers(1, 5),
+    groups=st.integers(1, 3),
+    numbers=st.data(),
+)
+def test_any_finite_weight_comes_back_finite_and_within_a_step(scheme, rows, groups, numbers):
+    width = groups * (scheme.group_size or 5)
+    number = st.floats(width=32, allow_nan=False, allow_infinity=False)
+    values = numbers.draw(st.lists(number, min_size=rows * width, max_size=rows * width))
+    weight = torch.tensor(values, dtype=torch.float32).view(rows, width)
+    solved = RoundToNearest().solve(weight, scheme, "weight")
+    real = decoded(solved, scheme, weight.shape)
+    assert bool(torch.isfinite(real).all()) and bool((solved.scale > 0).all())
+    scale = solved.scale.double()
+    steps = scale if scheme.granularity == "tensor" else scale.repeat_interleave(width // scale.shape[1], 1)
+    assert bool(((real.double() - weight.double()).abs() <= 1.01 * steps).all())
+
+
+@every_scheme
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_weight_that_is_not_finite_is_a_typed_error(scheme, value, dtype):
+    weight = random_weight(dtype=dtype)
+    weight[4, 31] = value
+    with pytest.raises(WeightError, match=r"layer\.weight holds NaN or Inf.*modules_to_not_convert"):
+        RoundToNearest().solve(weight, scheme, "layer.weight")
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (8, 0), (8,), (2, 3, 4), ()])
+def test_only_matrices_with_elements_are_taken(shape):
+    with pytest.raises(WeightError, match=r"layer\.weight has shape .* only matrices with elements"):
+        RoundToNearest().solve(torch.zeros(shape), TensorScheme(), "layer.weight")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.int64, torch.bool])
+def test_integers_are_taken_for_a_checkpoint_that_is_quantized_already(dtype):
+    with pytest.raises(WeightError, match=f"layer.weight holds {dtype}, not floats: .*quantized already"):
+        RoundToNearest().solve(torch.ones(4, 8, dtype=dtype), TensorScheme(), "layer.weight")
+
+
+def test_the_solver_is_in_the_table_and_needs_no_statistics():
+    assert SOLVERS["rtn"] is RoundToNearest and RoundToNearest.needs is None
+
+
+def test_tensors_go_by_the_names_of_quantized_modules():
+    weight = random_weight()
+    symmetric = RoundToNearest().solve(weight, TensorScheme(), "weight").tensors()
+    asymmetric = RoundToNearest().solve(weight, TensorScheme(symmetric=False), "weight").tensors()
+    assert list(symmetric) == ["weight", "weight_scale"]
+    assert list(asymmetric) == ["weight", "weight_scale", "weight_zero_point"]
+
+
+PEAK = """
+    import resource, torch
+    from hf_quant.algorithms.rtn import RoundToNearest
+    from hf_quant.config.scheme import TensorScheme
+
+    for granularity in ("channel", "tensor"):
+        scheme = TensorScheme(bits=4, granularity=granularity)
+        RoundToNearest().solve(torch.ones(64, 2048, dtype=torch.bfloat16), scheme, "warm-up")
+        weight = torch.ones(8192, 4096, dtype=torch.bfloat16)  # 64 MB; 128 MB in float32
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        RoundToNearest().solve(weight, scheme, "weight")
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        del weight
+"""
+
+
+def test_a_large_bfloat16_weight_is_never_whole_in_float32():
+    pytest.importorskip("resource", reason="peak memory is read by getrusage")
+    growth = [int(kilobytes) for kilobytes in run_python(PEAK).split()]
+    # The codes take 16 MB; a float32 copy would take 128 MB.
+    assert max(growth) < 64 * 1024

@@ -1,0 +1,86 @@
+"""Quantized embeddings: rows of the decoded table, in the dtype of the model."""
+
+import pytest
+import torch
+from torch import nn
+
+from hf_quant.modules.embedding import QuantizedEmbedding
+from tests.quantized_linear import DTYPES, SCHEMES, make_operands, spec_for
+from tests.quantized_modules import COPIES
+
+IDS = torch.tensor([[0, 19, 3], [3, 3, 1]])
+SPECS = {name: spec for name in SCHEMES if (spec := spec_for(name, 64, 20)) is not None and spec.scheme.input is None}
+every_scheme = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+
+
+def make_embedding(spec, padding_idx=None, dtype=torch.float32, seed=0):
+    module = QuantizedEmbedding(spec.out_features, spec.in_features, padding_idx, spec.scheme, dtype=dtype)
+    operands = make_operands(spec, seed=seed)
+    module.weight.data, module.weight_scale = operands.weight, operands.weight_scale
+    if operands.weight_zero_point is not None:
+        module.weight_zero_point = operands.weight_zero_point
+    module.prepack()
+    return module
+
+
+@every_scheme
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rows_are_those_of_the_decoded_table(spec, dtype):
+    module = make_embedding(spec, dtype=dtype)
+    rows = module(IDS)
+    assert rows.dtype == dtype and torch.equal(rows, module.dequantized_weight()[IDS].to(dtype))
+
+
+@every_scheme
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3, 2), (0,), (2, 0)])
+@pytest.mark.parametrize("index", [torch.int64, torch.int32])
+def test_indices_may_have_any_shape(spec, shape, index):
+    rows = make_embedding(spec)(torch.ones(shape, dtype=index))
+    assert rows.shape == (*shape, 64)
+
+
+@every_scheme
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_casting_changes_the_output_and_not_the_scales(spec, dtype):
+    module = make_embedding(spec)
+    scale, expected = module.weight_scale.clone(), module(IDS).to(dtype)
+    model = nn.Sequential(module).to(dtype)
+    assert module.weight_scale.dtype == torch.float32 and torch.equal(module.weight_scale, scale)
+    assert model(IDS).dtype == dtype and torch.equal(model(IDS), expected)
+    assert model.float()(IDS).dtype == torch.float32
+
+
+@every_scheme
+@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES.keys())
+def test_copies_give_identical_rows(spec, duplicate):
+    module = make_embedding(spec, padding_idx=3, dtype=torch.bfloat16)
+    twin = duplicate(module)
+    assert torch.equal(twin(IDS), module(IDS)) and twin.padding_idx == 3 and twin(IDS).dtype == torch.bfloat16
+
+
+@every_scheme
+def test_loading_a_state_dict_gives_identical_rows(spec):
+    source, target = make_embedding(spec), make_embedding(spec, seed=4)
+    target.load_state_dict(source.state_dict())
+    assert torch.equal(target(IDS), source(IDS))
+
+
+@every_scheme
+def test_state_dicts_hold_codes_and_scales_and_nothing_else(spec):
+    module = make_embedding(spec)
+    facts = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in module.state_dict().items()}
+    assert facts == module.saved_tensors()
+    assert torch.equal(module.state_dict()["weight"], make_operands(spec).weight)
+
+
+@pytest.mark.parametrize("index", [20, -1])
+def test_an_index_past_the_table_is_an_error(index):
+    with pytest.raises(IndexError):
+        make_embedding(SPECS["w8a16"])(torch.tensor([index]))
+
+
+def test_it_is_an_embedding_to_other_libraries():
+    module = make_embedding(SPECS["w8a16"], padding_idx=2)
+    assert isinstance(module, nn.Embedding)
+    assert (module.num_embeddings, module.embedding_dim, module.padding_idx) == (20, 64, 2)
+    assert repr(module) == "QuantizedEmbedding(20, 64, scheme=W8A16)"

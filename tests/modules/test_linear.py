@@ -1,0 +1,276 @@
+"""Quantized linears as modules: casts, copies, state dicts, and inputs of every shape."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from hf_quant.errors import CheckpointError
+from hf_quant.kernels.dispatch import KERNEL_VARIABLE, KERNELS, get_kernel
+from hf_quant.modules.linear import QuantizedLinear
+from tests.quantized_linear import (
+    CPU,
+    DTYPES,
+    SCHEMES,
+    make_input,
+    make_operands,
+    reference_output,
+    relative_error,
+    spec_for,
+)
+from tests.quantized_modules import COPIES, make_linear
+
+SPECS = {name: spec_for(name, 64, 64) for name in SCHEMES}
+every_scheme = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+REPLACING = [name for name in KERNELS if get_kernel(name).replaces_weight]
+
+
+def scales(module):
+    return {name: tensor.clone() for name, tensor in module.named_buffers() if name.endswith("scale")}
+
+
+@every_scheme
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_module_computes_what_its_scheme_says(spec, dtype):
+    module = make_linear(spec, dtype=dtype)
+    input = make_input(spec, 6, dtype)
+    expected = reference_output(input, make_operands(spec, dtype=dtype), spec)
+    assert relative_error(module(input), expected) <= 1e-2
+
+
+@every_scheme
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_casting_leaves_scales_as_they_are(spec, dtype):
+    module = make_linear(spec)
+    before, words = scales(module), module.neutral_weight().clone()
+    module.to(dtype)
+    assert module.bias.dtype == dtype
+    after = dict(module.named_buffers())
+    assert all(after[name].dtype == torch.float32 and torch.equal(after[name], old) for name, old in before.items())
+    assert torch.equal(module.neutral_weight(), words) and module.weight.dtype == torch.int32
+    assert module(make_input(spec, 2, dtype)).dtype == dtype
+
+
+@every_scheme
+def test_casting_there_and_back_changes_no_output(spec):
+    module = make_linear(spec)
+    module.bias.data = module.bias.data.bfloat16().float()
+    input = make_input(spec, 6)
+    expected = module(input)
+    for cast in (
+        nn.Module.bfloat16,
+        nn.Module.float,
+        lambda m: m.to("cpu", torch.bfloat16),
+        lambda m: m.to(CPU).float(),
+    ):
+        module = cast(module)
+    assert torch.equal(module(input), expected)
+
+
+@every_scheme
+@pytest.mark.parametrize("prepack", [True, False])
+@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES.keys())
+def test_copies_give_identical_outputs(spec, prepack, duplicate):
+    module = make_linear(spec, prepack)
+    twin = duplicate(module)
+    for tokens in (2, 70):
+        input = make_input(spec, tokens)
+        module.prepack()
+        assert torch.equal(twin(input), module(input))
+    assert twin.kernel == module.kernel and twin.spec == module.spec
+
+
+@every_scheme
+def test_a_deep_copy_shares_no_memory(spec):
+    module = make_linear(spec)
+    input = make_input(spec, 2)
+    expected = module(input)
+    twin = copy.deepcopy(module)
+    twin.release_kernel()
+    for tensor in (*twin.parameters(), *twin.buffers()):
+        tensor.data.zero_()
+    assert torch.equal(module(input), expected)
+
+
+@every_scheme
+def test_pickles_hold_neutral_codes(spec):
+    module = make_linear(spec)
+    state = module.__getstate__()
+    assert state["packed"] == () and state["kernel"] is None
+    assert torch.equal(state["_parameters"]["weight"], make_operands(spec).weight)
+
+
+@every_scheme
+def test_state_dicts_hold_neutral_codes_before_and_after_prepacking(spec):
+    module = make_linear(spec, prepack=False)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    module.prepack()
+    after = module.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in after.items() if name != "bias"} == (
+        module.saved_tensors()
+    )
+
+
+@every_scheme
+@pytest.mark.parametrize("prepack", [True, False])
+@pytest.mark.parametrize("assign", [True, False])
+def test_loading_a_state_dict_gives_identical_outputs(spec, prepack, assign):
+    source, target = make_linear(spec), make_linear(spec, prepack, seed=5)
+    target.load_state_dict(source.state_dict(), assign=assign)
+    target.prepack()
+    for tokens in (2, 70):
+        input = make_input(spec, tokens)
+        assert torch.equal(target(input), source(input))
+
+
+@every_scheme
+def test_a_module_on_meta_takes_a_state_dict_by_assignment(spec):
+    source = make_linear(spec)
+    target = QuantizedLinear(64, 64, True, spec.scheme, device="meta")
+    target.prepack()
+    assert target.kernel is None
+    target.load_state_dict(source.state_dict(), assign=True)
+    target.prepack()
+    input = make_input(spec, 3)
+    assert torch.equal(target(input), source(input))
+
+
+@every_scheme
+def test_a_checkpoint_that_is_mapped_into_memory_serves_as_it_is(spec, tmp_path):
+    source = make_linear(spec)
+    # One byte first, so that whatever follows lies at an odd address.
+    save_file({"a": torch.zeros(1, dtype=torch.uint8), **source.state_dict()}, Path(tmp_path) / "model.safetensors")
+    tensors = load_file(Path(tmp_path) / "model.safetensors")
+    del tensors["a"]
+    target = QuantizedLinear(64, 64, True, spec.scheme, device="meta")
+    target.load_state_dict(tensors, assign=True)
+    target.check_values("linear")
+    input = make_input(spec, 3)
+    unpacked = target(input)
+    target.kernel = None
+    target.prepack()
+    assert torch.equal(target(input), source(input))
+    assert relative_error(unpacked, source(input)) <= 1e-2
+
+
+@every_scheme
+def test_prepacking_twice_does_nothing_and_releasing_brings_the_codes_back(spec):
+    module = make_linear(spec)
+    kernel, packed = module.kernel, module.packed
+    module.prepack()
+    assert module.kernel == kernel and module.packed is packed
+    module.release_kernel()
+    assert module.kernel is None and module.packed == ()
+    assert torch.equal(module.weight, make_operands(spec).weight)
+
+
+@pytest.mark.parametrize("kernel", REPLACING)
+def test_a_kernel_with_a_layout_of_its_own_takes_the_memory_of_the_codes(kernel, monkeypatch):
+    monkeypatch.setenv(KERNEL_VARIABLE, kernel)
+    fitting = [spec for spec in SPECS.values() if get_kernel(kernel).unsupported(spec, CPU) is None]
+    for spec in fitting:
+        module = make_linear(spec)
+        assert module.weight.untyped_storage().nbytes() == 4
+        assert module.weight.shape == make_operands(spec).weight.shape and module.weight.dtype == torch.int32
+
+
+@every_scheme
+def test_a_module_that_was_not_prepacked_computes_on_neutral_codes(spec):
+    module, packed = make_linear(spec, prepack=False), make_linear(spec)
+    input = make_input(spec, 3)
+    assert relative_error(module(input), packed(input)) <= 1e-2
+    assert not get_kernel(module.kernel).replaces_weight and torch.equal(module.weight, make_operands(spec).weight)
+
+
+@every_scheme
+@pytest.mark.parametrize("shape", [(64,), (1, 64), (2, 3, 64), (2, 1, 3, 64)])
+def test_inputs_may_have_any_number_of_dimensions(spec, shape):
+    if spec.scheme.input is not None and spec.scheme.input.granularity == "tensor" and spec.scheme.input.dynamic:
+        pytest.skip("one scale for the whole tensor: tokens do depend on each other")
+    module = make_linear(spec)
+    input = make_input(spec, 6)[: torch.Size(shape).numel() // 64].reshape(shape)
+    output = module(input)
+    assert output.shape == (*shape[:-1], 64)
+    assert torch.allclose(output.reshape(-1, 64), module(input.reshape(-1, 64)), rtol=1e-5, atol=1e-5)
+
+
+@every_scheme
+@pytest.mark.parametrize("shape", [(0, 64), (2, 0, 64)])
+def test_empty_inputs_give_empty_outputs(spec, shape):
+    module = make_linear(spec)
+    output = module(torch.empty(shape))
+    assert output.shape == (*shape[:-1], 64) and output.dtype == torch.float32
+    assert module(torch.empty(shape, requires_grad=True)).shape == output.shape
+
+
+@every_scheme
+def test_gradients_reach_the_input_and_nothing_else(spec):
+    module = make_linear(spec)
+    input = make_input(spec, 6).requires_grad_()
+    module(input).sum().backward()
+    expected = torch.ones(6, 64) @ module.dequantized_weight()
+    assert torch.allclose(input.grad, expected, rtol=1e-5, atol=1e-5)
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in module.parameters())
+
+
+@every_scheme
+def test_the_decoded_weight_is_the_same_before_and_after_prepacking(spec):
+    expected = get_kernel("reference").dequantize(make_operands(spec), spec)
+    assert torch.equal(make_linear(spec, prepack=False).dequantized_weight(), expected)
+    assert torch.equal(make_linear(spec).dequantized_weight(), expected)
+
+
+@every_scheme
+def test_what_a_quantizer_writes_passes_the_check(spec):
+    make_linear(spec).check_values("linear")
+    make_linear(spec, prepack=False).check_values("linear")
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_a_scale_that_is_not_finite_and_positive_is_refused(name, value):
+    module = make_linear(SPECS[name], prepack=False)
+    module.weight_scale[3, 0] = value
+    with pytest.raises(CheckpointError, match=r"linear\.weight_scale holds values that are not finite and positive"):
+        module.check_values("linear")
+
+
+def test_a_zero_point_out_of_range_is_refused():
+    module = make_linear(SPECS["int4"], prepack=False)
+    for value in (8, -9):
+        module.weight_zero_point[3, 0] = value
+        with pytest.raises(CheckpointError, match=r"linear\.weight_zero_point leaves the range of 4 bits"):
+            module.check_values("linear")
+
+
+def test_a_code_that_symmetric_quantization_never_writes_is_refused():
+    module = make_linear(SPECS["int8"], prepack=False)
+    module.weight.data.view(torch.int8)[3, 7] = -128
+    with pytest.raises(CheckpointError, match=r"linear\.weight holds a code below -127"):
+        module.check_values("linear")
+
+
+def test_a_bit_after_the_last_code_is_refused():
+    module = make_linear(spec_for("int8", 33, 5), prepack=False)
+    module.weight.data[2, -1] |= 1 << 9
+    with pytest.raises(CheckpointError, match=r"linear\.weight has bits set after its last code"):
+        module.check_values("linear")
+
+
+def test_a_module_shows_its_scheme_and_kernel():
+    module = make_linear(SPECS["int8"])
+    assert f"in_features=64, out_features=64, bias=True, scheme=W8A8, kernel={module.kernel}" in repr(module)
+
+
+def test_the_forced_kernel_is_the_one_that_runs(monkeypatch):
+    monkeypatch.setenv(KERNEL_VARIABLE, "reference")
+    for spec in SPECS.values():
+        module = make_linear(spec)
+        input = make_input(spec, 5)
+        assert module.kernel == "reference"
+        assert torch.equal(module(input), reference_output(input, make_operands(spec), spec))

@@ -1,0 +1,89 @@
+"""Imports point down: a file imports its own folder and lower floors only."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import hf_quant
+
+PACKAGE = Path(hf_quant.__file__).parent
+FLOORS = [
+    "errors",
+    "registry",
+    "config hardware",
+    "formats",
+    "kernels observers",
+    "modules",
+    "calibration evaluation",
+    "algorithms qat",
+    "planner export",
+    "hub",  # below integration, whose saving writes the model card
+    "integration",
+    "workflows demo",
+    "cli",
+]
+FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms.split()}
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_names(source, package):
+    """Absolute names that `source`, a module of `package`, imports anywhere: in functions and for type checking too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            above = parts[: len(parts) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def imported_rooms(source, package):
+    """Rooms of hf_quant that `source` imports; "" for the package itself, which imports from the top floors."""
+    for name in imported_names(source, package):
+        root, *rest = name.split(".")
+        if root == "hf_quant":
+            yield rest[0] if rest and rest[0] in FLOOR else ""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    room = room_of(path)
+    package = ".".join(["hf_quant", *path.relative_to(PACKAGE).parts[:-1]])
+    for other in imported_rooms(path.read_text(encoding="utf-8"), package):
+        assert other, f"{room} imports from the top of the package: name the file that has it"
+        assert other == room or FLOOR[other] < FLOOR[room], f"{room} imports {other}"
+
+
+def test_every_file_and_folder_has_a_floor():
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.rglob("*.py"))}
+    assert {room_of(path) for path in FILES} | folders <= set(FLOOR)
+
+
+def test_no_room_is_on_two_floors():
+    assert sum(len(rooms.split()) for rooms in FLOORS) == len(FLOOR)
+
+
+@pytest.mark.parametrize(
+    ("source", "rooms"),
+    [
+        ("import hf_quant.kernels.ops", ["kernels"]),
+        ("from hf_quant.modules import base, swap", ["modules", "modules"]),
+        ("from hf_quant import kernels", ["kernels"]),
+        ("from hf_quant import Plan", [""]),
+        ("import hf_quant", [""]),
+        ("def late():\n    from hf_quant.cli import main", ["cli"]),
+        ("if TYPE_CHECKING:\n    import hf_quant.hub.card", ["hub"]),
+        ("from . import rtn", ["algorithms"]),
+        ("from ..formats import packing", ["formats"]),
+        ("from .. import qat", ["qat"]),
+        ("import hf_quantum, torch", []),
+    ],
+)
+def test_every_way_to_import_is_seen(source, rooms):
+    assert list(imported_rooms(source, "hf_quant.algorithms")) == rooms
