@@ -8,38 +8,63 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
+from yaml import YAMLError
+
+from hf_quant.errors import SaveError
 
 _BEGIN, _END = "<!-- hf_quant: begin -->", "<!-- hf_quant: end -->"
 
 
-def extend_card(model: Any, directory: Path, existing: Path) -> None:
+def extend_card(model: Any, directory: Path, existing: Path, source: str) -> None:
     """Write ``directory/README.md``: the card at `existing`, if any, with its section on quantization made new.
 
     Args:
         model: Quantized; its config holds the resolved plan.
         directory: Where the card goes.
         existing: Card whose other text and metadata are kept.
+        source: Repository id or directory to load from, for the example.
     """
-    card = ModelCard(existing.read_text(encoding="utf-8"), ignore_metadata_errors=True) if existing.exists() else None
+    card = _read(existing)
     if card is None:
         name = getattr(model.config, "name_or_path", "") or type(model).__name__
         card = ModelCard.from_template(
-            ModelCardData(library_name="transformers"), template_str="---\n{{ card_data }}\n---\n\n" f"# {Path(name).name}\n"
+            ModelCardData(library_name="transformers"),
+            template_str=f"---\n{{{{ card_data }}}}\n---\n\n# {Path(name).name}\n",
         )
-    tags = list(card.data.tags or [])
-    card.data.tags = [*tags, *(tag for tag in ("hf_quant", "quantized") if tag not in tags)]
-    if not card.data.library_name:
-        card.data.library_name = "transformers"
-    section = f"{_BEGIN}\n{quantization_section(model)}\n{_END}"
+    data: Any = card.data
+    tags = list(data.tags or [])
+    data.tags = [*tags, *(tag for tag in ("hf_quant", "quantized") if tag not in tags)]
+    if not data.library_name:
+        data.library_name = "transformers"
+    base = _base_model(model)
+    if base is not None and not data.base_model:
+        data.base_model, data.base_model_relation = base, "quantized"
+    section = f"{_BEGIN}\n{quantization_section(model, source)}\n{_END}"
     pattern = re.compile(f"{re.escape(_BEGIN)}.*?{re.escape(_END)}", re.DOTALL)
     if pattern.search(card.text):
         card.text = pattern.sub(lambda _: section, card.text)
     else:
-        card.text = f"{card.text.rstrip()}\n\n{section}\n"
+        # Below the title, where a reader looks; a generated card goes on for pages.
+        # Before the first code block: in one, "# " begins a comment.
+        title = re.search(r"^# .*\n", card.text.partition("```")[0], re.MULTILINE)
+        place = title.end() if title else len(card.text)
+        card.text = f"{card.text[:place].rstrip()}\n\n{section}\n{card.text[place:]}"
     card.save(directory / "README.md")
 
 
-def quantization_section(model: Any) -> str:
+def _read(existing: Path) -> ModelCard | None:
+    if not existing.exists():
+        return None
+    try:
+        return ModelCard(existing.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+    except (ValueError, YAMLError) as error:
+        raise SaveError(
+            f"{existing} is not a model card that can be extended ({error}): repair the block between the --- lines "
+            "at its top, or move the file away"
+        ) from error
+
+
+def quantization_section(model: Any, source: str) -> str:
     """Markdown: how to load, the plan in words, what stayed float and why."""
     config = model.config.quantization_config
     schemes = Counter(str(scheme) for scheme in config.plan.modules.values())
@@ -55,7 +80,7 @@ def quantization_section(model: Any) -> str:
         "import hf_quant  # first: registers the format with Transformers (pip install hf-quant)",
         f"from transformers import {auto_class}",
         "",
-        f'model = {auto_class}.from_pretrained("{{this repository or directory}}")',
+        f'model = {auto_class}.from_pretrained("{source}")',
         "```",
         "",
         "| scheme | modules |",
@@ -73,3 +98,11 @@ def _auto_class(class_name: str) -> str:
     if match:
         return f"AutoModel{match.group(1)}"
     return "AutoModelForCausalLM" if class_name.endswith("LMHeadModel") else "AutoModel"
+
+
+def _base_model(model: Any) -> str | None:
+    # Only what was quantized here: a reloaded checkpoint's name is its own. The Hub refuses local paths.
+    name = str(getattr(model.config, "name_or_path", ""))
+    quantizer = getattr(model, "hf_quantizer", None)
+    is_repository = re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).exists()
+    return name if is_repository and quantizer is not None and not quantizer.pre_quantized else None

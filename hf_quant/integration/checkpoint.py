@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Container, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,10 +12,21 @@ from safetensors import SafetensorError, safe_open
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from hf_quant.errors import CheckpointError
-from hf_quant.modules.swap import quantized_modules
+from hf_quant.errors import CheckpointError, WeightError
+from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.stored import StoredModule
+from hf_quant.modules.swap import candidates, quantized_modules
 
-_DTYPES = {torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.float32: "F32"}
+_DTYPES = {
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+}
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_OPTIONAL = ("weight_zero_point", "input_scale", "input_zero_point")
 
 Headers = dict[str, tuple[tuple[int, ...], str]]
 """Tensor name to shape and safetensors dtype."""
@@ -61,6 +73,25 @@ def model_names(model: Any, headers: Headers) -> Headers:
     return renamed
 
 
+def check_float_headers(names: Iterable[str], headers: Headers) -> None:
+    """Refuse to quantize what is not float: Transformers would cast integers, without their scales, and say nothing.
+
+    Args:
+        names: Of the modules to quantize.
+        headers: From `model_names`.
+
+    Raises:
+        WeightError: A weight is of an integer or 8-bit type.
+    """
+    for name in names:
+        _, dtype = headers.get(f"{name}.weight", ((), "F32"))
+        if dtype not in _FLOATS:
+            raise WeightError(
+                f"{name}.weight holds {dtype}, not floats: is the checkpoint quantized already? "
+                "Quantize from the float checkpoint that it was made from"
+            )
+
+
 def check_quantized_headers(model: Any, headers: Headers) -> None:
     """Compare a quantized checkpoint with the modules its plan asks for.
 
@@ -69,34 +100,115 @@ def check_quantized_headers(model: Any, headers: Headers) -> None:
         headers: From `model_names`.
 
     Raises:
-        CheckpointError: A quantized tensor is missing, or has another shape or dtype.
+        CheckpointError: A tensor of a quantized module is missing, has another shape or dtype, or is one that its
+            scheme does not have; or a module that the plan keeps float holds codes.
     """
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    for name in candidates(model):
+        _check_float_weight(model, headers, name, tied.get(f"{name}.weight", "").removesuffix(".weight"))
     for name, module in quantized_modules(model):
         for key, (shape, dtype) in module.saved_tensors().items():
-            full = f"{name}.{key}"
-            if full not in headers:
-                raise CheckpointError(f"{full} is missing from the checkpoint: download or save it again")
-            found_shape, found_dtype = headers[full]
-            if found_shape != shape or found_dtype != _DTYPES[dtype]:
+            _check_header(headers, f"{name}.{key}", shape, (_DTYPES[dtype],), str(module.spec.scheme))
+        for key in _OPTIONAL:
+            # Transformers would drop it in silence, and codes made with a zero point decode wrongly without it.
+            if getattr(module, key) is None and f"{name}.{key}" in headers:
                 raise CheckpointError(
-                    f"{full} should be {_DTYPES[dtype]} {list(shape)} for {module.spec.scheme}, but the checkpoint "
-                    f"holds {found_dtype} {list(found_shape)}: config.json and weights do not belong together"
+                    f"the checkpoint holds {name}.{key}, which {module.spec.scheme} does not have: "
+                    "config.json and weights do not belong together"
                 )
+        bias = getattr(module, "bias", None)
+        if bias is not None and (f"{name}.bias" in headers or f"{name}.bias" not in tied):
+            _check_header(headers, f"{name}.bias", tuple(bias.shape), _FLOATS, "a bias")
+    for name, module in model.named_modules():
+        if isinstance(module, StoredModule) and (f"{name}.weight" in headers or f"{name}.weight" not in tied):
+            dtypes = (_DTYPES[module.weight.dtype],)
+            _check_header(headers, f"{name}.weight", tuple(module.weight.shape), dtypes, str(module.scheme))
 
 
-def match_names(names: Iterable[str], known: Iterable[str], prefix: str) -> dict[str, str]:
+def _check_header(headers: Headers, full: str, shape: tuple[int, ...], dtypes: tuple[str, ...], purpose: str) -> None:
+    if full not in headers:
+        raise CheckpointError(f"{full} is missing from the checkpoint: download or save it again")
+    found_shape, found_dtype = headers[full]
+    if found_shape != shape or found_dtype not in dtypes:
+        raise CheckpointError(
+            f"{full} should be {' or '.join(dtypes)} {list(shape)} for {purpose}, but the checkpoint holds "
+            f"{found_dtype} {list(found_shape)}: config.json and weights do not belong together"
+        )
+
+
+def _check_float_weight(model: Any, headers: Headers, name: str, source: str) -> None:
+    # A module that stays float and yet gets codes, its own or those of the module it is tied to.
+    full = f"{name}.weight"
+    if full in headers:
+        if headers[full][1] not in _FLOATS:
+            raise CheckpointError(
+                f"{full} holds {headers[full][1]} codes, but the plan in config.json keeps {name} float: "
+                "config.json and weights do not belong together"
+            )
+    elif source and isinstance(model.get_submodule(source), QuantizedModule):
+        raise CheckpointError(
+            f"{name} is tied to {source}, which the plan in config.json quantizes while it keeps {name} float: "
+            "both need the same entry; save the checkpoint again"
+        )
+
+
+def check_same_model(model: Any, headers: Headers, kept_float: Container[str]) -> None:
+    """Refuse a config.json that describes another model than the one whose weights are here.
+
+    Args:
+        model: With quantized modules in place.
+        headers: From `model_names`.
+        kept_float: Names that stayed float when the checkpoint was written.
+
+    Raises:
+        CheckpointError: Nothing of the base model is in the checkpoint; or, for the class that the checkpoint was
+            written by, a module is in neither the plan, nor the checkpoint, nor the list of those left float.
+    """
+    expected = model.state_dict()
+    base = [name for name in expected if name.startswith(f"{model.base_model_prefix}.")] or list(expected)
+    if not any(name in headers for name in base):
+        raise CheckpointError(
+            f"the checkpoint holds nothing of the base model of {type(model).__name__}: "
+            "load it with the model class that it was saved with, and see that config.json names its model_type"
+        )
+    if not written_by(model):
+        return
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    for name in candidates(model):
+        full = f"{name}.weight"
+        if name not in kept_float and full not in headers and full not in tied:
+            raise CheckpointError(
+                f"the model that config.json describes has {name}, which neither its plan nor the weights know: "
+                "config.json and weights do not belong together"
+            )
+
+
+def written_by(model: Any) -> bool:
+    """Whether the checkpoint was saved by a model of this class, so that its plan has to fit without remainder."""
+    return type(model).__name__ in (getattr(model.config, "architectures", None) or [])
+
+
+def match_names(names: Collection[str], known: Iterable[str], prefix: str, same_class: bool = False) -> dict[str, str]:
     """Names of a saved plan to those of the model at hand.
 
     A plan saved with a task model names ``bert.encoder...`` what the bare model calls ``encoder...``; modules
     outside the base model have no counterpart there and are left out.
 
+    Args:
+        names: Of the saved plan. They are exact: a pattern, which a checkpoint never holds, is not evaluated.
+        known: Names of the model's modules.
+        prefix: ``base_model_prefix`` of the model.
+        same_class: The checkpoint was saved by this very class, so every name has a counterpart.
+
     Raises:
-        CheckpointError: A name has no counterpart though it should.
+        CheckpointError: A name has no counterpart though it should, or is a pattern.
     """
     known = set(known)
     matched = {}
     dot = f"{prefix}."
     is_bare = bool(prefix) and not any(name.startswith(dot) for name in known)
+    if is_bare and any(name.startswith(dot) for name in names):
+        same_class = False  # the base model inside a task model was saved, with the plan of the whole
     for name in names:
         if name in known:
             matched[name] = name
@@ -104,11 +216,19 @@ def match_names(names: Iterable[str], known: Iterable[str], prefix: str) -> dict
             matched[name] = name.removeprefix(dot)
         elif dot + name in known:
             matched[name] = dot + name
-        elif not (is_bare and not name.startswith(dot)) and not _is_outside(name, dot, known):
+        elif name.startswith("re:") or any(character in name for character in "*?["):
             raise CheckpointError(
-                f"the plan in config.json quantizes {name!r}, which the model does not have: "
+                f"the plan in config.json holds the pattern {name[:80]!r}, but a saved plan names modules exactly: "
+                "quantize the model again with this plan and save it"
+            )
+        elif same_class or (not (is_bare and not name.startswith(dot)) and not _is_outside(name, dot, known)):
+            raise CheckpointError(
+                f"the plan in config.json quantizes {name[:200]!r}, which the model cannot quantize or does not have: "
                 "config.json and model class do not belong together"
             )
+    for other, count in Counter(matched.values()).items():
+        if count > 1:
+            raise CheckpointError(f"the plan in config.json has two entries for {other!r}: save the checkpoint again")
     return matched
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -86,6 +86,8 @@ class HfQuantConfig(QuantizationConfigMixin):
                 f"give exactly one of preset, scheme and plan; got {', '.join(given) or 'none'}. "
                 f"Presets: {', '.join(PRESETS)}"
             )
+        if self.plan is not None and self.overrides:
+            raise ConfigError("overrides apply to a preset or a scheme; write the exceptions into the plan itself")
 
     def requested_plan(self, candidates: Mapping[str, Candidate]) -> Plan:
         """The plan for a model with these modules, before ties and skips are looked at.
@@ -129,7 +131,7 @@ class HfQuantConfig(QuantizationConfigMixin):
             values["modules_to_not_convert"] = list(self.modules_to_not_convert)
         return copy.deepcopy(values)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
         """Items of `to_dict`, so that ``dict(config)`` is JSON-ready."""
         return iter(self.to_dict().items())
 
@@ -165,7 +167,7 @@ def _override(pattern: str, value: Any) -> Scheme | str | None:
     return value
 
 
-def _mapping(value: Mapping[str, Any] | None, name: str):
+def _mapping(value: Mapping[str, Any] | None, name: str) -> Iterable[tuple[str, Any]]:
     if value is None:
         return []
     if not isinstance(value, Mapping):
@@ -176,6 +178,6 @@ def _mapping(value: Mapping[str, Any] | None, name: str):
 def _names(value: Sequence[str] | None) -> list[str] | None:
     if value is None:
         return None
-    if isinstance(value, str) or not all(isinstance(name, str) for name in value):
+    if isinstance(value, str) or not isinstance(value, Collection) or not all(isinstance(name, str) for name in value):
         raise ConfigError(f"modules_to_not_convert takes a list of module names, not {value!r}")
     return list(value)

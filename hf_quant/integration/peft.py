@@ -23,6 +23,7 @@ def install() -> None:
     from peft.tuners.lora.model import LoraModel
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    from hf_quant.errors import UnsupportedModel
     from hf_quant.integration.lora import LoraOnQuantized
     from hf_quant.modules.linear import QuantizedLinear
 
@@ -32,6 +33,11 @@ def install() -> None:
         base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
         if not isinstance(base, QuantizedLinear) or kwargs.get("parameter_name") is not None:
             return original(lora_config, adapter_name, target, **kwargs)
+        if lora_config.use_dora:
+            raise UnsupportedModel(
+                "DoRA reads the float weight under the adapter at every step: use plain LoRA on quantized modules, "
+                "or call model.dequantize() first"
+            )
         # GPT-2's Conv1D is stored like any linear once it is quantized.
         lora_config.fan_in_fan_out = False
         return LoraOnQuantized(target, adapter_name, config=lora_config, **kwargs)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Container
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,12 +12,14 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name
 
 from hf_quant.config.plan import Plan
+from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CheckpointError, ConfigError, HfQuantError, UnsupportedModel
 from hf_quant.integration import checkpoint, peft, saving
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.resolve import Resolution, resolve
 from hf_quant.integration.weight_ops import QuantizeOnLoad
 from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.swap import candidates, quantized_modules, restore_float, share_tied, swap, tied_modules
 
 logger = logging.getLogger(__name__)
@@ -54,33 +58,39 @@ class HfQuantQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(
         self, model: Any, checkpoint_files: list[str] | None = None, **kwargs: Any
     ) -> None:
-        headers = None
-        if checkpoint_files is not None:
-            headers = checkpoint.read_headers(checkpoint_files)
-            self.in_checkpoint = set(checkpoint.model_names(model, headers))
+        if checkpoint_files is None:
+            raise ConfigError(
+                "weights given as state_dict= cannot be checked before they are loaded: load the float model without "
+                "quantization_config and call hf_quant.quantize(model, config)"
+            )
+        headers = checkpoint.read_headers(checkpoint_files)
+        names = checkpoint.model_names(model, headers)
+        self.in_checkpoint = set(names)
         if self.pre_quantized:
             self._prepare_quantized(model, headers)
         else:
-            self.resolution = resolve(model, self.quantization_config, self.in_checkpoint if headers else None)
-            if headers is None:
-                self.in_checkpoint = set(model.state_dict())
+            resolution = resolve(model, self.quantization_config, self.in_checkpoint)
+            self.resolution = replace(resolution, ties=self._ties_without_own_weight(resolution.ties))
+            checkpoint.check_float_headers(self.resolution.plan, names)
             swap(model, self.resolution.plan, self.resolution.ties, device="meta")
+        for _, module in quantized_modules(model):
+            # Codes are never drawn at random; without this mark Transformers tries to where they stay on disk.
+            module.weight._is_hf_initialized = True  # type: ignore[attr-defined]
 
-    def _prepare_quantized(self, model: Any, headers: checkpoint.Headers | None) -> None:
+    def _prepare_quantized(self, model: Any, headers: checkpoint.Headers) -> None:
         config = self.quantization_config
         assert config.plan is not None
         found = candidates(model)
-        names = checkpoint.match_names(config.plan, found, model.base_model_prefix)
+        same_class = checkpoint.written_by(model)
+        names = checkpoint.match_names(config.plan.modules, found, model.base_model_prefix, same_class)
         plan = Plan({names[name]: scheme for name, scheme in config.plan.modules.items() if name in names})
         chosen = plan.resolve(found)
         if dict(chosen.modules) != dict(plan.modules):
             raise CheckpointError("the plan in config.json does not fit the modules of the model: save it again")
-        # A tie that the checkpoint does not honour holds two sets of codes, and each needs its own scale.
-        ties = {
-            target: source
-            for target, source in tied_modules(model).items()
-            if target in chosen.modules and source in chosen.modules and f"{target}.weight" not in self.in_checkpoint
-        }
+        if not same_class:
+            chosen = self._with_tied_heads(model, chosen, found)
+        ties = {t: s for t, s in tied_modules(model).items() if t in chosen.modules and s in chosen.modules}
+        ties = self._ties_without_own_weight(ties)
         prefix = f"{model.base_model_prefix}."
         reasons = {
             next((other for other in (name, prefix + name, name.removeprefix(prefix)) if other in found), name): reason
@@ -91,8 +101,26 @@ class HfQuantQuantizer(HfQuantizer):
                 reasons.setdefault(name, "float in the checkpoint, or not in it")
         self.resolution = Resolution(chosen, ties, reasons)
         swap(model, chosen, ties, device="meta")
-        if headers is not None:
-            checkpoint.check_quantized_headers(model, checkpoint.model_names(model, headers))
+        headers = checkpoint.model_names(model, headers)
+        checkpoint.check_quantized_headers(model, headers)
+        checkpoint.check_same_model(model, headers, config.kept_float)
+
+    def _ties_without_own_weight(self, ties: dict[str, str]) -> dict[str, str]:
+        # A checkpoint may hold both weights of a tie, and different ones; each then needs a scale of its own.
+        return {
+            target: source
+            for target, source in ties.items()
+            if not {f"{target}.weight", f"{source}.weight"} <= self.in_checkpoint
+        }
+
+    def _with_tied_heads(self, model: Any, plan: Plan, found: Container[str]) -> Plan:
+        # A head that the checkpoint of another class lacks, tied to an embedding, reads the embedding's codes.
+        modules = dict(plan.modules)
+        for target, source in tied_modules(model).items():
+            scheme = modules.get(source)
+            if target in found and scheme is not None and f"{target}.weight" not in self.in_checkpoint:
+                modules.setdefault(target, Scheme(scheme.weight))
+        return Plan(modules)
 
     def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
         """Whether a tensor of the checkpoint has to become codes."""
@@ -108,14 +136,7 @@ class HfQuantQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         if self.failures:
             raise self.failures[0]
-        declared = getattr(model, "all_tied_weights_keys", {})
-        ties = dict(self.resolution.ties)
-        for target in list(ties):
-            module = model.get_submodule(target)
-            if isinstance(module, QuantizedModule) and not _is_tied(target, ties[target], declared):
-                module.own_weight()
-                del ties[target]
-        share_tied(model, ties)
+        share_tied(model, _settled_ties(model))
         self.quantization_config = self.quantization_config.resolved(self.resolution.plan, self.resolution.kept_float)
         finish(model, self.quantization_config, self)
         return model
@@ -142,7 +163,7 @@ class HfQuantQuantizer(HfQuantizer):
             raise ConfigError(f"dequantize to torch.float32, torch.bfloat16 or torch.float16, not {dtype}")
         restore_float(model, dtype)
         model.to(dtype)
-        saving.uninstall(model)
+        saving.untag(model)
         model.config.dtype = dtype
         return model
 
@@ -155,7 +176,7 @@ class HfQuantQuantizer(HfQuantizer):
 
 
 def finish(model: Any, config: HfQuantConfig, quantizer: HfQuantQuantizer) -> None:
-    """Last steps of quantizing or loading: check values, lay weights out for kernels, install saving.
+    """Last steps of quantizing or loading: check values, freeze, lay weights out for kernels.
 
     Raises:
         CheckpointError: A tensor holds values that no quantizer writes.
@@ -164,9 +185,12 @@ def finish(model: Any, config: HfQuantConfig, quantizer: HfQuantQuantizer) -> No
         module.check_values(name)
         if not _is_offloaded(module):
             module.prepack()
+    for module in model.modules():
+        if isinstance(module, QuantizedModule | StoredModule):
+            module.requires_grad_(False)
     model.config.quantization_config = config
     quantizer.quantization_config = config
-    saving.install(model)
+    saving.tag(model)
     peft.install()
     kept = [name for name, reason in config.kept_float.items() if not reason.startswith("normalisation")]
     if kept:
@@ -181,8 +205,19 @@ def require_pretrained(model: Any) -> None:
         raise UnsupportedModel("the model is quantized already; call model.dequantize() first")
 
 
-def _is_tied(target: str, source: str, declared: dict[str, str]) -> bool:
-    return declared.get(f"{target}.weight") == f"{source}.weight"
+def _settled_ties(model: Any) -> dict[str, str]:
+    # Transformers ties two weights of a checkpoint whose codes are equal, even where their scales are not.
+    ties = tied_modules(model)
+    for name, source_name in list(ties.items()):
+        target, source = model.get_submodule(name), model.get_submodule(source_name)
+        if not isinstance(target, QuantizedModule) or not isinstance(source, QuantizedModule) or target.tied:
+            continue
+        is_on_disk = target.weight.is_meta or source.weight.is_meta
+        if is_on_disk or not target.same_values(source):
+            if not is_on_disk:
+                target.weight = torch.nn.Parameter(target.weight.clone(), requires_grad=False)
+            del ties[name], model.all_tied_weights_keys[f"{name}.weight"]
+    return ties
 
 
 def _is_offloaded(module: QuantizedModule) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -76,15 +76,17 @@ def _reason_for_float(
     name: str,
     model: nn.Module,
     config: HfQuantConfig,
-    requested: dict[str, Scheme | None] | object,
+    requested: Mapping[str, Scheme | None],
     ties: dict[str, str],
     in_checkpoint: Container[str] | None,
 ) -> str | None:
-    assert hasattr(requested, "get")
     if name not in requested:
         return "no pattern of the plan matches it"
     if requested.get(name) is None:
         return "the plan keeps it float"
+    weight = model.get_submodule(name).weight
+    if isinstance(weight, nn.Parameter) and weight.numel() == 0:
+        return "it has no weights"
     if config.modules_to_not_convert and not should_convert_module(name, config.modules_to_not_convert):
         return "listed in modules_to_not_convert"
     keep = getattr(model, "_keep_in_fp32_modules", None)

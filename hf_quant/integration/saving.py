@@ -2,82 +2,122 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 import os
+import re
 import shutil
-import tempfile
+import stat
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from transformers.utils.hub import PushToHubMixin
+
 from hf_quant.errors import SaveError
 from hf_quant.hub.card import extend_card
+from hf_quant.integration.original import original_method
 from hf_quant.modules.stored import StoredModule
 
-_HUB_ARGUMENTS = ("repo_id", "commit_message", "private", "create_pr", "revision", "token", "max_shard_size")
+_SHARED_ARGUMENTS = ("token", "max_shard_size")
+"""Arguments of both `save_pretrained` and `push_to_hub`."""
+
+_TAGS = ("hf_quant", "quantized")
 
 
-def install(model: Any) -> None:
-    """Give this instance the `save_pretrained` below, and the model card in what it pushes.
-
-    Transformers has no hook for either. Attributes of the instance leave its class, pickling and copying as they are.
-    """
-    model.save_pretrained = functools.partial(save_pretrained, model)
-    model._upload_modified_files = functools.partial(_upload_modified_files, model)
+def tag(model: Any) -> None:
+    """Say on the model card that the model is quantized."""
     tags = list(model.model_tags or [])
-    model.model_tags = [*tags, *(tag for tag in ("hf_quant", "quantized") if tag not in tags)]
+    model.model_tags = [*tags, *(tag for tag in _TAGS if tag not in tags)]
 
 
-def uninstall(model: Any) -> None:
-    """Undo `install`."""
-    for name in ("save_pretrained", "_upload_modified_files"):
-        model.__dict__.pop(name, None)
+def untag(model: Any) -> None:
+    """Undo `tag`."""
     if model.model_tags:
-        model.model_tags = [tag for tag in model.model_tags if tag not in ("hf_quant", "quantized")] or None
+        model.model_tags = [tag for tag in model.model_tags if tag not in _TAGS] or None
 
 
-def save_pretrained(model: Any, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+def save_pretrained(
+    model: Any,
+    save_directory: str | os.PathLike[str],
+    is_main_process: bool = True,
+    state_dict: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> None:
     """``PreTrainedModel.save_pretrained`` that writes to a staging directory first.
 
     Args:
         model: Quantized.
         save_directory: Where the checkpoint is to be; created when missing. Files of an earlier checkpoint are
             replaced once the new one is complete.
+        is_main_process: Whether this process is the one that writes.
+        state_dict: Tensors to save instead of the model's own, under the same names.
         **kwargs: As for ``PreTrainedModel.save_pretrained``.
 
     Raises:
         SaveError: The directory cannot be written or the disk is full; nothing was changed in it.
     """
-    write = functools.partial(type(model).save_pretrained, model)
-    if getattr(model, "_hf_peft_config_loaded", False) or not kwargs.get("is_main_process", True):
+    original = original_method("save_pretrained")
+    write = functools.partial(original, model, is_main_process=is_main_process, state_dict=state_dict)
+    if getattr(model, "_hf_peft_config_loaded", False) or not is_main_process:
         write(save_directory, **kwargs)
         return
     push = kwargs.pop("push_to_hub", False)
-    hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
-    for name in _HUB_ARGUMENTS[:-2]:
-        kwargs.pop(name, None)
+    hub_names = inspect.signature(PushToHubMixin.push_to_hub).parameters
+    hub = {name: kwargs[name] for name in kwargs if name in hub_names}
+    kwargs = {name: value for name, value in kwargs.items() if name not in hub or name in _SHARED_ARGUMENTS}
     target = Path(save_directory)
-    if target.exists() and not target.is_dir():
-        raise SaveError(f"{target} is a file: give a directory to save to")
     staging = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        write(staging, **kwargs)
+        if target.exists() and not target.is_dir():
+            raise NotADirectoryError("it is a file; give a directory to save to")
+        staging = _make_staging(target)
+        with _tensors_to_save(model, state_dict):
+            write(staging, **kwargs)
         _correct_dtype(model, staging)
-        extend_card(model, staging, existing=target / "README.md")
-        _publish(staging, target)
-    except OSError as error:
-        raise SaveError(f"cannot save to {target}: {error}. Nothing was changed there; free space or rights") from error
-    except Exception as error:
+        extend_card(model, staging, existing=target / "README.md", source=target.name)
+        _share(staging)
+        _publish(staging, target, kwargs.get("variant"))
+    except (OSError, SafetensorError) as error:
         # safetensors reports a full disk as an error of its own.
-        if type(error).__name__ != "SafetensorError":
-            raise
         raise SaveError(f"cannot save to {target}: {error}. Nothing was changed there; free space or rights") from error
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
     if push:
         model.push_to_hub(hub.pop("repo_id", target.name), **hub)
+
+
+@contextlib.contextmanager
+def _tensors_to_save(model: Any, state_dict: dict[str, Any] | None) -> Iterator[None]:
+    # Transformers asks the quantizer of a quantized model for the tensors, and forgets those it was given.
+    if state_dict is None:
+        yield
+        return
+    model.hf_quantizer.get_state_dict_and_metadata = lambda model: (dict(state_dict), {})
+    try:
+        yield
+    finally:
+        del model.hf_quantizer.get_state_dict_and_metadata
+
+
+def _make_staging(target: Path) -> Path:
+    # Inside a directory that exists: its parent may be another file system (a mounted volume), or not ours to write.
+    place = target if target.is_dir() else target.parent
+    place.mkdir(parents=True, exist_ok=True)
+    staging = place / f".{target.name}.{uuid.uuid4().hex[:8]}"
+    staging.mkdir()
+    return staging
+
+
+def _share(directory: Path) -> None:
+    # safetensors makes its files private to the user; the others have the mode that the umask asks for.
+    mode = stat.S_IMODE((directory / "config.json").stat().st_mode)
+    for path in directory.glob("*.safetensors"):
+        path.chmod(mode)
 
 
 def _correct_dtype(model: Any, directory: Path) -> None:
@@ -90,23 +130,46 @@ def _correct_dtype(model: Any, directory: Path) -> None:
         model.config.save_pretrained(directory)
 
 
-def _publish(staging: Path, target: Path) -> None:
-    mask = os.umask(0)
-    os.umask(mask)
-    staging.chmod(0o777 & ~mask)
+def _publish(staging: Path, target: Path, variant: str | None) -> None:
     if not target.exists():
         staging.rename(target)
         return
-    written = {path.name for path in staging.iterdir()}
     # config.json goes last: until it names the new plan, the directory is the old checkpoint or plainly broken.
-    for name in sorted(written, key=lambda name: (name == "config.json", name)):
-        os.replace(staging / name, target / name)
-    for path in target.glob("model*.safetensors*"):
-        if path.name not in written:
+    written = sorted((path.name for path in staging.iterdir()), key=lambda name: (name == "config.json", name))
+    files = (path.name for path in target.iterdir() if not path.is_dir())
+    stale = [name for name in files if name not in written and _is_weights(name, variant)]
+    in_the_way = [name for name in written if (target / name).is_dir() and not (staging / name).is_dir()]
+    if in_the_way:
+        raise IsADirectoryError(f"{target / in_the_way[0]} is a directory where a file has to go; move it away")
+    earlier = staging / ".earlier"
+    earlier.mkdir()
+    placed: list[Path] = []
+    try:
+        for name in [*stale, *written]:
+            if os.path.lexists(target / name):
+                (target / name).rename(earlier / name)
+            if name not in stale:
+                placed.append((staging / name).rename(target / name))
+    except OSError:
+        for path in placed:
             path.unlink()
+        for path in list(earlier.iterdir()):
+            path.rename(target / path.name)
+        raise
 
 
-def _upload_modified_files(model: Any, working_dir: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-    # push_to_hub puts a generic card over the one that was saved, just before it calls this.
-    extend_card(model, Path(working_dir), existing=Path(working_dir) / "README.md")
-    return type(model)._upload_modified_files(model, working_dir, *args, **kwargs)
+def _is_weights(name: str, variant: str | None) -> bool:
+    # What an earlier save with this variant wrote; everything else in the directory is somebody's own.
+    infix = f".{re.escape(variant)}" if variant else ""
+    return (
+        re.fullmatch(rf"model{infix}(-\d{{5}}-of-\d{{5}})?\.safetensors|model\.safetensors\.index{infix}\.json", name)
+        is not None
+    )
+
+
+def upload_modified_files(
+    model: Any, working_dir: str | os.PathLike[str], repo_id: str, *args: Any, **kwargs: Any
+) -> Any:
+    """Extend the card of what is about to be uploaded: ``push_to_hub`` has just put a generic one over ours."""
+    extend_card(model, Path(working_dir), existing=Path(working_dir) / "README.md", source=repo_id)
+    return original_method("_upload_modified_files")(model, working_dir, repo_id, *args, **kwargs)

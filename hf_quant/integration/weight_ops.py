@@ -42,8 +42,7 @@ class QuantizeOnLoad(ConversionOps):
         converted = {f"{name}.{key}": tensor for key, tensor in tensors.items()}
         source = self.ties.get(name)
         if source is not None and f"{source}.weight" not in self.in_checkpoint:
-            # Transformers ties the codes of the source to these; the scales have to follow.
-            converted.update({f"{source}.{key}": value for key, value in tensors.items() if key != "weight"})
+            converted.update({f"{source}.{key}": value for key, value in tensors.items()})
         return converted
 
     def _tensors(self, module: QuantizedModule, weight: torch.Tensor, name: str) -> dict[str, torch.Tensor]:
