@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 
 import torch
-from benchmarks.memory import PeakAnonymous, in_fresh_process
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
 import hf_quant
+from benchmarks.memory import PeakAnonymous, in_fresh_process
 
 
 def make_checkpoint(folder: str, layers: int) -> int:

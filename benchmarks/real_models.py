@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.memory import PeakAnonymous, in_fresh_process
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+from benchmarks.memory import PeakAnonymous, in_fresh_process
 from hf_quant import HfQuantConfig, Scheme, TensorScheme
 from hf_quant.demo.packaged import gpt2_directory, minilm_directory, smollm2_directory
 from hf_quant.demo.quality import perplexity, topic_accuracy
