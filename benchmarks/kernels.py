@@ -46,7 +46,7 @@ def seconds(work: Callable[[], object], at_least: float = 0.01) -> float:
 
 def limits() -> tuple[float, float]:
     """Read bandwidth in bytes per second and int8 operations per second of this machine."""
-    block = torch.ones(64 << 20, dtype=torch.int32)
+    block = torch.ones(64 << 20)
     bandwidth = block.nbytes / min(seconds(block.sum) for _ in range(5))
     a, b = torch.ones(1024, 2048, dtype=torch.int8), torch.ones(2048, 2048, dtype=torch.int8)
     peak = 2 * 1024 * 2048 * 2048 / min(seconds(lambda: torch._int_mm(a, b.t())) for _ in range(5))
@@ -74,7 +74,7 @@ def cell(preset: str, width: int, rows: int, tokens: int, rounds: int, bandwidth
     own = statistics.median(row[0] for row in times)
     over_decoded = statistics.median(row[1] / row[0] for row in times)
     over_float = statistics.median(row[2] / row[0] for row in times)
-    error = (get_kernel("reference").run(input, operands, spec) - work[0]()).norm() / input.norm()
+    error = (get_kernel("reference").run(input, operands, spec) - work[0]()).norm() / work[0]().norm()
     share_bytes = solved.codes.nbytes / own / bandwidth
     share_peak = 2 * tokens * width * rows / own / peak
     print(
