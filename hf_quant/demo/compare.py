@@ -62,7 +62,7 @@ class Figures:
 
 
 def compare(model: str, quick: bool = False, precisions: tuple[str, ...] = PRECISIONS) -> Iterator[Figures]:
-    """Load `model` in each precision, each in a process of its own, and measure it there.
+    """Quantize, save, reload and measure `model` in each precision, each reload in a process of its own.
 
     Args:
         model: One of `MODELS`.
@@ -78,22 +78,31 @@ def compare(model: str, quick: bool = False, precisions: tuple[str, ...] = PRECI
     for precision in precisions:
         get_preset(precision)
     source = str(minilm_directory() if model == "minilm" else smollm2_directory())
-    for precision in tqdm(precisions, desc=f"{model}: load, run, save", leave=False):
-        # A fresh process each time: only then is its memory that of one model.
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            yield pool.submit(_measure, model, source, precision, quick).result()
+    for precision in tqdm(precisions, desc=f"{model}: quantize, save, reload, run", leave=False):
+        with tempfile.TemporaryDirectory() as folder:
+            # Fresh processes: only then is the memory of the second that of one model.
+            for work in (_save, _measure):
+                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                    figures = pool.submit(work, model, source, precision, folder, quick).result()
+        assert figures is not None
+        yield figures
 
 
-def _measure(model: str, source: str, precision: str, quick: bool) -> Figures:
-    # The parent shows one bar; the children's would write over it.
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+def _save(model: str, source: str, precision: str, folder: str, quick: bool) -> None:
+    _quiet()
+    config = None if precision == "fp32" else HfQuantConfig(precision)
+    loaded = _auto_class(model).from_pretrained(source, quantization_config=config, dtype=torch.float32)
+    loaded.save_pretrained(folder)
+
+
+def _measure(model: str, source: str, precision: str, folder: str, quick: bool) -> Figures:
+    _quiet()
     tokenizer = AutoTokenizer.from_pretrained(source)
     train, test = news_split()
     torch.randn(256, 256) @ torch.randn(256, 256)  # threads and libraries are up before memory is counted
     before = _resident()
-    config = None if precision == "fp32" else HfQuantConfig(precision)
-    loaded = _auto_class(model).from_pretrained(source, quantization_config=config, dtype=torch.float32)
+    loaded = _auto_class(model).from_pretrained(folder)
+    file_bytes = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
     if model == "minilm":
         latency, name = _encoder_latency(loaded, tokenizer, test[0][1]), "one text, 128 tokens"
     else:
@@ -106,9 +115,6 @@ def _measure(model: str, source: str, precision: str, quick: bool) -> Figures:
     else:
         quality = perplexity(loaded, tokenizer, [text for _, text in test[: 3 if quick else 20]])
         title, quality_name = "SmolLM2-135M (Llama), BBC news", "perplexity (lower is better)"
-    with tempfile.TemporaryDirectory() as folder:
-        loaded.save_pretrained(folder)
-        file_bytes = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
     return Figures(title, precision, file_bytes, resident, latency, name, quality, quality_name)
 
 
@@ -146,3 +152,9 @@ def _decoder_latency(model: Any, tokenizer: Any) -> float:
 
 def _auto_class(model: str) -> Any:
     return AutoModel if model == "minilm" else AutoModelForCausalLM
+
+
+def _quiet() -> None:
+    # The parent shows one bar; the children's would write over it.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()

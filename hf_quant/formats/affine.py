@@ -61,14 +61,15 @@ class AffineFormat:
         """Nearest codes (ties to even); `scale` and `zero_point` broadcast against `real`, which is float32."""
         codes = (real / scale).round_()
         if zero_point is not None:
-            codes += zero_point
+            # Cast first: an operation on two dtypes takes a slow path.
+            codes += zero_point.to(torch.float32)
         return codes.clamp_(self.quant_min, self.quant_max).to(self.dtype)
 
     def decode(self, codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None) -> torch.Tensor:
         """float32 values of `codes`; `scale` and `zero_point` broadcast against them."""
         real = codes.to(torch.float32)
         if zero_point is not None:
-            real -= zero_point
+            real -= zero_point.to(torch.float32)
         return real.mul_(scale)
 
     def quantize_input(
@@ -80,11 +81,13 @@ class AffineFormat:
             Codes of the shape of `real`; float32 scale ``[..., 1]`` (per token) or ``[1, ..., 1]``; zero point.
         """
         real = real.to(torch.float32)
-        dims = (-1,) if per_token else tuple(range(real.ndim))
+        shape = [*real.shape[:-1], 1] if per_token else [1] * real.ndim
+        low, high = torch.aminmax(real if per_token else real.flatten(), dim=-1, keepdim=True)
+        low, high = low.view(shape), high.view(shape)
         if self.symmetric:
-            scale, zero_point = self._symmetric_scale(real.abs().amax(dims, keepdim=True)), None
+            scale, zero_point = self._symmetric_scale(torch.maximum(high.abs(), low.abs())), None
         else:
-            scale, zero_point = self._asymmetric_grid(real.amin(dims, keepdim=True), real.amax(dims, keepdim=True))
+            scale, zero_point = self._asymmetric_grid(low, high)
         return self.encode(real, scale, zero_point), scale, zero_point
 
     def _symmetric_scale(self, largest: torch.Tensor) -> torch.Tensor:

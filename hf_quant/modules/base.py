@@ -15,6 +15,7 @@ from hf_quant.formats import affine_format
 from hf_quant.formats.packing import padding_is_zero, unpack, words_per_row
 from hf_quant.kernels.base import LinearOperands, LinearSpec
 from hf_quant.kernels.dispatch import get_kernel, select_kernel
+from hf_quant.modules.paging import page_out
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
@@ -112,6 +113,7 @@ class QuantizedModule(nn.Module):
             self.weight.data = self.weight.data.clone()
         self.packed = kernel.prepack(self.operands(), self.spec)
         if kernel.replaces_weight:
+            page_out(self.weight.data)
             stand_in = torch.zeros(1, dtype=torch.int32, device=self.weight.device).expand(self.weight.shape)
             self._parameters["weight"] = nn.Parameter(stand_in, requires_grad=False)
 
