@@ -31,19 +31,19 @@ def run(
     console = Console()
     for name in MODELS if model == "all" else [model]:
         console.print(_table(list(compare(name, quick))))
-    console.print("The same for a model of yours, with any of: " + ", ".join(PRESETS) + "\n", highlight=False)
+    console.print("The same for a model of yours (presets: " + ", ".join(PRESETS) + "):\n", highlight=False)
     typer.echo("    import hf_quant  # first: it registers the method with Transformers")
     typer.echo("    from transformers import AutoModelForCausalLM\n")
-    typer.echo('    config = hf_quant.HfQuantConfig("int8")')
+    typer.echo('    config = hf_quant.HfQuantConfig("int8")  # or "int4"')
     typer.echo('    model = AutoModelForCausalLM.from_pretrained("your/model", quantization_config=config)')
 
 
 def _table(rows: list[Figures]) -> Table:
     float32 = rows[0]
-    table = Table("config", "file", "resident", rows[0].latency_name, rows[0].quality_name, title=rows[0].title)
+    table = Table("", "file", "resident", rows[0].latency_name, rows[0].quality_name, title=rows[0].title)
     for row in rows:
         table.add_row(
-            "float32" if row is float32 else f'HfQuantConfig("{row.precision}")',
+            row.precision,
             f"{row.file_bytes / 1e6:.1f} MB ({row.file_bytes / float32.file_bytes:.0%})",
             f"{row.resident_bytes / 1e6:.0f} MB ({row.resident_bytes / float32.resident_bytes:.0%})",
             f"{row.latency_ms:.1f} ms ({float32.latency_ms / row.latency_ms:.2f}x)",
