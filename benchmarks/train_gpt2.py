@@ -32,7 +32,7 @@ from hf_quant.demo.texts import news_split
 EXAMPLES = """examples:
   python -m benchmarks.train_gpt2                          train into the cache, or do nothing if that was done
   python -m benchmarks.train_gpt2 --force --seed 1         train anew
-  python -m benchmarks.train_gpt2 --steps 50 --output /tmp/tiny-run
+  python -m benchmarks.train_gpt2 --steps 50 --output ./tiny-run
 """
 END = "<|endoftext|>"
 CONTEXT = 256
