@@ -7,8 +7,9 @@ import torch
 from hf_quant.algorithms.base import QuantizedWeight
 from hf_quant.config.scheme import TensorScheme
 from hf_quant.errors import WeightError
-from hf_quant.formats import AffineFormat, affine_format
+from hf_quant.formats import affine_format
 from hf_quant.formats.packing import pack, words_per_row
+from hf_quant.formats.rotation import hadamard, rotate
 
 _BLOCK_NUMBERS = 1 << 19
 """Weights handled at a time: temporaries stay in cache, and small beside the tensor itself."""
@@ -29,7 +30,7 @@ class RoundToNearest:
         rows, width = weight.shape
         format = affine_format(scheme)
         groups = width // scheme.group_size if scheme.group_size else 1
-        whole = _range_of_all(weight, format, name) if scheme.granularity == "tensor" else None
+        whole = _range_of_all(weight, scheme, name) if scheme.granularity == "tensor" else None
         shape = (1, 1) if whole is not None else (rows, groups)
         device = weight.device
         codes = torch.empty(rows, words_per_row(width, scheme.bits), dtype=torch.int32, device=device)
@@ -40,7 +41,7 @@ class RoundToNearest:
             if zero_point is not None and whole[1] is not None:
                 zero_point.copy_(whole[1])
         for part in _blocks(rows, width):
-            block = weight[part].to(torch.float32).unflatten(-1, (groups, -1))
+            block = rows_of(weight[part], scheme).unflatten(-1, (groups, -1))
             if whole is None:
                 scales, zeros = format.scale_and_zero_point(*_checked_range(block, -1, name))
                 scale[part] = scales
@@ -74,14 +75,20 @@ def _checked_range(block: torch.Tensor, dim: int, name: str) -> tuple[torch.Tens
     return low, high
 
 
-def _range_of_all(weight: torch.Tensor, format: AffineFormat, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _range_of_all(weight: torch.Tensor, scheme: TensorScheme, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
     parts = _blocks(*weight.shape)
     # Made beforehand: small tensors kept between the blocks would keep the allocator from using their memory again.
     extremes = torch.empty(2, len(parts), dtype=torch.float32, device=weight.device)
     for index, part in enumerate(parts):
-        low, high = _checked_range(weight[part].to(torch.float32).flatten(), 0, name)
+        low, high = _checked_range(rows_of(weight[part], scheme).flatten(), 0, name)
         extremes[0, index], extremes[1, index] = low, high
-    return format.scale_and_zero_point(extremes[0].amin(), extremes[1].amax())
+    return affine_format(scheme).scale_and_zero_point(extremes[0].amin(), extremes[1].amax())
+
+
+def rows_of(weight: torch.Tensor, scheme: TensorScheme) -> torch.Tensor:
+    """Rows as they are rounded: float32, rotated where the scheme says so."""
+    rows = weight.to(torch.float32)
+    return rows if scheme.rotation is None else rotate(rows, hadamard(scheme.rotation, weight.device))
 
 
 def _blocks(rows: int, width: int) -> list[slice]:

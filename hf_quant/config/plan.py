@@ -156,6 +156,10 @@ def fit(scheme: Scheme, candidate: Candidate, name: str) -> Scheme:
     weight, width = scheme.weight, candidate.width
     if candidate.kind == "embedding" and scheme.input is not None:
         scheme = replace(scheme, input=None)
+    if weight.rotation is not None and width % weight.rotation:
+        raise PlanError(
+            f"{name}: rotation={weight.rotation} does not divide its width {width}; use a smaller power of two"
+        )
     if weight.granularity != "group":
         return scheme
     if weight.group_size is None:

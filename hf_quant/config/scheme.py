@@ -16,6 +16,9 @@ FORMAT_BITS: dict[str, tuple[int, ...]] = {
 }
 """Formats and the widths each has; ``hf_quant.formats`` holds their numerics."""
 
+ROTATIONS = (16, 32, 64, 128, 256)
+"""Sizes of the blocks that weights and inputs can be rotated in."""
+
 GRANULARITIES = ("tensor", "channel", "group", "token")
 AUTO_GROUP_SIZES = (128, 64, 32)
 """Group sizes that a preset tries, largest first."""
@@ -34,6 +37,8 @@ class TensorScheme:
         group_size: Numbers that share a scale when ``granularity="group"``. None lets the plan take the
             largest of 128, 64, 32 that divides the width of the module.
         dynamic: Inputs only: scales are computed from each input. False means calibrated, static scales.
+        rotation: Weights only: rows are rotated in blocks of this many numbers (a power of two) by a Hadamard matrix
+            before they are quantized, and inputs before they are, which spreads outliers. None: no rotation.
 
     Raises:
         ConfigError: A value is out of range, or two values contradict each other.
@@ -45,6 +50,7 @@ class TensorScheme:
     granularity: str = "channel"
     group_size: int | None = None
     dynamic: bool = False
+    rotation: int | None = None
 
     def __post_init__(self) -> None:
         _check_types(self, {"format": str, "bits": int, "symmetric": bool, "granularity": str, "dynamic": bool})
@@ -61,6 +67,13 @@ class TensorScheme:
                 raise ConfigError(f'group_size={self.group_size} needs granularity="group", not {self.granularity!r}')
             if isinstance(self.group_size, bool) or not isinstance(self.group_size, int) or self.group_size < 1:
                 raise ConfigError(f"group_size must be a positive integer or None, not {self.group_size!r}")
+        if self.rotation is not None and (
+            isinstance(self.rotation, bool)
+            or not isinstance(self.rotation, int)
+            or self.rotation not in ROTATIONS
+            or not self.is_integer
+        ):
+            raise ConfigError(f"rotation is None or, for integer weights, one of {ROTATIONS}, not {self.rotation!r}")
         if not self.is_integer and (self.granularity == "group" or not self.symmetric):
             raise ConfigError(f"format {self.format!r} has no scales: leave symmetric and granularity as they are")
 
@@ -104,6 +117,8 @@ class Scheme:
             raise ConfigError(f'inputs are quantized per "token" or "tensor", not {self.input.granularity!r}')
         if self.input.bits not in (8, 16):
             raise ConfigError(f"inputs are quantized to 8 or 16 bits, not {self.input.bits}")
+        if self.input.rotation is not None:
+            raise ConfigError("rotation belongs to the weight: inputs are rotated to match it")
         if self.input.granularity == "token" and not self.input.dynamic:
             raise ConfigError('static inputs have one scale: use granularity="tensor", or dynamic=True')
 
@@ -116,7 +131,8 @@ class Scheme:
             text += f" g{weight.group_size or 'auto'}"
         elif weight.granularity == "tensor":
             text += " per tensor"
-        return text + ("" if weight.symmetric else " asym")
+        text += "" if weight.symmetric else " asym"
+        return text + (f" rot{weight.rotation}" if weight.rotation else "")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; inverse of `from_dict`."""

@@ -13,6 +13,7 @@ from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CheckpointError
 from hf_quant.formats import affine_format
 from hf_quant.formats.packing import padding_is_zero, unpack, words_per_row
+from hf_quant.formats.rotation import hadamard, rotate
 from hf_quant.kernels.base import LinearOperands, LinearSpec
 from hf_quant.kernels.dispatch import get_kernel, select_kernel
 from hf_quant.modules.paging import page_out
@@ -54,6 +55,7 @@ class QuantizedModule(nn.Module):
         self.tied = tied
         self.kernel: str | None = None
         self.packed: tuple[torch.Tensor, ...] = ()
+        self.rotation_matrix: torch.Tensor | None = None
         self.sharers: list[QuantizedModule] = []
         """Modules that share, or once shared, the weight of this one."""
         for name, (shape, dtype) in self._tensor_facts().items():
@@ -96,7 +98,19 @@ class QuantizedModule(nn.Module):
     def dequantized_weight(self) -> torch.Tensor:
         """The float32 weight ``[rows, width]`` that the codes stand for."""
         operands = replace(self.operands(), weight=self.neutral_weight().data, packed=())
-        return get_kernel("reference").dequantize(operands, self.spec)
+        weight = get_kernel("reference").dequantize(operands, self.spec)
+        size = self.spec.scheme.weight.rotation
+        return weight if size is None else rotate(weight, hadamard(size, weight.device))
+
+    def rotated(self, real: torch.Tensor) -> torch.Tensor:
+        """`real`, ``[..., width]``, as the scheme rotates it: in float32, or as it is without a rotation."""
+        size = self.spec.scheme.weight.rotation
+        if size is None:
+            return real
+        if self.rotation_matrix is None or self.rotation_matrix.device != real.device:
+            # Not a buffer: Transformers leaves those that are not in a checkpoint uninitialised.
+            self.rotation_matrix = hadamard(size, real.device)
+        return rotate(real, self.rotation_matrix)
 
     def prepack(self) -> None:
         """Choose the kernel for the device at hand and lay the weight out for it; a second call does nothing.
@@ -112,6 +126,8 @@ class QuantizedModule(nn.Module):
             # Tensors of a mapped file lie at any address. Through `data`, so that tied modules see it too.
             self.weight.data = self.weight.data.clone()
         self.packed = kernel.prepack(self.operands(), self.spec)
+        if self.spec.scheme.weight.rotation is not None:
+            self.rotation_matrix = hadamard(self.spec.scheme.weight.rotation, self.weight.device)
         if kernel.replaces_weight:
             page_out(self.weight.data)
             stand_in = torch.zeros(1, dtype=torch.int32, device=self.weight.device).expand(self.weight.shape)

@@ -45,9 +45,10 @@ class QuantizedEmbedding(QuantizedModule, nn.Embedding):  # type: ignore[misc]
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Rows of the table: ``[...] -> [..., embedding_dim]``."""
         self.check_deferred()
-        return ops.embedding(
-            input, self.weight, self.weight_scale, self.weight_zero_point, self.spec, self.output_like.dtype
-        )
+        dtype = self.output_like.dtype if self.spec.scheme.weight.rotation is None else torch.float32
+        rows = ops.embedding(input, self.weight, self.weight_scale, self.weight_zero_point, self.spec, dtype)
+        # A rotation is its own inverse.
+        return self.rotated(rows).to(self.output_like.dtype)
 
     def prepack(self) -> None:
         """Nothing to lay out: rows are gathered from the codes."""

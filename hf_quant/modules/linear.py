@@ -50,7 +50,8 @@ class QuantizedLinear(QuantizedModule, nn.Linear):  # type: ignore[misc]
             # Not prepacked, as when weights visit from disk: only codes as they are will do.
             self.check_deferred()
             self._choose_kernel(neutral_only=True)
-        return ops.linear(input, self.operands(), self.spec, str(self.kernel))
+        output = ops.linear(self.rotated(input), self.operands(), self.spec, str(self.kernel))
+        return output.to(input.dtype)
 
     def extra_repr(self) -> str:
         """Shapes, scheme and kernel."""
