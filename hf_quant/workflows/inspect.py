@@ -53,7 +53,7 @@ class InspectReport:
     @property
     def float_modules(self) -> dict[str, str]:
         """Modules that stayed float, to the reason."""
-        return {row.module: row.note for row in self.rows if not row.kernel and "codes" not in row.note and row.note}
+        return {row.module: row.note for row in self.rows if not row.kernel and row.note}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
