@@ -26,7 +26,11 @@ from hf_quant.demo.texts import news_split
 
 MODELS = {
     "minilm": (minilm_directory, AutoModel, ("fp32", "int8", "int8 rotated", "int4")),
-    "smollm2": (smollm2_directory, AutoModelForCausalLM, ("fp32", "int8", "int8 rotated", "w8a16", "int4", "int4 rotated", "w4a16")),
+    "smollm2": (
+        smollm2_directory,
+        AutoModelForCausalLM,
+        ("fp32", "int8", "int8 rotated", "w8a16", "int4", "int4 rotated", "w4a16"),
+    ),
     "gpt2": (gpt2_directory, AutoModelForCausalLM, ("fp32", "int8", "int4", "3 bits", "2 bits")),
 }
 
