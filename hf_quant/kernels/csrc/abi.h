@@ -1,0 +1,142 @@
+// The C interface between this library and hf_quant/kernels/native. It checks nothing: the Python side validates every
+// shape, dtype, stride and range before it passes a pointer.
+//
+// A program is an array of steps that run inside one parallel region. A step reads rows of floats (normalises, rotates
+// and quantizes them as it says), multiplies them with one or more packed weights, and writes rows of floats. A step
+// without an input of its own reads what the step before it wrote.
+
+#pragma once
+
+#include <cstdint>
+
+#define HF_QUANT_API extern "C" __attribute__((visibility("default")))
+
+namespace hf_quant {
+
+constexpr std::int32_t kAbiVersion = 2;
+
+enum Dtype : std::int32_t { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2 };
+enum Norm : std::int32_t { kNoNorm = 0, kRmsNorm = 1, kLayerNorm = 2 };
+enum Activation : std::int32_t { kNoActivation = 0, kGeluErf = 1, kGeluTanh = 2, kSilu = 3, kRelu = 4 };
+
+// How rows of floats become what weights are multiplied with.
+enum InputMode : std::int32_t {
+  kFloatInput = 0,        // not at all: weight-only
+  kTokenSymmetric = 1,    // 8 bits, one scale a row
+  kTokenAsymmetric = 2,   // 8 bits, one scale and zero point a row
+  kGroupSymmetric = 3,    // 8 bits, one scale a group of a row
+  kStatic = 4,            // 8 bits, scale and zero point given
+};
+
+enum Isa : std::int32_t { kPortable = 0, kAvx2 = 1, kAvx2Vnni = 2, kAvx512Vnni = 3, kNeonDot = 4, kNeonI8mm = 5 };
+
+// What a packed weight holds besides codes.
+enum WeightFlags : std::int32_t {
+  kHasZeros = 1,   // zero points of their own; otherwise the middle code is zero
+  kHasSums = 2,    // sums of codes per channel and group, for inputs with a zero point
+};
+
+struct Input {
+  const void* data;  // null: what the step before wrote
+  const void* norm_weight;
+  const void* norm_bias;
+  std::int64_t stride;  // elements from one row to the next
+  std::int32_t dtype;
+  std::int32_t norm_dtype;
+  std::int32_t width;
+  std::int32_t norm;
+  std::int32_t rotation;  // block size of the Hadamard rotation, or 0
+  std::int32_t mode;
+  std::int32_t group;  // of kGroupSymmetric
+  std::int32_t static_zero;
+  float static_scale;
+  float epsilon;
+  std::int32_t static_lowest;  // lowest code of kStatic: -127 or -128
+  std::int32_t reserved;
+};
+
+struct Weight {
+  const std::uint8_t* blocks;
+  const void* bias;
+  void* output;  // null: kept for the next step
+  std::int64_t output_stride;
+  std::int32_t channels;
+  std::int32_t bits;
+  std::int32_t group;  // inputs that share a scale; 0: all of them
+  std::int32_t flags;
+  std::int32_t bias_dtype;
+  std::int32_t reserved;
+};
+
+struct Step {
+  Input input;
+  const void* residual;  // added last; rows of output_dtype
+  std::int64_t residual_stride;
+  std::int64_t rows;
+  std::int32_t output_dtype;
+  std::int32_t activation;
+  std::int32_t gated;  // weights[0] is the gate: activation(gate) * weights[1], written where weights[0] says
+  std::int32_t weight_count;
+  Weight weights[4];
+};
+
+struct Embedding {
+  const void* indices;
+  const std::uint32_t* words;  // neutral codes [rows, words_per_row], or null
+  const void* scales;          // [rows, groups], float32, or bfloat16 when grouped
+  const std::int8_t* zeros;    // [rows, groups], or null
+  const std::uint8_t* blocks;  // where there are no words: a packed weight, which holds scales and zeros too
+  void* output;
+  std::int64_t count;
+  std::int64_t rows;
+  std::int64_t words_per_row;
+  std::int32_t index_bytes;  // 4 or 8
+  std::int32_t width;
+  std::int32_t bits;
+  std::int32_t group;
+  std::int32_t rotation;
+  std::int32_t output_dtype;
+  std::int32_t per_tensor;
+  std::int32_t flags;  // WeightFlags of the blocks
+};
+
+// Float weight to neutral codes.
+struct Quantize {
+  const void* data;
+  std::uint32_t* words;
+  void* scales;
+  std::int8_t* zeros;  // null: symmetric
+  std::int64_t rows;
+  std::int64_t stride;
+  std::int64_t words_per_row;
+  std::int32_t dtype;
+  std::int32_t width;
+  std::int32_t bits;
+  std::int32_t group;  // 0: one scale a row
+  std::int32_t rotation;
+  std::int32_t steps;  // 0: range between extremes; otherwise clipping that this many trials find best
+  float narrowest;     // share of the range that the narrowest trial keeps
+  std::int32_t reserved;
+};
+
+// What tensors do not say of a program, as the bytes of a tensor: how ops of torch are told.
+struct WeightSpec {
+  std::int32_t channels, bits, group, flags;
+};
+
+struct StepSpec {
+  std::int32_t width, mode, group, rotation, static_zero, static_lowest;
+  float static_scale;
+  std::int32_t activation, gated, weight_count;
+  WeightSpec weights[4];
+};
+
+constexpr std::uint32_t kSpecMagic = 0x51464831;  // "1HFQ"
+
+struct ProgramSpec {
+  std::uint32_t magic;
+  std::int32_t count;
+  StepSpec steps[2];
+};
+
+}  // namespace hf_quant
