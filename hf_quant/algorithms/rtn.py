@@ -7,12 +7,15 @@ import torch
 from hf_quant.algorithms.base import QuantizedWeight
 from hf_quant.config.scheme import TensorScheme
 from hf_quant.errors import WeightError
-from hf_quant.formats import affine_format
+from hf_quant.formats import affine_format, scale_dtype
 from hf_quant.formats.packing import pack, words_per_row
-from hf_quant.formats.rotation import hadamard, rotate
+from hf_quant.formats.rotation import rotate
+from hf_quant.kernels.native.weights import can_quantize, quantize_rows
 
 _BLOCK_NUMBERS = 1 << 19
 """Weights handled at a time: temporaries stay in cache, and small beside the tensor itself."""
+
+_NOT_FINITE = "{} holds NaN or Inf: repair the checkpoint, or keep the module float with modules_to_not_convert"
 
 
 class RoundToNearest:
@@ -34,8 +37,12 @@ class RoundToNearest:
         shape = (1, 1) if whole is not None else (rows, groups)
         device = weight.device
         codes = torch.empty(rows, words_per_row(width, scheme.bits), dtype=torch.int32, device=device)
-        scale = torch.empty(shape, dtype=torch.float32, device=device)
+        scale = torch.empty(shape, dtype=scale_dtype(scheme), device=device)
         zero_point = None if scheme.symmetric else torch.empty(shape, dtype=format.dtype, device=device)
+        if can_quantize(weight, scheme):
+            if not quantize_rows(weight, scheme, codes, scale, zero_point):
+                raise WeightError(_NOT_FINITE.format(name))
+            return QuantizedWeight(codes, scale, zero_point)
         if whole is not None:
             scale.copy_(whole[0])
             if zero_point is not None and whole[1] is not None:
@@ -69,9 +76,7 @@ def _checked_range(block: torch.Tensor, dim: int, name: str) -> tuple[torch.Tens
     low, high = torch.aminmax(block, dim=dim)
     # aminmax lets NaN through, and an infinity is an extreme: no pass over the weights of its own is needed.
     if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
-        raise WeightError(
-            f"{name} holds NaN or Inf: repair the checkpoint, or keep the module float with modules_to_not_convert"
-        )
+        raise WeightError(_NOT_FINITE.format(name))
     return low, high
 
 
@@ -88,7 +93,7 @@ def _range_of_all(weight: torch.Tensor, scheme: TensorScheme, name: str) -> tupl
 def rows_of(weight: torch.Tensor, scheme: TensorScheme) -> torch.Tensor:
     """Rows as they are rounded: float32, rotated where the scheme says so."""
     rows = weight.to(torch.float32)
-    return rows if scheme.rotation is None else rotate(rows, hadamard(scheme.rotation, weight.device))
+    return rows if scheme.rotation is None else rotate(rows, scheme.rotation)
 
 
 def _blocks(rows: int, width: int) -> list[slice]:

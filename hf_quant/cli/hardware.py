@@ -16,6 +16,8 @@ def run() -> None:
         hf-quant hardware
 
         HF_QUANT_KERNEL=aten_dequantize hf-quant hardware
+
+        HF_QUANT_ISA=avx2 hf-quant hardware
     """
     report = hardware_report()
     console = Console()
@@ -23,7 +25,14 @@ def run() -> None:
     console.print(f"CPU: {report.cpu}, {report.threads} threads", highlight=False)
     console.print(
         f"ATen kernels for {features.capability}; VNNI {_yes(features.vnni)}, bfloat16 {_yes(features.bf16)}, "
-        f"AMX {_yes(features.amx)}; native library {'installed' if report.native_library else 'not installed'}",
+        f"AMX {_yes(features.amx)}",
+        highlight=False,
+    )
+    others = ", ".join(name for name in report.runnable_isas if name != report.native_isa)
+    console.print(
+        f"Native kernels for {report.native_isa}; HF_QUANT_ISA can force {others}"
+        if report.native_isa
+        else "Native kernels: none. Install from source where there is a C++ compiler to get them",
         highlight=False,
     )
     if report.forced_kernel:

@@ -141,14 +141,16 @@ class Plan:
 def preset_plan(preset: str, candidates: Mapping[str, Candidate]) -> Plan:
     """The resolved plan of a preset for the modules of one model."""
     table = get_preset(preset)
-    return Plan({name: table.for_kind(candidate.kind) for name, candidate in candidates.items()}).resolve(candidates)
+    return Plan({name: table.scheme_for(entry.kind, entry.width) for name, entry in candidates.items()}).resolve(
+        candidates
+    )
 
 
 def fit(scheme: Scheme, candidate: Candidate, name: str) -> Scheme:
     """`scheme` as it applies to one module: group size settled, and no input format for an embedding.
 
     An automatic group size becomes the largest of 128, 64, 32 that divides the width; where none does, one
-    group spans the whole row, which is one scale per channel.
+    group spans the whole row, which is one scale per channel, or per token for inputs.
 
     Raises:
         PlanError: An explicit group size does not divide the width.
@@ -164,8 +166,11 @@ def fit(scheme: Scheme, candidate: Candidate, name: str) -> Scheme:
         return scheme
     if weight.group_size is None:
         size = next((size for size in AUTO_GROUP_SIZES if width % size == 0), None)
-        granularity = "channel" if size is None else "group"
-        return replace(scheme, weight=replace(weight, granularity=granularity, group_size=size))
+        weight = replace(weight, granularity="channel" if size is None else "group", group_size=size)
+        input = scheme.input
+        if input is not None and input.granularity == "group":
+            input = replace(input, granularity="token" if size is None else "group", group_size=size)
+        return Scheme(weight, input)
     if width % weight.group_size:
         fitting = [size for size in range(8, width + 1) if width % size == 0] or [width]
         raise PlanError(

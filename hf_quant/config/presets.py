@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from hf_quant.config.scheme import Scheme, TensorScheme
+from hf_quant.config.scheme import ROTATIONS, Scheme, TensorScheme
 from hf_quant.errors import UnknownName
 from hf_quant.registry import unknown
 
@@ -22,17 +22,33 @@ class Preset:
     head: Scheme
     summary: str
 
-    def for_kind(self, kind: str) -> Scheme:
-        """The scheme for a module kind: ``"linear"``, ``"embedding"`` or ``"head"``."""
-        return {"linear": self.linear, "embedding": self.embedding, "head": self.head}[kind]
+    def scheme_for(self, kind: str, width: int) -> Scheme:
+        """The scheme for a module of a kind (``"linear"``, ``"embedding"`` or ``"head"``) and width.
+
+        A rotation whose blocks do not divide the width gives way to the largest smaller one that does, or to none.
+        """
+        scheme = {"linear": self.linear, "embedding": self.embedding, "head": self.head}[kind]
+        return rotated(scheme, scheme.weight.rotation or 0, width)
 
 
-_PER_CHANNEL_8 = TensorScheme(bits=8)
+def rotated(scheme: Scheme, most: int, width: int) -> Scheme:
+    """`scheme` with weights rotated in the largest blocks of at most `most` numbers that divide `width`, if any do."""
+    fitting = [size for size in ROTATIONS if size <= most and width % size == 0]
+    rotation = max(fitting, default=None) if scheme.weight.is_integer else None
+    if rotation == scheme.weight.rotation:
+        return scheme
+    return replace(scheme, weight=replace(scheme.weight, rotation=rotation))
+
+
+# Rotated, which spreads the outliers of language models: without data, W8A8 then loses a tenth of what it would.
+_PER_CHANNEL_8 = TensorScheme(bits=8, rotation=64)
 _PER_CHANNEL_16 = TensorScheme(bits=16)
 _GROUPS_4 = TensorScheme(bits=4, symmetric=False, granularity="group")
 # Asymmetric, since the outliers of a token mostly lie on one side: the step is up to half as wide, at no cost where
 # kernels take unsigned activations anyway.
 _PER_TOKEN_8 = TensorScheme(bits=8, symmetric=False, granularity="token", dynamic=True)
+# An outlier coarsens its own group only; kernels for weights in groups scale group by group anyway.
+_PER_GROUP_8 = TensorScheme(bits=8, granularity="group", dynamic=True)
 _PER_TOKEN_16 = TensorScheme(bits=16, granularity="token", dynamic=True)
 
 
@@ -55,19 +71,19 @@ PRESETS: dict[str, Preset] = {
         Scheme(_PER_CHANNEL_8, _PER_TOKEN_8),
         Scheme(_PER_CHANNEL_8),
         Scheme(_PER_CHANNEL_8, _PER_TOKEN_8),
-        "W8A8: symmetric weights per channel, asymmetric activations per token (dynamic)",
+        "W8A8: symmetric weights per channel, asymmetric activations per token (dynamic), both rotated in blocks",
     ),
     "w8a16": Preset(
         Scheme(_PER_CHANNEL_8),
         Scheme(_PER_CHANNEL_8),
         Scheme(_PER_CHANNEL_8),
-        "weight-only INT8: float activations",
+        "weight-only INT8, rotated in blocks: float activations",
     ),
     "int4": Preset(
-        Scheme(_GROUPS_4, _PER_TOKEN_8),
+        Scheme(_GROUPS_4, _PER_GROUP_8),
         Scheme(_PER_CHANNEL_8),
         Scheme(_PER_CHANNEL_8, _PER_TOKEN_8),
-        "W4A8: asymmetric weights in groups of 128 (64, 32), activations as int8; embeddings and heads INT8",
+        "W4A8: asymmetric weights and symmetric activations in groups of 128 (64, 32); embeddings and heads INT8",
     ),
     "w4a16": Preset(
         Scheme(_GROUPS_4),

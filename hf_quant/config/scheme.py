@@ -33,9 +33,9 @@ class TensorScheme:
         bits: Bits per number: 2 to 8 or 16 for ``int``, 16 or 32 for ``float``, 16 for ``bfloat``.
         symmetric: ``int`` only: zero point 0. Otherwise a zero point is stored with each scale.
         granularity: What shares one scale: the whole ``"tensor"``, an output ``"channel"`` (a row of an
-            embedding), a ``"group"`` of inputs within a channel, or, for inputs, a ``"token"``.
+            embedding), a ``"group"`` of inputs within a channel or a token, or, for inputs, a ``"token"``.
         group_size: Numbers that share a scale when ``granularity="group"``. None lets the plan take the
-            largest of 128, 64, 32 that divides the width of the module.
+            largest of 128, 64, 32 that divides the width of the module; inputs have the groups of their weight.
         dynamic: Inputs only: scales are computed from each input. False means calibrated, static scales.
         rotation: Weights only: rows are rotated in blocks of this many numbers (a power of two) by a Hadamard matrix
             before they are quantized, and inputs before they are, which spreads outliers. None: no rotation.
@@ -98,7 +98,8 @@ class Scheme:
     """The formats of a module's weight and input; ``input=None`` leaves activations in float.
 
     Raises:
-        ConfigError: A weight given per token or as dynamic, or an input per channel or group.
+        ConfigError: A weight given per token or as dynamic, or an input per channel, or in groups that are not those of
+            the weight.
     """
 
     weight: TensorScheme
@@ -113,14 +114,22 @@ class Scheme:
             return
         if not (self.weight.is_integer and self.input.is_integer):
             raise ConfigError("input is None (float activations) or an integer format beside an integer weight")
-        if self.input.granularity not in ("token", "tensor"):
-            raise ConfigError(f'inputs are quantized per "token" or "tensor", not {self.input.granularity!r}')
+        if self.input.granularity not in ("token", "tensor", "group"):
+            raise ConfigError(f'inputs are quantized per "token", "tensor" or "group", not {self.input.granularity!r}')
         if self.input.bits not in (8, 16):
             raise ConfigError(f"inputs are quantized to 8 or 16 bits, not {self.input.bits}")
         if self.input.rotation is not None:
             raise ConfigError("rotation belongs to the weight: inputs are rotated to match it")
-        if self.input.granularity == "token" and not self.input.dynamic:
+        if self.input.granularity in ("token", "group") and not self.input.dynamic:
             raise ConfigError('static inputs have one scale: use granularity="tensor", or dynamic=True')
+        if self.input.granularity == "group":
+            if not self.input.symmetric or self.input.bits != 8:
+                raise ConfigError("inputs in groups are symmetric, of 8 bits: one scale a group says enough")
+            if self.weight.granularity != "group" or self.input.group_size != self.weight.group_size:
+                raise ConfigError(
+                    f"inputs in groups of {self.input.group_size} need weights in the same groups, "
+                    f"not {self.weight.granularity} {self.weight.group_size or ''}; leave both group sizes out to match"
+                )
 
     def __str__(self) -> str:
         weight = self.weight

@@ -13,7 +13,12 @@ _FLOAT_DTYPES = {("float", 32): torch.float32, ("float", 16): torch.float16, ("b
 
 def affine_format(scheme: TensorScheme) -> AffineFormat:
     """The integer format that `scheme` names."""
-    return AffineFormat(scheme.bits, scheme.symmetric)
+    return AffineFormat(scheme.bits, scheme.symmetric, scale_dtype(scheme))
+
+
+def scale_dtype(scheme: TensorScheme) -> torch.dtype:
+    """What scales are stored in: those of a weight in groups are many, and bfloat16 keeps them small."""
+    return torch.bfloat16 if scheme.granularity == "group" and not scheme.dynamic else torch.float32
 
 
 def float_format(scheme: TensorScheme) -> FloatFormat:

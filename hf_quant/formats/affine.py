@@ -19,10 +19,16 @@ class AffineFormat:
 
     Symmetric formats have zero point 0. From 8 bits up they leave the lowest code out, so that ``-absmax`` and
     ``absmax`` are both exact; below, where one code of four to sixteen matters, all codes are used.
+
+    Args:
+        bits: Width of a code.
+        symmetric: Whether zero points are 0.
+        scale_dtype: What scales are stored in, and rounded to: float32 or bfloat16.
     """
 
     bits: int
     symmetric: bool = True
+    scale_dtype: torch.dtype = torch.float32
 
     @property
     def quant_min(self) -> int:
@@ -47,19 +53,24 @@ class AffineFormat:
             high: Largest values, of the shape of `low`.
 
         Returns:
-            float32 scale, at least the smallest normal float32 and small enough that every code decodes to a finite
-            number, and the zero point (None when symmetric). The grid always holds zero, so the range is widened to
-            include it. Where a bound is NaN or infinite, so is the scale or what it decodes to.
+            float32 scale that `scale_dtype` holds exactly, at least the smallest normal float32 and small enough that
+            every code decodes to a finite number, and the zero point (None when symmetric). The grid always holds
+            zero, so the range is widened to include it. Where a bound is NaN or infinite, so is the scale or what it
+            decodes to.
         """
         if self.symmetric:
-            return _capped(self._symmetric_scale(torch.maximum(high.abs(), low.abs())), -self.quant_min), None
+            scale = self._stored(self._symmetric_scale(torch.maximum(high.abs(), low.abs())))
+            return self._capped(scale, torch.full_like(scale, -self.quant_min)), None
         scale, zero_point = self._asymmetric_grid(low, high)
         wide = zero_point.to(torch.float32)
-        return _capped(scale, torch.maximum(self.quant_max - wide, wide - self.quant_min)), zero_point
+        return self._capped(scale, torch.maximum(self.quant_max - wide, wide - self.quant_min)), zero_point
 
     def encode(self, real: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None) -> torch.Tensor:
-        """Nearest codes (ties to even); `scale` and `zero_point` broadcast against `real`, which is float32."""
-        codes = (real / scale).round_()
+        """Nearest codes (ties to even); `scale` and `zero_point` broadcast against `real`, which is float32.
+
+        Reals are multiplied by the scale's reciprocal, which is rounded to float32, as kernels do.
+        """
+        codes = (real * scale.reciprocal()).round_()
         if zero_point is not None:
             # Cast first: an operation on two dtypes takes a slow path.
             codes += zero_point.to(torch.float32)
@@ -73,16 +84,25 @@ class AffineFormat:
         return real.mul_(scale)
 
     def quantize_input(
-        self, real: torch.Tensor, per_token: bool
+        self, real: torch.Tensor, group_size: int | None = None, per_tensor: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Dynamic quantization of activations ``[..., features]``.
+        """Dynamic quantization of activations ``[..., features]``, per token unless told otherwise.
+
+        Args:
+            real: Floats.
+            group_size: Features of a token that share a scale; None for all of them.
+            per_tensor: One scale for everything.
 
         Returns:
-            Codes of the shape of `real`; float32 scale ``[..., 1]`` (per token) or ``[1, ..., 1]``; zero point.
+            Codes of the shape of `real`; float32 scale ``[..., 1]``, ``[..., groups]`` or ``[1, ..., 1]``; zero point
+            of that shape, or None.
         """
         real = real.to(torch.float32)
-        shape = [*real.shape[:-1], 1] if per_token else [1] * real.ndim
-        low, high = torch.aminmax(real if per_token else real.flatten(), dim=-1, keepdim=True)
+        if group_size is not None:
+            codes, scale, zero_point = self.quantize_input(real.unflatten(-1, (-1, group_size)))
+            return codes.flatten(-2), scale.squeeze(-1), None if zero_point is None else zero_point.squeeze(-1)
+        shape = [1] * real.ndim if per_tensor else [*real.shape[:-1], 1]
+        low, high = torch.aminmax(real.flatten() if per_tensor else real, dim=-1, keepdim=True)
         low, high = low.view(shape), high.view(shape)
         if self.symmetric:
             scale, zero_point = self._symmetric_scale(torch.maximum(high.abs(), low.abs())), None
@@ -96,11 +116,17 @@ class AffineFormat:
     def _asymmetric_grid(self, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         levels = self.quant_max - self.quant_min
         low, high = low.clamp(max=0), high.clamp(min=0)
-        scale = (high / levels - low / levels).clamp_(min=_TINY)
+        scale = self._stored((high / levels - low / levels).clamp_(min=_TINY))
         zero_point = (self.quant_min - low / scale).round_().clamp_(self.quant_min, self.quant_max)
         return scale, zero_point.to(self.dtype)
 
+    def _stored(self, scale: torch.Tensor) -> torch.Tensor:
+        return scale.to(self.scale_dtype).to(torch.float32)
 
-def _capped(scale: torch.Tensor, steps: torch.Tensor | int) -> torch.Tensor:
-    # An infinite scale stays: it comes from infinite values, which must not turn finite.
-    return torch.where(scale.isinf(), scale, scale.clamp(max=_HUGE / steps))
+    def _capped(self, scale: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        cap = _HUGE / steps
+        if self.scale_dtype is torch.bfloat16:
+            # Rounded down, so that it stays a cap: a bfloat16 is the upper half of a float32.
+            cap = (cap.view(torch.int32) & -0x10000).view(torch.float32)
+        # An infinite scale stays: it comes from infinite values, which must not turn finite.
+        return torch.where(scale.isinf(), scale, torch.minimum(scale, cap))

@@ -10,18 +10,22 @@ from __future__ import annotations
 import torch
 
 
-def hadamard(size: int, device: torch.device | str | None = None) -> torch.Tensor:
-    """The orthonormal, symmetric Hadamard matrix of Sylvester, float32 ``[size, size]``; `size` a power of two."""
-    matrix = torch.ones(1, 1, device=device)
-    while matrix.shape[0] < size:
-        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)], 0)
-    return matrix / size**0.5
+def rotate(real: torch.Tensor, size: int) -> torch.Tensor:
+    """`real`, ``[..., n]``, with each block of `size` numbers times the orthonormal Hadamard matrix; float32.
 
+    It is its own inverse. The butterfly adds neighbours first and halves last, as the native kernels do, so that both
+    round alike.
 
-def rotate(real: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """`real`, ``[..., n]``, with each block of ``matrix.shape[0]`` numbers multiplied by `matrix`; float32.
-
-    With a matrix from `hadamard` this is its own inverse.
+    Args:
+        real: Floats; `size` divides their last dimension.
+        size: A power of two.
     """
-    blocks = real.to(torch.float32).unflatten(-1, (-1, matrix.shape[0]))
-    return (blocks @ matrix).flatten(-2)
+    blocks = real.to(torch.float32).unflatten(-1, (-1, size))
+    step = 1
+    while step < size:
+        first, second = blocks.unflatten(-1, (-1, 2, step)).unbind(-2)
+        blocks = torch.stack([first + second, first - second], -2).flatten(-3)
+        step *= 2
+    # The factor as float32 arithmetic gives it.
+    factor = torch.tensor(size, dtype=torch.float32, device="cpu").sqrt().reciprocal().item()
+    return (blocks * factor).flatten(-2)

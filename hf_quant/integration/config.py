@@ -10,7 +10,7 @@ from typing import Any
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from hf_quant.config.plan import FORMAT_VERSION, Candidate, Plan, check_format_version, preset_plan
-from hf_quant.config.presets import PRESETS, get_preset
+from hf_quant.config.presets import PRESETS, get_preset, rotated
 from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.errors import ConfigError
 from hf_quant.registry import unknown
@@ -40,7 +40,7 @@ class HfQuantConfig(QuantizationConfigMixin):
         overrides: Patterns to a preset's name, a scheme or None (keep float), on top of `preset` or `scheme`.
             An exact name wins over patterns; among patterns the last that matches wins.
         rotation: Block size of a Hadamard rotation of every integer weight whose width it divides, and of the inputs to
-            match (`TensorScheme.rotation`): better quality without data, for one more small matmul per layer.
+            match (`TensorScheme.rotation`), instead of what the preset says: 64 for weights of 8 bits. 0 turns it off.
         modules_to_not_convert: Names, prefixes or name parts of modules to keep float, as in every Transformers
             quantizer. A module tied to one of them stays float with it.
         kept_float: Module name to the reason why it stayed float; written when a model is quantized.
@@ -90,7 +90,7 @@ class HfQuantConfig(QuantizationConfigMixin):
                 f"give exactly one of preset, scheme and plan; got {', '.join(given) or 'none'}. "
                 f"Presets: {', '.join(PRESETS)}"
             )
-        if rotation is not None:
+        if rotation is not None and (isinstance(rotation, bool) or rotation != 0):
             TensorScheme(rotation=rotation)  # checks the value
         self.rotation = rotation
         if self.plan is not None and (self.overrides or rotation is not None):
@@ -110,18 +110,26 @@ class HfQuantConfig(QuantizationConfigMixin):
             base = preset_plan(self.preset, candidates)
         else:
             assert self.scheme is not None
-            rows = TensorScheme(bits=8)
-            kinds = {"linear": self.scheme, "embedding": Scheme(rows), "head": Scheme(rows, self.scheme.input)}
-            base = Plan({name: kinds[entry.kind] for name, entry in candidates.items()}).resolve(candidates)
+            base = Plan({name: self._scheme_for(entry) for name, entry in candidates.items()}).resolve(candidates)
         modules = {**base.modules, **_resolve_overrides(self.overrides, candidates)} if self.overrides else base.modules
         if self.rotation is None:
             return Plan(modules)
-        return Plan({name: self._rotated(scheme, candidates[name].width) for name, scheme in modules.items()})
+        return Plan(
+            {
+                name: None if scheme is None else rotated(scheme, self.rotation, candidates[name].width)
+                for name, scheme in modules.items()
+            }
+        )
 
-    def _rotated(self, scheme: Scheme | None, width: int) -> Scheme | None:
-        if scheme is None or not scheme.weight.is_integer or self.rotation is None or width % self.rotation:
-            return scheme
-        return replace(scheme, weight=replace(scheme.weight, rotation=self.rotation))
+    def _scheme_for(self, candidate: Candidate) -> Scheme:
+        # Embeddings and heads as in the preset that quantizes inputs like the scheme of the linears does.
+        assert self.scheme is not None
+        if candidate.kind == "linear":
+            return self.scheme
+        input = self.scheme.input
+        if input is None or input.granularity == "group":
+            return PRESETS["w8a16" if input is None else "int8"].scheme_for(candidate.kind, candidate.width)
+        return replace(PRESETS["int8"].scheme_for(candidate.kind, candidate.width), input=input)
 
     def resolved(self, plan: Plan, kept_float: Mapping[str, str]) -> HfQuantConfig:
         """A config of the plan that a model was really quantized with; the preset's name is kept for people."""
@@ -159,17 +167,15 @@ class HfQuantConfig(QuantizationConfigMixin):
 
 
 def _resolve_overrides(overrides: Mapping[str, Any], candidates: Mapping[str, Candidate]) -> dict[str, Scheme | None]:
-    # A preset's name means another scheme for a linear than for an embedding, so it is resolved kind by kind.
-    per_kind: dict[str, dict[str, Scheme | None]] = {}
-    for kind in {entry.kind for entry in candidates.values()}:
-        per_kind[kind] = {
-            pattern: get_preset(value).for_kind(kind) if isinstance(value, str) else value
+    # A preset's name means another scheme for a linear than for an embedding, and for one width than for another.
+    resolved: dict[str, Scheme | None] = {}
+    for sort in set(candidates.values()):
+        rules = {
+            pattern: get_preset(value).scheme_for(sort.kind, sort.width) if isinstance(value, str) else value
             for pattern, value in overrides.items()
         }
-    resolved: dict[str, Scheme | None] = {}
-    for kind, rules in per_kind.items():
         plan = Plan(rules).resolve(candidates)
-        resolved.update({name: scheme for name, scheme in plan.modules.items() if candidates[name].kind == kind})
+        resolved.update({name: scheme for name, scheme in plan.modules.items() if candidates[name] == sort})
     return resolved
 
 

@@ -60,7 +60,7 @@ class QuantizeOnLoad(ConversionOps):
 
 
 def _placeholders(module: QuantizedModule) -> dict[str, torch.Tensor]:
-    facts = module._tensor_facts()
+    facts = module.tensor_facts()
     return {
         name: torch.ones(1, dtype=dtype).expand(shape)
         for name, (shape, dtype) in facts.items()

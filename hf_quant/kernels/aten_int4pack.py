@@ -8,7 +8,6 @@ and recovered bit for bit, and many tokens can be multiplied with a weight decod
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -16,7 +15,7 @@ import torch
 from hf_quant.formats.packing import pack, unpack
 from hf_quant.hardware.detect import cpu_features
 from hf_quant.kernels.base import LinearOperands, LinearSpec
-from hf_quant.kernels.weights import decode_rows, quantize_input
+from hf_quant.kernels.weights import fake_quantize_input, quantize_input, rotate_input
 
 _GROUP_SIZES = (256, 128, 64, 32)
 _DECODE_TOKENS = 96
@@ -36,6 +35,8 @@ class Int4PackKernel:
     name = "aten_int4pack"
     replaces_weight = True
     alignment = 1
+    fast = None
+    look_up = None
 
     def unsupported(self, spec: LinearSpec, device: torch.device) -> str | None:
         """2 to 4 bits, scales shared by a multiple of 32 inputs, 8-bit or float inputs, x86 CPUs."""
@@ -79,16 +80,13 @@ class Int4PackKernel:
         codes = _block_codes(packed[0], spec, slice(0, spec.out_features))
         return pack(codes.to(torch.int8).sub_(_OFFSET).t(), spec.scheme.weight.bits)
 
-    def dequantize(self, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
-        """The float32 weight ``[out, in]`` that the codes stand for."""
-        if operands.packed:
-            operands = replace(operands, weight=self.unpack(operands.packed, spec))
-        return decode_rows(operands, spec, slice(None))
-
     def run(self, input: torch.Tensor, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
         """``[tokens, in] -> [tokens, out]`` in the dtype of `input`."""
-        left, scale = input, None
-        if spec.scheme.input is not None:
+        left, scale = rotate_input(input, spec), None
+        if spec.scheme.input is not None and spec.scheme.input.granularity == "group":
+            # Each group has a scale of its own, so there is no integer product to be scaled afterwards.
+            left = fake_quantize_input(input, operands, spec)
+        elif spec.scheme.input is not None:
             left, scale, zero_point = quantize_input(input, operands, spec)
             if zero_point is not None:
                 # At most 255 in magnitude: bfloat16 holds it exactly.
@@ -120,7 +118,7 @@ class Int4PackKernel:
             weight = weight.unflatten(0, (spec.groups, spec.group_size))
             zero_point = operands.weight_zero_point
             weight -= _OFFSET if zero_point is None else zero_point[part].t()[:, None].to(torch.float32) + _OFFSET
-            weight *= operands.weight_scale[part].t()[:, None]
+            weight *= operands.weight_scale[part].t()[:, None].to(torch.float32)
             outputs.append(left @ weight.flatten(0, 1).to(dtype))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
 

@@ -8,6 +8,7 @@ from hf_quant.formats.packing import WORD_BITS, unpack
 from hf_quant.hardware.detect import cpu_features
 from hf_quant.kernels.aten_dequantize import DequantizeKernel
 from hf_quant.kernels.base import LinearOperands, LinearSpec
+from hf_quant.kernels.weights import rotate_input
 
 _DECODE_TOKENS = 48
 """ATen's op costs time in proportion to the tokens; past this many, decoding the weight once is cheaper."""
@@ -42,7 +43,7 @@ class Int8PackKernel(DequantizeKernel):
             return super().run(input, operands, spec)
         weight = _aligned(unpack(operands.weight, 8, spec.in_features))
         scale = operands.weight_scale.flatten().to(torch.bfloat16)
-        left = _aligned(input.to(torch.bfloat16).contiguous())
+        left = _aligned(rotate_input(input, spec).to(torch.bfloat16).contiguous())
         output = torch.ops.aten._weight_int8pack_mm(left, weight, scale)
         if operands.bias is not None:
             output = output + operands.bias

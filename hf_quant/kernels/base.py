@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from hf_quant.config.scheme import Scheme
+from hf_quant.formats import scale_dtype
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class LinearSpec:
         return self.in_features // self.group_size
 
     @property
+    def scale_dtype(self) -> torch.dtype:
+        """Dtype of `weight_scale`."""
+        return scale_dtype(self.scheme.weight)
+
+    @property
     def scale_shape(self) -> tuple[int, int]:
         """Shape of `weight_scale` and `weight_zero_point`."""
         return (1, 1) if self.scheme.weight.granularity == "tensor" else (self.out_features, self.groups)
@@ -46,7 +52,7 @@ class LinearOperands:
 
     Args:
         weight: Neutral codes, int32 ``[out, words]``; without storage once a kernel's `packed` replaces them.
-        weight_scale: float32 ``[out, groups]``, or ``[1, 1]`` per tensor.
+        weight_scale: float32 ``[out, 1]``, or ``[1, 1]`` per tensor, or bfloat16 ``[out, groups]`` in groups.
         weight_zero_point: int8 (int16 for 16 bits) of the shape of `weight_scale`; None when symmetric.
         bias: Float ``[out]`` or None.
         input_scale: float32 ``[1]`` for static inputs, else None.
@@ -63,14 +69,36 @@ class LinearOperands:
     packed: tuple[torch.Tensor, ...] = ()
 
 
+class FastLinear(Protocol):
+    """A shorter way to what `LinearKernel.run` does, for inputs that need no gradient."""
+
+    def __call__(
+        self, input: torch.Tensor, packed: tuple[torch.Tensor, ...], bias: torch.Tensor | None, spec: LinearSpec
+    ) -> torch.Tensor:
+        """``[..., in] -> [..., out]``; `packed` is what `prepack` returned."""
+
+
+class LookUp(Protocol):
+    """Rows of a weight in the layout of a kernel: what an embedding does that shares it with a head."""
+
+    def __call__(
+        self, indices: torch.Tensor, packed: tuple[torch.Tensor, ...], spec: LinearSpec, like: torch.Tensor
+    ) -> torch.Tensor:
+        """int64 or int32 ``[...]`` to rows ``[..., in]`` in the dtype of `like`; IndexError for one out of range."""
+
+
 class LinearKernel(Protocol):
-    """``input @ weight.T + bias`` with the numerics that the scheme names."""
+    """``input @ weight.T + bias`` with the numerics that the scheme names, its rotation of the input included."""
 
     name: str
     replaces_weight: bool
     """Whether `prepack` returns a layout from which `unpack` recovers the neutral codes."""
     alignment: int
     """Bytes that the address of the neutral codes has to be a multiple of, to be read without a copy."""
+    fast: FastLinear | None
+    """None where there is no shorter way than `run`."""
+    look_up: LookUp | None
+    """None where rows cannot be read from the layout."""
 
     def unsupported(self, spec: LinearSpec, device: torch.device) -> str | None:
         """Why this kernel cannot run `spec` on `device`; None when it can."""
@@ -84,15 +112,14 @@ class LinearKernel(Protocol):
     def run(self, input: torch.Tensor, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
         """``[tokens, in] -> [tokens, out]`` in the dtype of `input` (float32, bfloat16 or float16)."""
 
-    def dequantize(self, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
-        """The float32 weight ``[out, in]`` that the codes stand for."""
-
 
 class NeutralKernel:
     """Shared half of the kernels that read the neutral codes directly."""
 
     replaces_weight = False
     alignment = 1
+    fast: FastLinear | None = None
+    look_up: LookUp | None = None
 
     def prepack(self, operands: LinearOperands, spec: LinearSpec) -> tuple[torch.Tensor, ...]:
         """Nothing to do."""
@@ -101,12 +128,6 @@ class NeutralKernel:
     def unpack(self, packed: tuple[torch.Tensor, ...], spec: LinearSpec) -> torch.Tensor:
         """Never called: the weight was not replaced."""
         raise NotImplementedError
-
-    def dequantize(self, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
-        """The float32 weight ``[out, in]`` that the codes stand for."""
-        from hf_quant.kernels.weights import decode_rows
-
-        return decode_rows(operands, spec, slice(None))
 
 
 @lru_cache(maxsize=1024)

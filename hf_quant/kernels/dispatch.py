@@ -17,6 +17,7 @@ KERNEL_VARIABLE = "HF_QUANT_KERNEL"
 KERNELS = Registry(
     "kernel",
     {
+        "native": "hf_quant.kernels.native.linear:NativeKernel",
         "aten_int8": "hf_quant.kernels.aten_int8:Int8Kernel",
         "aten_int4pack": "hf_quant.kernels.aten_int4pack:Int4PackKernel",
         "aten_int8pack": "hf_quant.kernels.aten_int8pack:Int8PackKernel",

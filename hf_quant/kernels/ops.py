@@ -6,13 +6,16 @@ below, which skip the dispatcher where nothing needs it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from hf_quant.formats.rotation import rotate
 from hf_quant.kernels.base import LinearOperands, LinearSpec, spec_from_text
 from hf_quant.kernels.dispatch import get_kernel
 from hf_quant.kernels.reference import embedding as embedding_reference
+from hf_quant.kernels.weights import decode_rows
 
 _OPERANDS = (
     "Tensor weight, Tensor weight_scale, Tensor? weight_zero_point, Tensor? bias, "
@@ -79,6 +82,21 @@ def embedding(
     )
 
 
+def dequantize(operands: LinearOperands, spec: LinearSpec, kernel: str | None) -> torch.Tensor:
+    """The float32 weight ``[out, in]`` that the codes stand for, turned back where the scheme rotates it.
+
+    Args:
+        operands: With the neutral codes, or with what `kernel` made of them.
+        spec: What they mean.
+        kernel: Whose layout `operands` may hold; None for neutral codes.
+    """
+    if kernel is not None and operands.packed and get_kernel(kernel).replaces_weight:
+        operands = replace(operands, weight=get_kernel(kernel).unpack(operands.packed, spec))
+    weight = decode_rows(operands, spec, slice(None))
+    rotation = spec.scheme.weight.rotation
+    return weight if rotation is None else rotate(weight, rotation)
+
+
 def _linear_eager(input: torch.Tensor, operands: LinearOperands, spec: LinearSpec, kernel: str) -> torch.Tensor:
     tokens = input.reshape(-1, spec.in_features)
     if tokens.shape[0] == 0:
@@ -108,7 +126,7 @@ def _gradient(
     gradient: torch.Tensor, *operands: Any, scheme: str, in_features: int, out_features: int, kernel_name: str
 ) -> torch.Tensor:
     spec = spec_from_text(scheme, in_features, out_features)
-    weight = get_kernel(kernel_name).dequantize(_operands(operands), spec)
+    weight = dequantize(_operands(operands), spec, kernel_name)
     return gradient @ weight.to(gradient.dtype)
 
 

@@ -6,8 +6,9 @@ import torch
 
 from hf_quant.formats import affine_format
 from hf_quant.formats.packing import unpack
+from hf_quant.formats.rotation import rotate
 from hf_quant.kernels.base import LinearOperands, LinearSpec, NeutralKernel
-from hf_quant.kernels.weights import quantize_input
+from hf_quant.kernels.weights import quantize_input, rotate_input
 
 
 class ReferenceKernel(NeutralKernel):
@@ -24,19 +25,20 @@ class ReferenceKernel(NeutralKernel):
 
     def run(self, input: torch.Tensor, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
         """``[tokens, in] -> [tokens, out]`` in the dtype of `input`."""
+        groups = (spec.groups, spec.group_size)
         if spec.scheme.input is None:
-            left, input_scale = input.to(torch.float64), torch.ones(1, 1, dtype=torch.float64, device=input.device)
+            left = rotate_input(input, spec).to(torch.float64)
+            input_scale = torch.ones(1, 1, dtype=torch.float64, device=input.device)
         else:
             codes, scale, input_zero_point = quantize_input(input, operands, spec)
             left = codes.to(torch.float64) - (0 if input_zero_point is None else input_zero_point)
             input_scale = scale.to(torch.float64)
         right = unpack(operands.weight, spec.scheme.weight.bits, spec.in_features).to(torch.float64)
-        groups = (spec.groups, spec.group_size)
         right = right.unflatten(-1, groups)
         if operands.weight_zero_point is not None:
             right = right - operands.weight_zero_point[..., None]
         sums = torch.einsum("tgk,ogk->tog", left.unflatten(-1, groups), right)
-        output = (sums * operands.weight_scale.to(torch.float64)).sum(-1) * input_scale
+        output = (sums * operands.weight_scale.to(torch.float64) * input_scale[:, None]).sum(-1)
         if operands.bias is not None:
             output = output + operands.bias
         return output.to(input.dtype)
@@ -50,7 +52,7 @@ def embedding(
     spec: LinearSpec,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Rows of a quantized table: gathered as codes, then decoded; ``[*indices, in_features]`` in `dtype`."""
+    """Rows of a quantized table: gathered as codes, decoded, rotated back; ``[*indices, in_features]`` in `dtype`."""
     scheme = spec.scheme.weight
     words = torch.nn.functional.embedding(indices, weight)
     codes = unpack(words, scheme.bits, spec.in_features).unflatten(-1, (spec.groups, spec.group_size))
@@ -60,4 +62,5 @@ def embedding(
     scale = torch.nn.functional.embedding(rows, scale)
     zero_point = None if zero_point is None else torch.nn.functional.embedding(rows, zero_point)
     zero_point = None if zero_point is None else zero_point[..., None]
-    return affine_format(scheme).decode(codes, scale[..., None], zero_point).flatten(-2).to(dtype)
+    real = affine_format(scheme).decode(codes, scale[..., None].to(torch.float32), zero_point).flatten(-2)
+    return (real if scheme.rotation is None else rotate(real, scheme.rotation)).to(dtype)

@@ -6,11 +6,12 @@ import torch
 
 from hf_quant.formats import affine_format
 from hf_quant.formats.packing import unpack
+from hf_quant.formats.rotation import rotate
 from hf_quant.kernels.base import LinearOperands, LinearSpec
 
 
 def decode_rows(operands: LinearOperands, spec: LinearSpec, rows: slice) -> torch.Tensor:
-    """float32 weight of the output channels `rows`, ``[rows, in]``."""
+    """float32 weight of the output channels `rows`, ``[rows, in]``, rotated where the scheme says so."""
     scheme = spec.scheme.weight
     codes = unpack(operands.weight[rows], scheme.bits, spec.in_features).unflatten(-1, (spec.groups, spec.group_size))
     scale, zero_point = operands.weight_scale, operands.weight_zero_point
@@ -18,31 +19,48 @@ def decode_rows(operands: LinearOperands, spec: LinearSpec, rows: slice) -> torc
         scale = scale[rows]
         zero_point = None if zero_point is None else zero_point[rows]
     zero_point = None if zero_point is None else zero_point[..., None]
-    return affine_format(scheme).decode(codes, scale[..., None], zero_point).flatten(-2)
+    return affine_format(scheme).decode(codes, scale[..., None].to(torch.float32), zero_point).flatten(-2)
+
+
+def rotate_input(input: torch.Tensor, spec: LinearSpec) -> torch.Tensor:
+    """`input` as the scheme rotates it, in float32; as it is without a rotation."""
+    size = spec.scheme.weight.rotation
+    return input if size is None else rotate(input, size)
 
 
 def quantize_input(
     input: torch.Tensor, operands: LinearOperands, spec: LinearSpec
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Codes ``[tokens, in]``, scale (``[tokens, 1]`` or ``[1, 1]``) and zero point of an input that has a scheme.
+    """Codes ``[tokens, in]``, scale (``[tokens, 1]``, ``[tokens, groups]`` or ``[1, 1]``) and zero point of an input
+    that has a scheme, rotated before it is quantized where the scheme says so.
 
-    NaN in a token makes its scale NaN, so that no kernel turns it into a number.
+    NaN or Inf in a token makes its scale NaN, so that no kernel turns it into a number, and spoils no other token.
     """
     scheme = spec.scheme.input
     assert scheme is not None
     format = affine_format(scheme)
+    real = rotate_input(input, spec).to(torch.float32)
+    # Codes cannot say NaN: each token's scale carries it.
+    spoiled = ~real.isfinite().all(-1, keepdim=True)
+    real = real.masked_fill(spoiled, 0.0)
     if scheme.dynamic:
-        return format.quantize_input(input, per_token=scheme.granularity == "token")
-    assert operands.input_scale is not None
-    scale, zero_point = operands.input_scale.view(1, 1), operands.input_zero_point
-    zero_point = None if zero_point is None else zero_point.view(1, 1)
-    codes = format.encode(input.to(torch.float32), scale, zero_point)
-    # Codes cannot say NaN, and a static scale does not come from the input: each token's scale carries it.
-    return codes, scale.masked_fill(input.isnan().any(-1, keepdim=True), torch.nan), zero_point
+        per_tensor = scheme.granularity == "tensor"
+        codes, scale, zero_point = format.quantize_input(real, scheme.group_size, per_tensor)
+    else:
+        assert operands.input_scale is not None
+        scale, zero_point = operands.input_scale.view(1, 1), operands.input_zero_point
+        zero_point = None if zero_point is None else zero_point.view(1, 1)
+        codes = format.encode(real, scale, zero_point)
+    return codes, scale.masked_fill(spoiled, torch.nan), zero_point
 
 
 def fake_quantize_input(input: torch.Tensor, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
-    """The float32 values that the quantized input stands for; `input` itself when the scheme has none."""
+    """The float32 values that the quantized and rotated input stands for; unquantized when the scheme has none."""
     if spec.scheme.input is None:
-        return input
-    return affine_format(spec.scheme.input).decode(*quantize_input(input, operands, spec))
+        return rotate_input(input, spec)
+    codes, scale, zero_point = quantize_input(input, operands, spec)
+    group_size = spec.scheme.input.group_size
+    if group_size is None:
+        return affine_format(spec.scheme.input).decode(codes, scale, zero_point)
+    grouped = affine_format(spec.scheme.input).decode(codes.unflatten(-1, (-1, group_size)), scale[..., None])
+    return grouped.flatten(-2)

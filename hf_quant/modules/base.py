@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from hf_quant.config.scheme import Scheme
-from hf_quant.errors import CheckpointError
 from hf_quant.formats import affine_format
-from hf_quant.formats.packing import padding_is_zero, unpack, words_per_row
-from hf_quant.formats.rotation import hadamard, rotate
-from hf_quant.kernels.base import LinearOperands, LinearSpec
+from hf_quant.formats.packing import words_per_row
+from hf_quant.kernels import ops
+from hf_quant.kernels.base import FastLinear, LinearKernel, LinearOperands, LinearSpec, LookUp
 from hf_quant.kernels.dispatch import get_kernel, select_kernel
-from hf_quant.modules.paging import page_out
+from hf_quant.modules.paging import page_out, stand_in
+from hf_quant.modules.shared import SharedWeight
+from hf_quant.modules.validation import check_values
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
@@ -28,9 +29,9 @@ TensorFacts = dict[str, tuple[tuple[int, ...], torch.dtype]]
 class QuantizedModule(nn.Module):
     """Mixin of modules whose ``weight`` is int32 words of packed codes ``[rows, words]``.
 
-    ``weight_scale`` (float32) and ``weight_zero_point`` are buffers, so that nothing can make them trainable and no
-    cast of the model changes them. A module tied to another one shares that module's weight and scale and saves
-    neither.
+    ``weight_scale`` (float32, or bfloat16 in groups) and ``weight_zero_point`` are buffers, so that nothing can make
+    them trainable and no cast of the model changes them. A module tied to another one shares that module's weight and
+    scale and saves neither.
 
     Args (of `setup`):
         scheme: Formats of weight and input, group size settled.
@@ -46,6 +47,8 @@ class QuantizedModule(nn.Module):
     weight_zero_point: torch.Tensor | None
     input_scale: torch.Tensor | None
     input_zero_point: torch.Tensor | None
+    multiplies: bool
+    """Whether the weight is multiplied with, rather than looked up in."""
     unchecked: str | None = None
     """Name to report, while the values are still to be checked."""
 
@@ -55,10 +58,13 @@ class QuantizedModule(nn.Module):
         self.tied = tied
         self.kernel: str | None = None
         self.packed: tuple[torch.Tensor, ...] = ()
-        self.rotation_matrix: torch.Tensor | None = None
-        self.sharers: list[QuantizedModule] = []
-        """Modules that share, or once shared, the weight of this one."""
-        for name, (shape, dtype) in self._tensor_facts().items():
+        self.fast: FastLinear | None = None
+        self.look_up: LookUp | None = None
+        self.shared: SharedWeight | None = None
+        """Set where others read the weight too, or where it is another's."""
+        self.repack = False
+        """Whether to `prepack` at first use, as a copy does."""
+        for name, (shape, dtype) in self.tensor_facts().items():
             tensor = torch.empty(shape, dtype=dtype, device=device)
             if name == "weight":
                 self.weight = nn.Parameter(tensor, requires_grad=False)
@@ -71,7 +77,7 @@ class QuantizedModule(nn.Module):
     def saved_tensors(self) -> TensorFacts:
         """Name, shape and dtype of every quantized tensor this module writes to a checkpoint."""
         return {
-            name: facts for name, facts in self._tensor_facts().items() if not (self.tied and name.startswith("weight"))
+            name: facts for name, facts in self.tensor_facts().items() if not (self.tied and name.startswith("weight"))
         }
 
     def operands(self) -> LinearOperands:
@@ -93,101 +99,87 @@ class QuantizedModule(nn.Module):
 
     def neutral_weight(self) -> torch.Tensor:
         """The packed codes ``[rows, words]`` int32, recovered from the kernel's layout if that replaced them."""
-        return get_kernel(str(self.kernel)).unpack(self.packed, self.spec) if self.is_replaced else self.weight
+        if not self.is_replaced:
+            return self.weight
+        if self.shared is not None:
+            return self.shared.neutral()
+        return get_kernel(str(self.kernel)).unpack(self.packed, self.spec)
 
     def dequantized_weight(self) -> torch.Tensor:
         """The float32 weight ``[rows, width]`` that the codes stand for."""
         operands = replace(self.operands(), weight=self.neutral_weight().data, packed=())
-        weight = get_kernel("reference").dequantize(operands, self.spec)
-        size = self.spec.scheme.weight.rotation
-        return weight if size is None else rotate(weight, hadamard(size, weight.device))
-
-    def rotated(self, real: torch.Tensor) -> torch.Tensor:
-        """`real`, ``[..., width]``, as the scheme rotates it: in float32, or as it is without a rotation."""
-        size = self.spec.scheme.weight.rotation
-        if size is None:
-            return real
-        if self.rotation_matrix is None or self.rotation_matrix.device != real.device:
-            # Not a buffer: Transformers leaves those that are not in a checkpoint uninitialised.
-            self.rotation_matrix = hadamard(size, real.device)
-        return rotate(real, self.rotation_matrix)
+        return ops.dequantize(operands, self.spec, None)
 
     def prepack(self) -> None:
         """Choose the kernel for the device at hand and lay the weight out for it; a second call does nothing.
 
         A kernel with a layout of its own takes the place of the codes: `weight` keeps its shape and dtype but gives
-        up its storage. Tied weights stay as they are, since another module reads them.
+        up its storage. A weight that several modules read is laid out once, if one layout serves them all; otherwise
+        its codes stay as they are.
         """
-        if self.kernel is not None or self.weight.is_meta:
+        if self.kernel is not None or self.weight.is_meta or (self.shared is not None and self.shared.prepack()):
             return
-        self._choose_kernel(neutral_only=self.tied)
+        if not self.multiplies:
+            self.repack = False
+            return  # rows are gathered from the codes
+        self._choose_kernel(neutral_only=self.shared is not None)
         kernel = get_kernel(str(self.kernel))
         if self.weight.data_ptr() % kernel.alignment:
             # Tensors of a mapped file lie at any address. Through `data`, so that tied modules see it too.
             self.weight.data = self.weight.data.clone()
-        self.packed = kernel.prepack(self.operands(), self.spec)
-        if self.spec.scheme.weight.rotation is not None:
-            self.rotation_matrix = hadamard(self.spec.scheme.weight.rotation, self.weight.device)
+        packed = kernel.prepack(self.operands(), self.spec)
+        weight = self.weight
         if kernel.replaces_weight:
             page_out(self.weight.data)
-            stand_in = torch.zeros(1, dtype=torch.int32, device=self.weight.device).expand(self.weight.shape)
-            self._parameters["weight"] = nn.Parameter(stand_in, requires_grad=False)
+            weight = stand_in(self.weight)
+        self.adopt(kernel, packed, weight)
 
     def release_kernel(self) -> None:
         """Undo `prepack`: `weight` holds the neutral codes again."""
-        if self.is_replaced:
-            self._parameters["weight"] = nn.Parameter(self.neutral_weight(), requires_grad=False)
-        self.kernel, self.packed = None, ()
+        if self.is_replaced and self.shared is not None:
+            self.shared.release()
+        elif self.is_replaced:
+            self.abandon(nn.Parameter(self.neutral_weight(), requires_grad=False))
+        else:
+            self.abandon(self.weight)
+
+    def adopt(self, kernel: LinearKernel, packed: tuple[torch.Tensor, ...], weight: nn.Parameter) -> None:
+        """Compute with what `kernel` made of the weight from now on, with `weight` in its place."""
+        self.kernel, self.packed, self.repack = kernel.name, packed, False
+        self.fast, self.look_up = kernel.fast, kernel.look_up
+        self._parameters["weight"] = weight
+
+    def abandon(self, weight: nn.Parameter) -> None:
+        """Undo `adopt`: `weight` holds the neutral codes."""
+        self.kernel, self.packed, self.fast, self.look_up = None, (), None, None
+        self._parameters["weight"] = weight
 
     def share_weight(self, other: QuantizedModule) -> None:
         """Read the weight and scales of `other`, and save none."""
         self.tied = True
-        self._non_persistent_buffers_set.update(name for name in self._tensor_facts() if name.startswith("weight_"))
+        self._non_persistent_buffers_set.update(name for name in self.tensor_facts() if name.startswith("weight_"))
         self.weight, self.weight_scale = other.weight, other.weight_scale
         self.weight_zero_point = other.weight_zero_point
-        if self not in other.sharers:
-            other.sharers.append(self)
+        if other.shared is None:
+            other.shared = SharedWeight(other)
+        self.shared = other.shared
+        if not any(reader is self for reader in self.shared.readers):
+            self.shared.readers.append(self)
 
     def same_values(self, other: QuantizedModule) -> bool:
         """Whether the weights of both stand for the same numbers, code by code."""
         return all(
             torch.equal(getattr(self, name), getattr(other, name))
-            for name in self._tensor_facts()
+            for name in self.tensor_facts()
             if name.startswith("weight")
         )
 
     def check_values(self, name: str) -> None:
-        """Raise CheckpointError if a tensor holds what no quantizer writes: see the messages."""
+        """Raise CheckpointError if a tensor holds what no quantizer writes."""
         if self.weight.is_meta or self.weight_scale.is_meta:
             self.unchecked = name  # offloaded to disk: checked when it is first used
             return
-        scale, zero_point, scheme = self.weight_scale, self.weight_zero_point, self.spec.scheme.weight
-        format = affine_format(scheme)
-        for key, (shape, dtype) in self._tensor_facts().items():
-            tensor = getattr(self, key)
-            if tensor.shape != shape or tensor.dtype != dtype:
-                raise CheckpointError(
-                    f"{name}.{key} is {tensor.dtype} {list(tensor.shape)}, not {dtype} {list(shape)}: "
-                    "download or save the checkpoint again"
-                )
-        self._check_input_values(name)
-        if not bool((torch.isfinite(scale) & (scale > 0)).all()):
-            raise CheckpointError(f"{name}.weight_scale holds values that are not finite and positive: save it again")
-        if zero_point is not None and not bool(
-            ((zero_point >= format.quant_min) & (zero_point <= format.quant_max)).all()
-        ):
-            raise CheckpointError(f"{name}.weight_zero_point leaves the range of {scheme.bits} bits: save it again")
-        if self.is_replaced:
-            return  # made from codes that were checked before
-        if not padding_is_zero(self.weight.data, scheme.bits, self.spec.in_features):
-            raise CheckpointError(f"{name}.weight has bits set after its last code: save the checkpoint again")
-        if format.quant_min > -(2 ** (scheme.bits - 1)):
-            codes = unpack(self.weight.data, scheme.bits, self.spec.in_features)
-            if codes.numel() and int(codes.min()) < format.quant_min:
-                raise CheckpointError(
-                    f"{name}.weight holds a code below {format.quant_min}, which symmetric {scheme.bits}-bit "
-                    "quantization never writes: save the checkpoint again"
-                )
+        check_values(self, name)
 
     def check_deferred(self) -> None:
         """`check_values` on first use, for a module whose tensors were on disk when the model was loaded."""
@@ -195,24 +187,15 @@ class QuantizedModule(nn.Module):
             self.check_values(self.unchecked)
             self.unchecked = None
 
-    def _check_input_values(self, name: str) -> None:
-        scale, zero_point, scheme = self.input_scale, self.input_zero_point, self.spec.scheme.input
-        if scheme is None or scale is None:
-            return
-        format = affine_format(scheme)
-        if not bool((torch.isfinite(scale) & (scale > 0)).all()):
-            raise CheckpointError(f"{name}.input_scale is not finite and positive: calibrate and save it again")
-        if zero_point is not None and not format.quant_min <= int(zero_point) <= format.quant_max:
-            raise CheckpointError(f"{name}.input_zero_point leaves the range of {scheme.bits} bits: save it again")
-
     def _choose_kernel(self, neutral_only: bool) -> None:
         self.kernel = select_kernel(self.spec, self.weight.device, neutral_only=neutral_only).name
 
-    def _tensor_facts(self) -> TensorFacts:
+    def tensor_facts(self) -> TensorFacts:
+        """Name, shape and dtype of every quantized tensor, those of a shared weight included."""
         scheme, spec = self.spec.scheme, self.spec
         facts: TensorFacts = {
             "weight": ((spec.out_features, words_per_row(spec.in_features, scheme.weight.bits)), torch.int32),
-            "weight_scale": (spec.scale_shape, torch.float32),
+            "weight_scale": (spec.scale_shape, spec.scale_dtype),
         }
         if not scheme.weight.symmetric:
             facts["weight_zero_point"] = (spec.scale_shape, affine_format(scheme.weight).dtype)
@@ -244,12 +227,13 @@ class QuantizedModule(nn.Module):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         # What is loaded is new to the modules that share it too, and to what their kernels made of it.
-        sharers = [module for module in self.sharers if module.tied]
-        packed = [module for module in (self, *sharers) if module.kernel is not None]
+        shared = self.shared if self.shared is not None and self.shared.owner is self else None
+        members = [self] if shared is None else shared.members
+        packed = [module for module in members if module.kernel is not None]
         for module in packed:
             module.release_kernel()
         super()._load_from_state_dict(*args, **kwargs)
-        for module in sharers:
+        for module in members[1:]:
             module.share_weight(self)
         for module in packed:
             module.prepack()
@@ -258,11 +242,11 @@ class QuantizedModule(nn.Module):
         # For copy.deepcopy and pickle: codes, not a kernel's layout, which another machine may not have.
         state = self.__dict__.copy()
         if self.is_replaced:
-            state["_parameters"] = dict(state["_parameters"])
-            state["_parameters"]["weight"] = nn.Parameter(self.neutral_weight(), requires_grad=False)
-        state["kernel"], state["packed"] = None, ()
+            weight = self.neutral_weight()
+            if not isinstance(weight, nn.Parameter):
+                weight = nn.Parameter(weight, requires_grad=False)
+            state["_parameters"] = {**state["_parameters"], "weight": weight}
+        # A copy is laid out when it is first used: those it shares a weight with may not be complete before.
+        state["repack"] = True
+        state["kernel"], state["packed"], state["fast"], state["look_up"] = None, (), None, None
         return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self.prepack()

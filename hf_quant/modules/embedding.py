@@ -23,6 +23,7 @@ class QuantizedEmbedding(QuantizedModule, nn.Embedding):  # type: ignore[misc]
     """
 
     output_like: torch.Tensor
+    multiplies = False
 
     def __init__(
         self,
@@ -44,14 +45,13 @@ class QuantizedEmbedding(QuantizedModule, nn.Embedding):  # type: ignore[misc]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Rows of the table: ``[...] -> [..., embedding_dim]``."""
+        if self.repack:
+            self.prepack()
+        if self.look_up is not None:
+            return self.look_up(input, self.packed, self.spec, self.output_like)
         self.check_deferred()
-        dtype = self.output_like.dtype if self.spec.scheme.weight.rotation is None else torch.float32
-        rows = ops.embedding(input, self.weight, self.weight_scale, self.weight_zero_point, self.spec, dtype)
-        # A rotation is its own inverse.
-        return self.rotated(rows).to(self.output_like.dtype)
-
-    def prepack(self) -> None:
-        """Nothing to lay out: rows are gathered from the codes."""
+        dtype = self.output_like.dtype
+        return ops.embedding(input, self.weight, self.weight_scale, self.weight_zero_point, self.spec, dtype)
 
     def extra_repr(self) -> str:
         """Shapes and scheme."""

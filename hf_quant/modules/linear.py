@@ -25,6 +25,8 @@ class QuantizedLinear(QuantizedModule, nn.Linear):  # type: ignore[misc]
         dtype: Dtype of the bias.
     """
 
+    multiplies = True
+
     def __init__(
         self,
         in_features: int,
@@ -46,12 +48,16 @@ class QuantizedLinear(QuantizedModule, nn.Linear):  # type: ignore[misc]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """``input @ weight.T + bias`` in the dtype of `input`."""
+        fast = self.fast
+        if fast is not None and not (input.requires_grad and torch.is_grad_enabled()):
+            return fast(input, self.packed, self._parameters["bias"], self.spec)
+        if self.repack:
+            self.prepack()
         if self.kernel is None:
             # Not prepacked, as when weights visit from disk: only codes as they are will do.
             self.check_deferred()
             self._choose_kernel(neutral_only=True)
-        output = ops.linear(self.rotated(input), self.operands(), self.spec, str(self.kernel))
-        return output.to(input.dtype)
+        return ops.linear(input, self.operands(), self.spec, str(self.kernel))
 
     def extra_repr(self) -> str:
         """Shapes, scheme and kernel."""

@@ -1,4 +1,4 @@
-"""Telling the kernel of the operating system that memory will not be read again soon."""
+"""Memory of codes that a kernel has laid out anew: given back, and stood in for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import sys
 
 import torch
+from torch import nn
 
 _PAGE = 4096
 _MADV_PAGEOUT = 21
@@ -24,3 +25,9 @@ def page_out(tensor: torch.Tensor) -> None:
     length = (tensor.data_ptr() + tensor.nbytes - start) // _PAGE * _PAGE
     if length > 0:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _MADV_PAGEOUT)
+
+
+def stand_in(weight: torch.Tensor) -> nn.Parameter:
+    """A parameter of the shape and dtype of `weight` that takes the memory of a single number."""
+    zero = torch.zeros(1, dtype=weight.dtype, device=weight.device)
+    return nn.Parameter(zero.expand(weight.shape), requires_grad=False)

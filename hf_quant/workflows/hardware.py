@@ -10,9 +10,9 @@ import torch
 from hf_quant.config.plan import Candidate, fit
 from hf_quant.config.presets import PRESETS
 from hf_quant.hardware.detect import CpuFeatures, cpu_features, cpu_name
-from hf_quant.kernels import native
 from hf_quant.kernels.base import LinearSpec
 from hf_quant.kernels.dispatch import KERNEL_VARIABLE, explain, select_kernel
+from hf_quant.kernels.native import library
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class HardwareReport:
         cpu: Model name.
         features: Instruction sets that decide between kernels.
         threads: Threads that torch computes with.
-        native_library: Whether the package's own compiled library is installed.
+        native_isa: Instruction set that the package's own compiled kernels use; None where there are none.
+        runnable_isas: Those that this machine runs, best first.
         forced_kernel: Value of the environment variable that overrides the choice; None when unset.
         choices: One entry per preset.
     """
@@ -48,7 +49,8 @@ class HardwareReport:
     cpu: str
     features: CpuFeatures
     threads: int
-    native_library: bool
+    native_isa: str | None
+    runnable_isas: tuple[str, ...]
     forced_kernel: str | None
     choices: tuple[KernelChoice, ...]
 
@@ -63,7 +65,8 @@ def hardware_report() -> HardwareReport:
         cpu=cpu_name(),
         features=cpu_features(),
         threads=torch.get_num_threads(),
-        native_library=native.load() is not None,
+        native_isa=library.isa(),
+        runnable_isas=tuple(library.runnable_isas()),
         forced_kernel=os.environ.get(KERNEL_VARIABLE) or None,
         choices=tuple(map(_choice, PRESETS)),
     )

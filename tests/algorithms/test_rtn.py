@@ -1,6 +1,7 @@
 """Round to nearest: the codes of the formula, whatever the source dtype and however the work is cut into blocks."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hf_quant.config.scheme import FORMAT_BITS, TensorScheme
 from hf_quant.errors import WeightError
 from hf_quant.formats import affine_format
 from hf_quant.formats.packing import unpack, words_per_row
+from hf_quant.kernels.native.weights import can_quantize
 from tests.quantized_linear import DTYPES, run_python
 
 GRAINS = [("tensor", None), ("channel", None), ("group", 8), ("group", 16)]
@@ -72,8 +74,13 @@ def test_scales_and_zero_points_are_those_of_the_formula(scheme, dtype):
     weight = random_weight(dtype=dtype)
     solved = RoundToNearest().solve(weight, scheme, "weight")
     scale, zero_point = formula(weight, scheme)
-    assert solved.scale.dtype == torch.float32 and solved.scale.shape == scale.shape
-    assert np.allclose(solved.scale.double().numpy(), np.maximum(scale, np.finfo(np.float32).tiny), rtol=1e-6)
+    assert solved.scale.dtype == affine_format(scheme).scale_dtype and solved.scale.shape == scale.shape
+    found, wanted = solved.scale.double().numpy(), np.maximum(scale, np.finfo(np.float32).tiny)
+    # Those of groups are rounded to bfloat16, and zero points follow the rounded scale.
+    assert np.allclose(found, wanted, rtol=2.0**-8 if scheme.granularity == "group" else 1e-6)
+    if scheme.granularity == "group":
+        parts, shape = parts_of(weight, scheme)
+        zero_point = -(2 ** (scheme.bits - 1)) - np.minimum(parts.min(1), 0).reshape(shape) / found
     assert (solved.zero_point is None) == scheme.symmetric
     if solved.zero_point is not None:
         assert solved.zero_point.shape == scale.shape
@@ -90,7 +97,9 @@ def test_every_weight_takes_the_nearest_code(scheme, dtype):
     error = (decoded(solved, scheme, weight.shape).double() - weight.double()).abs()
     scale = solved.scale.double()
     steps = scale if scheme.granularity == "tensor" else scale.repeat_interleave(48 // scale.shape[1], 1)
-    assert bool((error <= steps * (0.5 + 2.0 ** (scheme.bits - 22))).all())
+    # A scale that was rounded to bfloat16 may end short of the extremes, by its error times the number of codes.
+    short = 2.0 ** (scheme.bits - (8 if scheme.granularity == "group" else 22))
+    assert bool((error <= steps * (0.5 + short)).all())
 
 
 @every_scheme
@@ -98,10 +107,10 @@ def test_codes_are_those_of_the_formula(scheme):
     weight = random_weight()
     solved = RoundToNearest().solve(weight, scheme, "weight")
     parts, _ = parts_of(weight, scheme)
-    scale = solved.scale.numpy().reshape(-1, 1)
+    scale = solved.scale.float().numpy().reshape(-1, 1)
     zero = 0 if solved.zero_point is None else solved.zero_point.numpy().astype(np.int64).reshape(-1, 1)
     half = 2 ** (scheme.bits - 1)
-    codes = np.rint(parts.astype(np.float32) / scale).astype(np.int64) + zero
+    codes = np.rint(parts.astype(np.float32) * (np.float32(1) / scale)).astype(np.int64) + zero
     lowest = -half + 1 if scheme.symmetric and scheme.bits >= 8 else -half
     expected = np.clip(codes, lowest, half - 1).reshape(6, 48)
     assert np.array_equal(unpack(solved.codes, scheme.bits, 48).numpy(), expected)
@@ -153,7 +162,7 @@ def test_any_finite_weight_comes_back_finite_and_within_a_step(scheme, rows, gro
     assert bool(torch.isfinite(real).all()) and bool((solved.scale > 0).all())
     scale = solved.scale.double()
     steps = scale if scheme.granularity == "tensor" else scale.repeat_interleave(width // scale.shape[1], 1)
-    assert bool(((real.double() - weight.double()).abs() <= 1.01 * steps).all())
+    assert bool(((real.double() - weight.double()).abs() <= (1.01 if scheme.bits < 8 else 1.6) * steps).all())
 
 
 @every_scheme
@@ -211,3 +220,17 @@ def test_a_large_bfloat16_weight_is_never_whole_in_float32():
     growth = [int(kilobytes) for kilobytes in run_python(PEAK).split()]
     # The codes take 16 MB; a float32 copy would take 128 MB.
     assert max(growth) < 64 * 1024
+
+
+@every_scheme
+@pytest.mark.parametrize("rotation", [None, 16])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_native_and_python_code_round_alike_to_the_last_bit(scheme, rotation, dtype, monkeypatch):
+    scheme = replace(scheme, rotation=rotation)
+    weight = random_weight(rows=9, dtype=dtype)
+    if not can_quantize(weight, scheme):
+        pytest.skip("rounded in Python anyway")
+    native = RoundToNearest().solve(weight, scheme, "weight").tensors()
+    monkeypatch.setattr(rtn, "can_quantize", lambda weight, scheme: False)
+    python = RoundToNearest().solve(weight, scheme, "weight").tensors()
+    assert all(torch.equal(native[name], python[name]) for name in python)

@@ -111,8 +111,23 @@ def test_unknown_keys_are_refused_with_the_nearest(values, message):
     [
         (TensorScheme(granularity="token"), None, 'a weight cannot be per "token" or dynamic'),
         (TensorScheme(dynamic=True), None, 'a weight cannot be per "token" or dynamic'),
-        (TensorScheme(), TensorScheme(dynamic=True), 'inputs are quantized per "token" or "tensor", not \'channel\''),
-        (TensorScheme(), TensorScheme(granularity="group"), "not 'group'"),
+        (
+            TensorScheme(),
+            TensorScheme(dynamic=True),
+            'inputs are quantized per "token", "tensor" or "group", not \'channel\'',
+        ),
+        (TensorScheme(), TensorScheme(granularity="group"), "static inputs have one scale"),
+        (TensorScheme(), TensorScheme(granularity="group", dynamic=True), "need weights in the same groups"),
+        (
+            TensorScheme(granularity="group", group_size=64),
+            TensorScheme(granularity="group", group_size=32, dynamic=True),
+            "inputs in groups of 32 need weights in the same groups, not group 64",
+        ),
+        (
+            TensorScheme(granularity="group"),
+            TensorScheme(granularity="group", dynamic=True, symmetric=False),
+            "inputs in groups are symmetric",
+        ),
         (TensorScheme(), TensorScheme(bits=4, granularity="tensor"), "8 or 16 bits, not 4"),
         (TensorScheme(), TensorScheme(granularity="token"), "static inputs have one scale"),
         (TensorScheme("float", 16), TensorScheme(granularity="tensor"), "beside an integer weight"),

@@ -149,7 +149,7 @@ def test_the_range_given_is_not_changed(format):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_token_has_the_grid_it_would_have_alone(format, shape, dtype):
     real = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
-    codes, scale, zero_point = format.quantize_input(real, per_token=True)
+    codes, scale, zero_point = format.quantize_input(real)
     assert codes.shape == shape and scale.shape == (*shape[:-1], 1) and scale.dtype == torch.float32
     flat, scales = codes.reshape(-1, 6), scale.flatten()
     for index, token in enumerate(real.reshape(-1, 6).float()):
@@ -162,7 +162,7 @@ def test_a_token_has_the_grid_it_would_have_alone(format, shape, dtype):
 @pytest.mark.parametrize("shape", [(6,), (3, 6), (2, 3, 6)])
 def test_per_tensor_all_tokens_share_one_grid(format, shape):
     real = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    codes, scale, zero_point = format.quantize_input(real, per_token=False)
+    codes, scale, zero_point = format.quantize_input(real, per_tensor=True)
     expected, its_scale, its_zero_point, _ = on_grid(format, real.flatten())
     assert scale.shape == (1,) * len(shape) and scale.item() == its_scale
     assert torch.equal(codes.flatten(), expected)
@@ -175,7 +175,7 @@ def test_per_tensor_all_tokens_share_one_grid(format, shape):
 def test_nan_and_infinity_in_activations_never_decode_to_finite_numbers(format, per_token, bad):
     real = torch.ones(3, 4)
     real[1, 2] = bad
-    decoded = format.decode(*format.quantize_input(real, per_token))
+    decoded = format.decode(*format.quantize_input(real, per_tensor=not per_token))
     assert not torch.isfinite(decoded[1, 2])
     assert not torch.isfinite(decoded[1]).any() or not math.isnan(bad)
     if per_token:
@@ -186,6 +186,6 @@ def test_quantizing_an_input_does_not_change_it():
     real = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     before = real.clone()
     for format in INPUT_FORMATS:
-        format.quantize_input(real, per_token=True)
-        format.quantize_input(real, per_token=False)
+        format.quantize_input(real)
+        format.quantize_input(real, per_tensor=True)
     assert torch.equal(real, before)

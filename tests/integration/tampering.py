@@ -141,7 +141,7 @@ def assert_in_range(model: Any) -> None:
         assert format.quant_min <= int(codes.min()) and int(codes.max()) <= format.quant_max, name
         assert padding_is_zero(words, scheme.bits, width), name
         scale, zero_point = module.weight_scale, module.weight_zero_point
-        assert scale.dtype == torch.float32 and scale.shape == module.spec.scale_shape, name
+        assert scale.dtype == module.spec.scale_dtype and scale.shape == module.spec.scale_shape, name
         assert scale.isfinite().all() and scale.min() > 0, name
         assert (zero_point is None) == scheme.symmetric, name
         if zero_point is not None:

@@ -31,6 +31,16 @@ def edit_scheme(tamper, part, name=CHECKPOINT, **changes):
     return tamper.plan(name, lambda plan: plan["schemes"][scheme_label(plan)][part].update(changes))
 
 
+def edit_groups(tamper, size):
+    """Another group size for weight and input alike."""
+
+    def change(plan):
+        scheme = plan["schemes"][scheme_label(plan)]
+        scheme["weight"]["group_size"] = scheme["input"]["group_size"] = size
+
+    return tamper.plan(CHECKPOINT, change)
+
+
 def refused(directory, match=".", error=HfQuantError):
     with pytest.raises(error, match=match) as raised:
         load(directory)
@@ -50,12 +60,17 @@ def test_bits_that_do_not_exist_are_refused_with_those_that_do(tamper, bits):
 
 @pytest.mark.parametrize("size", [1, 2, 32, 64])
 def test_another_group_size_is_refused(tamper, size):
-    refused(edit_scheme(tamper, "weight", group_size=size), "belong together", CheckpointError)
+    refused(edit_groups(tamper, size), "belong together", CheckpointError)
+
+
+@pytest.mark.parametrize("part", ["weight", "input"])
+def test_groups_of_inputs_that_are_not_those_of_the_weight_are_refused(tamper, part):
+    refused(edit_scheme(tamper, part, group_size=16), "need weights in the same groups", ConfigError)
 
 
 @pytest.mark.parametrize("size", [3, 7, 100, 256, 10**30])
 def test_a_group_size_that_does_not_divide_is_refused_with_those_that_do(tamper, size):
-    refused(edit_scheme(tamper, "weight", group_size=size), "these do: 8, 16, 32, 64, 128", ConfigError)
+    refused(edit_groups(tamper, size), "these do: 8, 16, 32, 64, 128", ConfigError)
 
 
 @pytest.mark.parametrize("size", [0, -1, "64", 64.0, True, [64]])
@@ -64,7 +79,7 @@ def test_a_group_size_that_is_no_number_is_refused(tamper, size):
 
 
 def test_a_group_size_left_open_is_refused_in_a_saved_plan(tamper):
-    refused(edit_scheme(tamper, "weight", group_size=None), "save it again", CheckpointError)
+    refused(edit_groups(tamper, None), "save it again", CheckpointError)
 
 
 @pytest.mark.parametrize("name", ["llama-int4", "gpt2-int4", "llama-asym8"])
@@ -81,7 +96,9 @@ def test_calling_symmetric_codes_asymmetric_is_refused(tamper, name):
 
 def test_calling_dynamic_inputs_static_is_refused(tamper):
     refused(
-        edit_scheme(tamper, "input", dynamic=False, granularity="tensor"), "input_scale is missing", CheckpointError
+        edit_scheme(tamper, "input", dynamic=False, granularity="tensor", group_size=None),
+        "input_scale is missing",
+        CheckpointError,
     )
 
 
@@ -223,7 +240,7 @@ def test_a_plan_of_very_many_modules_is_refused_quickly(tamper, modules):
 
 def test_a_module_both_forms_of_whose_name_are_in_the_plan_is_refused(tamper):
     def change(plan):
-        plan["modules"][MODULE.removeprefix("model.")] = "W8A8"
+        plan["modules"][MODULE.removeprefix("model.")] = scheme_label(plan)
 
     refused(tamper.plan(CHECKPOINT, change), "two entries", CheckpointError)
 

@@ -9,7 +9,7 @@ import hf_quant
 from hf_quant import HfQuantConfig, Scheme, TensorScheme
 from hf_quant.errors import ConfigError, PlanError
 from hf_quant.formats import affine_format
-from hf_quant.formats.rotation import hadamard, rotate
+from hf_quant.formats.rotation import rotate
 from tests.integration.tiny import FAMILIES, auto_class, error, outputs, tiny_model
 
 ROTATED = HfQuantConfig("int8", rotation=32)
@@ -51,25 +51,40 @@ def test_outliers_in_the_input_cost_less():
     weight = torch.randn(32, 64)
     plain = TensorScheme(bits=8, granularity="token", dynamic=True)
     exact = inputs @ weight.t()
-    matrix = hadamard(64)
 
     def quantized(left, right):
         codes = affine_format(plain)
-        return codes.decode(*codes.quantize_input(left, True)) @ right.t()
+        return codes.decode(*codes.quantize_input(left)) @ right.t()
 
     without = (quantized(inputs, weight) - exact).norm()
-    rotated = (quantized(rotate(inputs, matrix), rotate(weight, matrix)) - exact).norm()
+    rotated = (quantized(rotate(inputs, 64), rotate(weight, 64)) - exact).norm()
     assert rotated < 0.4 * without
 
 
-def test_modules_whose_width_no_block_divides_are_not_rotated(load):
-    model = load("bert", HfQuantConfig("int8", rotation=128))
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (HfQuantConfig("int8"), {64: 64, 128: 64}),
+        (HfQuantConfig("int8", rotation=128), {64: 64, 128: 128}),
+        (HfQuantConfig("int8", rotation=16), {64: 16, 128: 16}),
+        (HfQuantConfig("int8", rotation=0), {64: None, 128: None}),
+    ],
+    ids=lambda value: "" if isinstance(value, dict) else str(value.rotation),
+)
+def test_blocks_are_the_largest_that_divide_the_width(load, config, expected):
     rotations = {
         module.spec.in_features: module.spec.scheme.weight.rotation
-        for _, module in model.named_modules()
+        for module in load("bert", config).modules()
         if hasattr(module, "spec")
     }
-    assert rotations == {64: None, 128: 128}
+    assert rotations == expected
+
+
+def test_embeddings_and_heads_of_int4_are_rotated_and_its_groups_are_not(load):
+    model = load("llama", HfQuantConfig("int4"))
+    assert model.model.embed_tokens.spec.scheme.weight.rotation == 64
+    assert model.lm_head.spec.scheme.weight.rotation == 64
+    assert model.model.layers[0].self_attn.q_proj.spec.scheme.weight.rotation is None
 
 
 def test_a_rotation_that_does_not_fit_a_scheme_is_an_error_that_names_the_choices(load):

@@ -11,7 +11,7 @@ from hf_quant.modules.base import QuantizedModule
 from tests.integration.tiny import FAMILIES, auto_class, error, outputs, tiny_model
 
 GROUPS = Scheme(TensorScheme(bits=4, symmetric=False, granularity="group", group_size=32))
-ROWS = Scheme(TensorScheme(bits=8))
+ROWS = Scheme(TensorScheme(bits=8, rotation=64))
 HEADS = {"bert": "cls.predictions.decoder", "gpt2": "lm_head", "llama": "lm_head"}
 
 

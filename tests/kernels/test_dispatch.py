@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_quant.errors import KernelError, UnknownName
 from hf_quant.kernels.dispatch import KERNEL_VARIABLE, KERNELS, explain, get_kernel, select_kernel
+from hf_quant.kernels.native import library
 from tests.quantized_linear import (
     CPU,
     DTYPES,
@@ -175,12 +176,20 @@ NEEDS_VECTORS = {"aten_int4pack", "aten_int8pack"}
     ],
     ids=str,
 )
-def test_outputs_are_right_on_a_lesser_cpu(environment):
-    report = json.loads(run_python(CHOICES, **environment))
+def test_outputs_of_aten_are_right_on_a_lesser_cpu(environment):
+    report = json.loads(run_python(CHOICES, HF_QUANT_ISA="none", **environment))
     assert report["worst"] <= 1e-2
     chosen = {kernel for kernels in report["chosen"].values() for kernel in kernels}
-    assert chosen <= set(KERNELS)
+    assert chosen <= set(KERNELS) - {"native"}
     if environment.get("ATEN_CPU_CAPABILITY") == "default":
         assert report["capability"] == "DEFAULT" and not chosen & NEEDS_VECTORS
     elif report["capability"] == "AVX2":
         assert chosen >= NEEDS_VECTORS
+
+
+@pytest.mark.parametrize("isa", library.runnable_isas())
+def test_outputs_are_right_with_every_instruction_set_that_runs_here(isa):
+    report = json.loads(run_python(CHOICES, HF_QUANT_ISA=isa))
+    # Half precision rounds the output.
+    assert report["worst"] <= 1e-2
+    assert "native" in {kernel for kernels in report["chosen"].values() for kernel in kernels}

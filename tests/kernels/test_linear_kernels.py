@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from hf_quant.formats.packing import unpack
+from hf_quant.formats.rotation import rotate
+from hf_quant.kernels import ops
 from hf_quant.kernels.base import spec_from_text
 from hf_quant.kernels.dispatch import KERNELS, get_kernel
 from tests.quantized_linear import (
@@ -100,16 +102,22 @@ def test_a_kernel_does_not_depend_on_the_default_device(kernel, name):
 
 @every_case
 @pytest.mark.parametrize("tokens", [3, 70])
-def test_nan_in_an_activation_never_becomes_a_number(kernel, name, tokens):
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_a_token_with_nan_or_infinity_never_becomes_a_number_and_spoils_no_other(kernel, name, tokens, bad):
     for spec in supported_specs(kernel, name)[:3]:
         operands = make_operands(spec)
         input = make_input(spec, tokens)
-        input[1, spec.in_features // 2] = torch.nan
-        output = get_kernel(kernel).run(input, prepacked(get_kernel(kernel), operands, spec), spec)
-        assert output[1].isnan().all()
-        # Where all tokens share a dynamic scale, it is lost to all of them.
-        if spec.scheme.input is None or spec.scheme.input.granularity == "token" or not spec.scheme.input.dynamic:
-            assert torch.isfinite(output[[0, 2]]).all()
+        packed = prepacked(get_kernel(kernel), operands, spec)
+        expected = get_kernel(kernel).run(input, packed, spec)
+        input[1, spec.in_features // 2] = bad
+        output = get_kernel(kernel).run(input, packed, spec)
+        if spec.scheme.input is not None or bad != bad:
+            assert output[1].isnan().all()
+        else:
+            assert not torch.isfinite(output[1]).all()
+        # What all tokens share, a dynamic scale of the whole tensor, does depend on each of them.
+        if spec.scheme.input is None or spec.scheme.input.granularity != "tensor" or not spec.scheme.input.dynamic:
+            assert torch.equal(output[[0, 2]], expected[[0, 2]])
 
 
 @every_case
@@ -133,9 +141,9 @@ def test_the_neutral_codes_come_back_bit_for_bit(kernel, name):
 def test_every_kernel_decodes_the_same_float_weight(kernel, name):
     for spec in supported_specs(kernel, name):
         operands = make_operands(spec)
-        decoded = get_kernel(kernel).dequantize(prepacked(get_kernel(kernel), operands, spec), spec)
+        decoded = ops.dequantize(prepacked(get_kernel(kernel), operands, spec), spec, kernel)
         assert decoded.dtype == torch.float32
-        assert torch.equal(decoded, get_kernel("reference").dequantize(operands, spec))
+        assert torch.equal(decoded, ops.dequantize(operands, spec, None))
 
 
 def test_some_kernel_runs_every_scheme_and_shape_on_every_device():
@@ -145,45 +153,54 @@ def test_some_kernel_runs_every_scheme_and_shape_on_every_device():
                 assert get_kernel("aten_dequantize").unsupported(spec, device) is None
 
 
+def independent_codes(real, scheme, operands):
+    """Codes less zero points, int64, of float32 rows that share a scale, and the scales."""
+    top = 2 ** (scheme.bits - 1) - 1
+    low, high = (
+        (extreme(real, -1, keepdims=True) for extreme in (np.min, np.max))
+        if scheme.granularity != "tensor"
+        else (extreme(real, keepdims=True) for extreme in (np.min, np.max))
+    )
+    zero = 0
+    if not scheme.dynamic:
+        scale = np.full((len(real), 1), operands.input_scale.numpy()[0])
+        zero = 0 if operands.input_zero_point is None else int(operands.input_zero_point)
+    elif scheme.symmetric:
+        scale = np.maximum(np.abs(low), np.abs(high)) / np.float32(top)
+    else:
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
+        levels = np.float32(2 * top + 1)
+        scale = high / levels - low / levels
+        zero = np.rint(-top - 1 - low / scale).astype(np.int64)
+    assert scale.dtype == np.float32
+    codes = np.rint(real * (np.float32(1) / scale)).astype(np.int64) + zero
+    return np.clip(codes, -top if scheme.symmetric else -top - 1, top) - zero, scale.astype(np.float64)
+
+
 def independent_output(input, operands, spec):
     """The contract in numpy: int64 codes, sums of integers, one float64 scale per group."""
     scheme = spec.scheme
-    left = input.double().numpy()
-    input_scale = np.ones((len(left), 1))
-    if scheme.input is not None:
-        top = 2 ** (scheme.input.bits - 1) - 1
-        zero = 0
-        if not scheme.input.dynamic:
-            input_scale = np.full((len(left), 1), operands.input_scale.numpy().astype(np.float32)[0])
-            zero = 0 if operands.input_zero_point is None else int(operands.input_zero_point)
-        else:
-            single = input.numpy()
-            token = scheme.input.granularity == "token"
-            low, high = (
-                (single.min(-1, keepdims=True), single.max(-1, keepdims=True))
-                if token
-                else (single.min(keepdims=True), single.max(keepdims=True))
-            )
-            if scheme.input.symmetric:
-                input_scale = np.maximum(np.abs(low), np.abs(high)) / np.float32(top)
-            else:
-                low, high = np.minimum(low, 0), np.maximum(high, 0)
-                levels = np.float32(2 * top + 1)
-                input_scale = high / levels - low / levels
-                zero = np.rint(-top - 1 - low / input_scale).astype(np.int64)
-        codes = np.rint(input.numpy() / input_scale.astype(np.float32)).astype(np.int64) + zero
-        left = np.clip(codes, -top if scheme.input.symmetric else -top - 1, top) - zero
+    real = (input if scheme.weight.rotation is None else rotate(input, scheme.weight.rotation)).numpy()
     weight = unpack(operands.weight, scheme.weight.bits, spec.in_features).numpy().astype(np.int64)
     scale = np.broadcast_to(operands.weight_scale.double().numpy(), (spec.out_features, spec.groups))
     zeros = np.zeros_like(scale, dtype=np.int64)
     if operands.weight_zero_point is not None:
         zeros = np.broadcast_to(operands.weight_zero_point.numpy().astype(np.int64), scale.shape)
-    output = np.zeros((len(left), spec.out_features))
+    whole = None
+    if scheme.input is not None and scheme.input.granularity != "group":
+        whole = independent_codes(real, scheme.input, operands)
+    output = np.zeros((len(real), spec.out_features))
     for group in range(spec.groups):
         part = slice(group * spec.group_size, (group + 1) * spec.group_size)
-        sums = left[:, part] @ (weight[:, part] - zeros[:, group : group + 1]).T
-        output += sums * scale[:, group]
-    return output * input_scale.astype(np.float64) + operands.bias.double().numpy()
+        if scheme.input is None:
+            left, input_scale = real[:, part].astype(np.float64), 1.0
+        elif whole is None:
+            left, input_scale = independent_codes(real[:, part], scheme.input, operands)
+        else:
+            left, input_scale = whole[0][:, part], whole[1]
+        sums = left @ (weight[:, part] - zeros[:, group : group + 1]).T
+        output += sums * scale[:, group] * input_scale
+    return output + operands.bias.double().numpy()
 
 
 @pytest.mark.parametrize("name", SCHEMES)

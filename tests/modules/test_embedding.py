@@ -45,7 +45,7 @@ def test_casting_changes_the_output_and_not_the_scales(spec, dtype):
     module = make_embedding(spec)
     scale, expected = module.weight_scale.clone(), module(IDS).to(dtype)
     model = nn.Sequential(module).to(dtype)
-    assert module.weight_scale.dtype == torch.float32 and torch.equal(module.weight_scale, scale)
+    assert module.weight_scale.dtype == scale.dtype and torch.equal(module.weight_scale, scale)
     assert model(IDS).dtype == dtype and torch.equal(model(IDS), expected)
     assert model.float()(IDS).dtype == torch.float32
 
@@ -83,4 +83,4 @@ def test_it_is_an_embedding_to_other_libraries():
     module = make_embedding(SPECS["w8a16"], padding_idx=2)
     assert isinstance(module, nn.Embedding)
     assert (module.num_embeddings, module.embedding_dim, module.padding_idx) == (20, 64, 2)
-    assert repr(module) == "QuantizedEmbedding(20, 64, scheme=W8A16)"
+    assert repr(module) == "QuantizedEmbedding(20, 64, scheme=W8A16 rot64)"

@@ -14,6 +14,7 @@ from hf_quant.modules.conv1d import QuantizedConv1D
 from hf_quant.modules.embedding import QuantizedEmbedding
 from hf_quant.modules.linear import QuantizedLinear
 from hf_quant.modules.swap import candidates, quantized_modules, restore_float, swap, tied_modules
+from tests.quantized_linear import relative_error
 from tests.quantized_modules import COPIES, IDS, Body, Model, quantize, quantized_model
 
 INTEGER = [name for name, preset in PRESETS.items() if preset.linear.weight.is_integer]
@@ -147,7 +148,7 @@ def test_ties_and_scales_survive_a_cast(preset, dtype):
     head, table = head_and_table(model)
     assert head.weight.data_ptr() == table.weight.data_ptr()
     for name, module in quantized_modules(model):
-        assert module.weight_scale.dtype == torch.float32 and torch.equal(module.weight_scale, scales[name])
+        assert module.weight_scale.dtype == scales[name].dtype and torch.equal(module.weight_scale, scales[name])
     if isinstance(head, QuantizedModule):
         assert head.weight_scale.data_ptr() == table.weight_scale.data_ptr()
     assert model(IDS).dtype == dtype
@@ -200,7 +201,8 @@ def test_a_restored_model_can_be_quantized_again_to_the_same_outputs(preset):
     expected = model(IDS)
     restore_float(model, torch.float32)
     quantize(model, preset_plan(preset, candidates(model)))
-    assert torch.allclose(model(IDS), expected, rtol=1e-3, atol=1e-3)
+    # Scales of groups are rounded to bfloat16, so that the range decoded differs a little from the one encoded.
+    assert relative_error(model(IDS).detach(), expected.detach()) < (0.05 if "4" in preset else 1e-3)
 
 
 def test_two_linears_that_share_a_weight_share_its_codes():

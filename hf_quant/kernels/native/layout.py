@@ -1,0 +1,108 @@
+"""Neutral codes to the layout of the native kernels, and back, bit for bit (``csrc/layout.h``)."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+
+from hf_quant.errors import KernelError
+from hf_quant.formats.packing import words_per_row
+from hf_quant.kernels.base import LinearOperands, LinearSpec
+from hf_quant.kernels.native import structs
+from hf_quant.kernels.native.library import load
+
+GROUP_MULTIPLE = 32
+"""Inputs in one chunk of the layout: groups are made of whole chunks."""
+
+
+def flags_of(spec: LinearSpec) -> int:
+    """What the packed weight holds besides codes and scales."""
+    input = spec.scheme.input
+    has_sums = input is not None and not input.symmetric
+    return (0 if spec.scheme.weight.symmetric else structs.HAS_ZEROS) | (structs.HAS_SUMS if has_sums else 0)
+
+
+def group_of(spec: LinearSpec) -> int:
+    """Inputs that share a scale, 0 where all do."""
+    return spec.scheme.weight.group_size or 0
+
+
+def pack(operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
+    """The weight as the kernels want it: uint8 ``[bytes]``.
+
+    Raises:
+        KernelError: A tensor has another shape or dtype than `spec` says.
+    """
+    library = _library()
+    neutral = _neutral(operands, spec)
+    blocks = torch.empty(library.hf_quant_packed_bytes(ctypes.byref(neutral)), dtype=torch.uint8, device="cpu")
+    library.hf_quant_pack(ctypes.byref(neutral), blocks.data_ptr(), torch.get_num_threads())
+    return blocks
+
+
+def unpack(blocks: torch.Tensor, spec: LinearSpec) -> torch.Tensor:
+    """The neutral int32 words ``[out, words]`` that `pack` was given.
+
+    Raises:
+        KernelError: `blocks` is not a packed weight of `spec`.
+    """
+    library = _library()
+    bits = spec.scheme.weight.bits
+    row = words_per_row(spec.in_features, bits)
+    neutral = structs.Neutral(
+        channels=spec.out_features,
+        words_per_row=row,
+        width=spec.in_features,
+        bits=bits,
+        group=group_of(spec),
+        flags=flags_of(spec),
+    )
+    if (
+        blocks.dtype != torch.uint8
+        or not blocks.is_contiguous()
+        or blocks.numel() != library.hf_quant_packed_bytes(ctypes.byref(neutral))
+    ):
+        raise KernelError(f"not a packed weight of {spec.out_features} x {spec.in_features} in {spec.scheme}")
+    words = torch.empty(spec.out_features, row, dtype=torch.int32, device="cpu")
+    library.hf_quant_unpack(ctypes.byref(neutral), blocks.data_ptr(), words.data_ptr(), torch.get_num_threads())
+    return words
+
+
+def _neutral(operands: LinearOperands, spec: LinearSpec) -> structs.Neutral:
+    scheme = spec.scheme.weight
+    row = words_per_row(spec.in_features, scheme.bits)
+    _check(operands.weight, torch.int32, (spec.out_features, row), "weight")
+    _check(operands.weight_scale, spec.scale_dtype, spec.scale_shape, "weight_scale")
+    zeros = operands.weight_zero_point
+    if (zeros is None) != scheme.symmetric:
+        raise KernelError("a zero point belongs to asymmetric weights, and to them only")
+    if zeros is not None:
+        _check(zeros, torch.int8, spec.scale_shape, "weight_zero_point")
+    return structs.Neutral(
+        words=operands.weight.data_ptr(),
+        scales=operands.weight_scale.data_ptr(),
+        zeros=None if zeros is None else zeros.data_ptr(),
+        channels=spec.out_features,
+        words_per_row=row,
+        width=spec.in_features,
+        bits=scheme.bits,
+        group=group_of(spec),
+        flags=flags_of(spec),
+        per_tensor=scheme.granularity == "tensor",
+    )
+
+
+def _check(tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...], name: str) -> None:
+    if tensor.dtype != dtype or tuple(tensor.shape) != shape or not tensor.is_contiguous() or tensor.is_meta:
+        raise KernelError(
+            f"{name} is {tensor.dtype} {list(tensor.shape)}, not contiguous {dtype} {list(shape)} in memory: "
+            "load the checkpoint again"
+        )
+
+
+def _library() -> ctypes.CDLL:
+    library = load()
+    if library is None:
+        raise KernelError("the native library is not installed")
+    return library

@@ -1,0 +1,118 @@
+"""Quantized linears on the package's own kernels."""
+
+from __future__ import annotations
+
+import torch
+
+from hf_quant.formats import affine_format
+from hf_quant.kernels.base import LinearOperands, LinearSpec
+from hf_quant.kernels.native import structs
+from hf_quant.kernels.native.layout import GROUP_MULTIPLE, flags_of, group_of, pack, unpack
+from hf_quant.kernels.native.library import load
+
+_MOST_INPUTS = 1 << 16
+"""Sums of products of 8-bit codes over this many inputs fit 32 bits."""
+
+_linear_op = torch.ops.hf_quant.native_linear.default
+_embedding_op = torch.ops.hf_quant.native_embedding.default
+
+
+class NativeKernel:
+    """Integer sums as the reference's, exactly; scaled, and weight-only products taken, in float32.
+
+    The weight lies in the kernels' own layout, whatever the instruction set. Results do not depend on the number of
+    threads.
+    """
+
+    name = "native"
+    replaces_weight = True
+    alignment = 1
+
+    def unsupported(self, spec: LinearSpec, device: torch.device) -> str | None:
+        """Weights of 2 to 8 bits; inputs of 8 bits per token, group or static tensor, or floats; CPUs."""
+        weight, input = spec.scheme.weight, spec.scheme.input
+        if device.type != "cpu":
+            return "is for CPUs"
+        if load() is None:
+            return "needs the native library, which was not built for this machine"
+        if not weight.is_integer or weight.bits > 8:
+            return "needs weights of 2 to 8 bits"
+        if group_of(spec) % GROUP_MULTIPLE:
+            return f"needs groups in multiples of {GROUP_MULTIPLE}"
+        if input is None:
+            return None
+        if input.bits != 8:
+            return "needs 8-bit or float inputs"
+        if input.dynamic and input.granularity == "tensor":
+            return "needs dynamic inputs to have a scale per token or group"
+        if spec.in_features > _MOST_INPUTS:
+            return f"needs at most {_MOST_INPUTS} inputs"
+        return None
+
+    def prepack(self, operands: LinearOperands, spec: LinearSpec) -> tuple[torch.Tensor, ...]:
+        """uint8 blocks, uint8 spec, and an empty tensor that stands for a missing bias."""
+        program = structs.ProgramSpec(magic=structs.MAGIC, count=1)
+        program.steps[0] = step_spec(operands, spec)
+        return pack(operands, spec), spec_tensor(program), operands.weight_scale.new_empty(0, dtype=torch.float32)
+
+    def unpack(self, packed: tuple[torch.Tensor, ...], spec: LinearSpec) -> torch.Tensor:
+        """The neutral int32 words that `prepack` was given, bit for bit."""
+        return unpack(packed[0], spec)
+
+    def run(self, input: torch.Tensor, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
+        """``[tokens, in] -> [tokens, out]`` in the dtype of `input`."""
+        return self.fast(input, operands.packed, operands.bias, spec)
+
+    @staticmethod
+    def fast(
+        input: torch.Tensor, packed: tuple[torch.Tensor, ...], bias: torch.Tensor | None, spec: LinearSpec
+    ) -> torch.Tensor:
+        """``[..., in] -> [..., out]``: straight to the op, which checks all it is given."""
+        blocks, program, none = packed
+        if not input.is_contiguous():
+            input = input.contiguous()
+        return _linear_op(input, blocks, program, none if bias is None else bias, spec.out_features)
+
+    @staticmethod
+    def look_up(
+        indices: torch.Tensor, packed: tuple[torch.Tensor, ...], spec: LinearSpec, like: torch.Tensor
+    ) -> torch.Tensor:
+        """Rows of the weight, turned back where they are rotated: ``[*indices.shape, in]`` in the dtype of `like`."""
+        return _embedding_op(indices.contiguous(), packed[0], packed[1], like, spec.in_features)
+
+
+def step_spec(operands: LinearOperands, spec: LinearSpec) -> structs.StepSpec:
+    """What the library needs to know of one product with one weight."""
+    input = spec.scheme.input
+    step = structs.StepSpec(
+        width=spec.in_features,
+        rotation=spec.scheme.weight.rotation or 0,
+        static_scale=1.0,
+        weight_count=1,
+    )
+    step.weights[0] = weight_spec(spec)
+    if input is None:
+        step.mode = structs.FLOAT_INPUT
+    elif input.granularity == "group":
+        step.mode, step.group = structs.GROUP_SYMMETRIC, group_of(spec)
+    elif input.dynamic:
+        step.mode = structs.TOKEN_SYMMETRIC if input.symmetric else structs.TOKEN_ASYMMETRIC
+    else:
+        assert operands.input_scale is not None
+        step.mode = structs.STATIC
+        step.static_scale = float(operands.input_scale)
+        step.static_zero = 0 if operands.input_zero_point is None else int(operands.input_zero_point)
+        step.static_lowest = affine_format(input).quant_min
+    return step
+
+
+def weight_spec(spec: LinearSpec) -> structs.WeightSpec:
+    """What the bytes of the packed weight mean."""
+    return structs.WeightSpec(
+        channels=spec.out_features, bits=spec.scheme.weight.bits, group=group_of(spec), flags=flags_of(spec)
+    )
+
+
+def spec_tensor(program: structs.ProgramSpec) -> torch.Tensor:
+    """A program's spec as the ops take it: uint8 ``[bytes]``."""
+    return torch.frombuffer(bytearray(bytes(program)), dtype=torch.uint8).clone()

@@ -1,0 +1,63 @@
+"""Contracts of the native ops: schema and fake implementation. The library implements them for CPUs.
+
+`blocks` is a packed weight (uint8, from `layout.pack`), `spec` the bytes of a `ProgramSpec` that says what it means;
+both are checked against each other in C++ before anything is read. An empty tensor stands for a bias that is not there.
+`channels` repeats what the spec says of the output's width. Outputs have the dtype of the input: float32, bfloat16 or
+float16. None of the ops has a gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+
+_WEIGHTS = "Tensor blocks_a, Tensor blocks_b, Tensor blocks_c"
+_BIASES = "Tensor bias_a, Tensor bias_b, Tensor bias_c"
+
+SCHEMAS = {
+    # input [..., in] -> [..., channels]
+    "native_linear": "(Tensor input, Tensor blocks, Tensor spec, Tensor bias, int channels) -> Tensor",
+    # Two or three weights on one input, which is quantized once; the third output is empty where there are two.
+    "native_linears": f"(Tensor input, {_WEIGHTS}, Tensor spec, {_BIASES}, int channels_a, int channels_b, "
+    "int channels_c) -> (Tensor, Tensor, Tensor)",
+    # Two products with an activation between them: gate, up and down, or the first, the second and nothing.
+    "native_mlp": f"(Tensor input, {_WEIGHTS}, Tensor spec, {_BIASES}, int channels) -> Tensor",
+    # indices [...] (int64 or int32) -> rows [..., channels] of a packed weight, in the dtype of `like`
+    "native_embedding": "(Tensor indices, Tensor blocks, Tensor spec, Tensor like, int channels) -> Tensor",
+    # kind 1: x / rms(x) * weight; kind 2: (x - mean) / std * weight + bias; over the last dimension
+    "native_norm": "(Tensor input, Tensor weight, Tensor bias, int kind, float epsilon) -> Tensor",
+}
+
+for _name, _schema in SCHEMAS.items():
+    torch.library.define(f"hf_quant::{_name}", _schema)
+
+
+@torch.library.register_fake("hf_quant::native_linear")
+def _linear(
+    input: torch.Tensor, blocks: torch.Tensor, spec: torch.Tensor, bias: torch.Tensor, channels: int
+) -> torch.Tensor:
+    return input.new_empty(*input.shape[:-1], channels)
+
+
+@torch.library.register_fake("hf_quant::native_linears")
+def _linears(
+    input: torch.Tensor, *tensors: torch.Tensor, channels_a: int, channels_b: int, channels_c: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    a, b, c = (input.new_empty(*input.shape[:-1], channels) for channels in (channels_a, channels_b, channels_c))
+    return a, b, c
+
+
+@torch.library.register_fake("hf_quant::native_mlp")
+def _mlp(input: torch.Tensor, *tensors: torch.Tensor, channels: int) -> torch.Tensor:
+    return input.new_empty(*input.shape[:-1], channels)
+
+
+@torch.library.register_fake("hf_quant::native_embedding")
+def _embedding(
+    indices: torch.Tensor, blocks: torch.Tensor, spec: torch.Tensor, like: torch.Tensor, channels: int
+) -> torch.Tensor:
+    return like.new_empty(*indices.shape, channels)
+
+
+@torch.library.register_fake("hf_quant::native_norm")
+def _norm(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, kind: int, epsilon: float) -> torch.Tensor:
+    return torch.empty_like(input, memory_format=torch.contiguous_format)
