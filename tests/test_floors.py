@@ -15,6 +15,7 @@ FLOORS = [
     "formats",
     "kernels observers",
     "modules",
+    "fusion",
     "calibration evaluation",
     "algorithms qat",
     "planner export",

@@ -18,7 +18,8 @@ def affine_format(scheme: TensorScheme) -> AffineFormat:
 
 def scale_dtype(scheme: TensorScheme) -> torch.dtype:
     """What scales are stored in: those of a weight in groups are many, and bfloat16 keeps them small."""
-    return torch.bfloat16 if scheme.granularity == "group" and not scheme.dynamic else torch.float32
+    is_small = scheme.granularity == "group" and scheme.bits <= 8 and not scheme.dynamic
+    return torch.bfloat16 if is_small else torch.float32
 
 
 def float_format(scheme: TensorScheme) -> FloatFormat:

@@ -14,7 +14,8 @@ from transformers.quantizers.quantizers_utils import get_module_from_name
 from hf_quant.config.plan import Plan
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CheckpointError, ConfigError, HfQuantError, UnsupportedModel
-from hf_quant.integration import checkpoint, peft, saving
+from hf_quant.fusion.fuse import fuse, unfuse
+from hf_quant.integration import attention, checkpoint, peft, saving
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.resolve import Resolution, resolve
 from hf_quant.integration.weight_ops import QuantizeOnLoad
@@ -159,8 +160,11 @@ class HfQuantQuantizer(HfQuantizer):
         # After a save, Transformers keeps config.dtype as a string.
         if isinstance(dtype, str):
             dtype = getattr(torch, dtype.removeprefix("torch."))
+        dtype = dtype or model.dtype
         if dtype not in DTYPES:
             raise ConfigError(f"dequantize to torch.float32, torch.bfloat16 or torch.float16, not {dtype}")
+        unfuse(model)
+        attention.restore(model)
         restore_float(model, dtype)
         model.to(dtype)
         saving.untag(model)
@@ -188,6 +192,8 @@ def finish(model: Any, config: HfQuantConfig, quantizer: HfQuantQuantizer) -> No
     for module in model.modules():
         if isinstance(module, QuantizedModule | StoredModule):
             module.requires_grad_(False)
+    fuse(model)
+    attention.choose(model)
     model.config.quantization_config = config
     quantizer.quantization_config = config
     saving.tag(model)

@@ -9,7 +9,7 @@ from transformers.quantizers.auto import (
     register_quantizer,
 )
 
-from hf_quant.integration import extend
+from hf_quant.integration import attention, extend
 from hf_quant.integration.config import QUANT_METHOD, HfQuantConfig
 from hf_quant.integration.quantizer import HfQuantQuantizer
 
@@ -20,4 +20,5 @@ def register() -> None:
         AUTO_QUANTIZER_MAPPING.pop(QUANT_METHOD, None)
     register_quantization_config(QUANT_METHOD)(HfQuantConfig)
     register_quantizer(QUANT_METHOD)(HfQuantQuantizer)
+    attention.register()
     extend.install()

@@ -119,11 +119,10 @@ class QuantizedModule(nn.Module):
         """
         if self.kernel is not None or self.weight.is_meta or (self.shared is not None and self.shared.prepack()):
             return
-        if not self.multiplies:
+        if not self.multiplies and (self.shared is not None or self._chosen(neutral_only=False).look_up is None):
             self.repack = False
             return  # rows are gathered from the codes
-        self._choose_kernel(neutral_only=self.shared is not None)
-        kernel = get_kernel(str(self.kernel))
+        kernel = self._chosen(neutral_only=self.shared is not None)
         if self.weight.data_ptr() % kernel.alignment:
             # Tensors of a mapped file lie at any address. Through `data`, so that tied modules see it too.
             self.weight.data = self.weight.data.clone()
@@ -187,8 +186,8 @@ class QuantizedModule(nn.Module):
             self.check_values(self.unchecked)
             self.unchecked = None
 
-    def _choose_kernel(self, neutral_only: bool) -> None:
-        self.kernel = select_kernel(self.spec, self.weight.device, neutral_only=neutral_only).name
+    def _chosen(self, neutral_only: bool) -> LinearKernel:
+        return select_kernel(self.spec, self.weight.device, neutral_only=neutral_only)
 
     def tensor_facts(self) -> TensorFacts:
         """Name, shape and dtype of every quantized tensor, those of a shared weight included."""

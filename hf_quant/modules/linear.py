@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -40,6 +42,7 @@ class QuantizedLinear(QuantizedModule, nn.Linear):  # type: ignore[misc]
         nn.Module.__init__(self)
         self.in_features = in_features
         self.out_features = out_features
+        self.siblings: Callable[[QuantizedLinear, torch.Tensor], torch.Tensor | None] | None = None
         self.setup(scheme, in_features, out_features, tied, device)
         if bias:
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype), requires_grad=False)
@@ -48,15 +51,17 @@ class QuantizedLinear(QuantizedModule, nn.Linear):  # type: ignore[misc]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """``input @ weight.T + bias`` in the dtype of `input`."""
-        fast = self.fast
-        if fast is not None and not (input.requires_grad and torch.is_grad_enabled()):
-            return fast(input, self.packed, self._parameters["bias"], self.spec)
         if self.repack:
             self.prepack()
+        fast = self.fast
+        if fast is not None and not (input.requires_grad and torch.is_grad_enabled()):
+            if self.siblings is not None and (output := self.siblings(self, input)) is not None:
+                return output
+            return fast(input, self.packed, self._parameters["bias"], self.spec)
         if self.kernel is None:
             # Not prepacked, as when weights visit from disk: only codes as they are will do.
             self.check_deferred()
-            self._choose_kernel(neutral_only=True)
+            self.kernel = self._chosen(neutral_only=True).name
         return ops.linear(input, self.operands(), self.spec, str(self.kernel))
 
     def extra_repr(self) -> str:

@@ -81,6 +81,10 @@ HF_QUANT_API std::int32_t hf_quant_normalize(const Input* input, std::int64_t ro
   return kernels().normalize(*input, rows, output, stride, threads);
 }
 
+HF_QUANT_API std::int32_t hf_quant_attend(const Attention* request, std::int32_t threads) {
+  return kernels().attend(*request, threads);
+}
+
 // For benchmarks: reads memory once, and returns a sum of it; multiplies in registers, and returns the operations done.
 HF_QUANT_API std::int64_t hf_quant_read(const std::uint8_t* data, std::int64_t bytes, std::int32_t threads) {
   return kernels().read(data, bytes, threads);

@@ -70,13 +70,19 @@ struct Weight {
 
 struct Step {
   Input input;
-  const void* residual;  // added last; rows of output_dtype
+  const void* residual;  // added after the activation; rows of output_dtype
+  const void* post_weight;  // of a norm of whole rows of the output, which comes last
+  const void* post_bias;
   std::int64_t residual_stride;
   std::int64_t rows;
   std::int32_t output_dtype;
   std::int32_t activation;
   std::int32_t gated;  // weights[0] is the gate: activation(gate) * weights[1], written where weights[0] says
   std::int32_t weight_count;
+  std::int32_t post_norm;  // Norm
+  std::int32_t post_dtype;
+  float post_epsilon;
+  std::int32_t reserved;
   Weight weights[4];
 };
 
@@ -98,6 +104,24 @@ struct Embedding {
   std::int32_t output_dtype;
   std::int32_t per_tensor;
   std::int32_t flags;  // WeightFlags of the blocks
+};
+
+// softmax(scale * query key^T) value, for heads that share keys and values in groups.
+struct Attention {
+  const void* query;           // [batch, heads, queries, width], rows contiguous
+  const void* key;             // [batch, kv_heads, keys, width]
+  const void* value;           // likewise
+  const std::uint8_t* mask;    // [batch, heads, queries, keys]: what is 0 is not seen; or null
+  void* output;                // [batch, queries, heads, width]
+  std::int64_t query_stride[3];  // of batch, head, row, in numbers
+  std::int64_t key_stride[3];
+  std::int64_t value_stride[3];
+  std::int64_t mask_stride[4];
+  std::int64_t batch, heads, kv_heads, queries, keys, width;
+  float scale;
+  std::int32_t causal;  // query i sees keys 0 to i
+  std::int32_t dtype;
+  std::int32_t reserved;
 };
 
 // Float weight to neutral codes.

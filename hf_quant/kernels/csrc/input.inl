@@ -16,11 +16,44 @@ struct Rows {
   std::int64_t sum_group;  // inputs that share a sum
 };
 
-// One row as floats, padded with zeros to a whole vector: where it lies if it may stay there, else in `buffer`.
-inline const float* load_row(const hf_quant::Input& in, const void* data, std::int64_t row, float* buffer) {
+struct Range {
+  float low, high;
+  bool finite;
+};
+
+// Extremes of what has been seen, widened to hold zero. NaN and infinities make them not finite.
+struct Extremes {
+  Float low = Simd::zero(), high = Simd::zero(), poison = Simd::zero();
+
+  HFQ_INLINE void see(Float v) {
+    low = Simd::min(v, low);
+    high = Simd::max(v, high);
+    poison = Simd::fma(v, Simd::zero(), poison);
+  }
+  HFQ_INLINE Range range() const { return {Simd::least(low), Simd::most(high), Simd::sum(poison) == 0.0f}; }
+};
+
+// One row as floats, padded with zeros to a whole vector: where it lies if it may stay there, else in `buffer`. What is
+// rotated on its way is also shown to `seen`; returns with `*showed` whether that happened.
+inline const float* load_row(const hf_quant::Input& in, const void* data, std::int64_t row, float* buffer,
+                             Extremes* seen = nullptr, bool* showed = nullptr) {
   const std::int64_t width = in.width, whole = width / 16 * 16;
   const int rest = static_cast<int>(width - whole);
   const std::int64_t at = row * in.stride;
+  if (in.rotation && in.norm == hf_quant::kNoNorm) {
+    // Blocks are whole vectors, so there is no rest.
+    Extremes extremes;
+    const auto see = [&](Float v) { extremes.see(v); };
+    if (in.dtype == hf_quant::kFloat32) {
+      const float* x = static_cast<const float*>(data) + at;
+      rotate_row(width, in.rotation, buffer, [&](std::int64_t k) { return Simd::load(x + k); }, see);
+    } else {
+      rotate_row(width, in.rotation, buffer, [&](std::int64_t k) { return load_as(data, at + k, in.dtype); }, see);
+    }
+    if (seen) *seen = extremes;
+    if (showed) *showed = true;
+    return buffer;
+  }
   const bool changed = in.norm != hf_quant::kNoNorm || in.rotation != 0;
   if (in.dtype == hf_quant::kFloat32 && rest == 0 && !changed) return static_cast<const float*>(data) + at;
   Float total = Simd::zero();
@@ -68,23 +101,6 @@ inline const float* load_row(const hf_quant::Input& in, const void* data, std::i
   if (in.rotation) rotate_row(buffer, width, in.rotation);
   return buffer;
 }
-
-struct Range {
-  float low, high;
-  bool finite;
-};
-
-// Extremes of what has been seen, widened to hold zero. NaN and infinities make them not finite.
-struct Extremes {
-  Float low = Simd::zero(), high = Simd::zero(), poison = Simd::zero();
-
-  HFQ_INLINE void see(Float v) {
-    low = Simd::min(v, low);
-    high = Simd::max(v, high);
-    poison = Simd::fma(v, Simd::zero(), poison);
-  }
-  HFQ_INLINE Range range() const { return {Simd::least(low), Simd::most(high), Simd::sum(poison) == 0.0f}; }
-};
 
 HFQ_INLINE Range range_of(const float* x, std::int64_t begin, std::int64_t end) {
   Extremes first, second;
@@ -161,9 +177,9 @@ HFQ_INLINE Grid grid_of(Range range, bool symmetric) {
 
 constexpr float kNaN = __builtin_nanf("");
 
-// Quantize one row into row `r` of `rows`. `buffer` holds padded_width floats, `bytes` as many codes.
-inline void quantize_row(const hf_quant::Input& in, const float* x, const Rows& rows, std::int64_t r,
-                         std::int8_t* bytes) {
+// Quantize one row into row `r` of `rows`; `seen` are its extremes, where they are known. `bytes` has room for its codes.
+inline void quantize_row(const hf_quant::Input& in, const float* x, const Extremes* seen, const Rows& rows,
+                         std::int64_t r, std::int8_t* bytes) {
   const std::int64_t width = in.width, padded = (width + 15) / 16 * 16;
   constexpr bool kInPlace = sizeof(Act) == 1;
   std::int8_t* out = kInPlace ? reinterpret_cast<std::int8_t*>(rows.codes + r * rows.stride) : bytes;
@@ -182,7 +198,7 @@ inline void quantize_row(const hf_quant::Input& in, const float* x, const Rows& 
     }
     if (!finite) scales[0] = kNaN;
   } else {
-    const Range range = range_of(x, 0, padded);
+    const Range range = seen ? seen->range() : range_of(x, 0, padded);
     Grid grid{in.static_scale, 1.0f / in.static_scale, in.static_zero, in.static_lowest, true};
     if (in.mode != hf_quant::kStatic) grid = grid_of(range, in.mode == hf_quant::kTokenSymmetric);
     // A row that cannot be told in codes becomes NaN as a whole.

@@ -12,6 +12,7 @@ struct Kernels {
   int (*quantize)(const Quantize& request, int threads);
   int (*embed)(const Embedding& request, int threads);
   int (*normalize)(const Input& input, std::int64_t rows, void* output, std::int64_t stride, int threads);
+  int (*attend)(const Attention& request, int threads);
   std::int64_t (*read)(const std::uint8_t* data, std::int64_t bytes, int threads);
   std::int64_t (*dots)(std::int64_t rounds, int threads);
 };

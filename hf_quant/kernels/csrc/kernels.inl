@@ -29,12 +29,14 @@ using hf_quant::kLanes;
 
 #include "rows.inl"
 
+#include "attention.inl"
+
 #include "weights.inl"
 
 #include "limits.inl"
 
 namespace {
 constexpr hf_quant::Kernels kernels() {
-  return {run_program, run_quantize, run_embed, run_normalize, run_read, run_dots};
+  return {run_program, run_quantize, run_embed, run_normalize, run_attend, run_read, run_dots};
 }
 }  // namespace

@@ -7,7 +7,8 @@ using hf_quant::Step;
 using hf_quant::Team;
 using hf_quant::Weight;
 
-constexpr std::int64_t kRowsAtOnce = 504;       // rows of inputs that are quantized before weights are read
+constexpr std::int64_t kRowsAtOnce = 516;       // rows of inputs that are quantized before weights are read
+constexpr std::int64_t kChainedRows = 264;      // the same where rows go from one step to the next, through the cache
 constexpr std::int64_t kFewRows = 12;           // rows up to which each thread reads one stretch of the weights
 constexpr std::int64_t kAloneRows = 4;          // rows that each thread quantizes for itself rather than wait,
 constexpr std::int64_t kOwnQuantize = 1 << 15;  // if they hold no more numbers than this
@@ -168,9 +169,12 @@ struct Finish {
   bool residual;
 };
 
-// 16 channels of `count` rows, `lanes` of which are there. Plain: all of them, floats, with at most a bias.
-template <bool Plain>
-HFQ_INLINE void finish_lanes(const Finish& to, const float* tile, std::int64_t row, std::int64_t count, int at, int lanes) {
+constexpr std::int32_t kAny = -1;  // an activation that is looked up for each vector
+
+// 16 channels of `count` rows, `lanes` of which are there. With an activation known in advance: all of them are, as floats,
+// without gate; a residual there is or not as `Residual` says.
+template <std::int32_t Activation, bool Residual>
+void finish_lanes(const Finish& to, const float* tile, std::int64_t row, std::int64_t count, int at, int lanes) {
   const Weight& weight = *to.weight;
   const std::int64_t n = to.channel + at;
   Float bias = Simd::zero();
@@ -179,15 +183,17 @@ HFQ_INLINE void finish_lanes(const Finish& to, const float* tile, std::int64_t r
                            : load_some(weight.bias, n, weight.bias_dtype, lanes);
   }
   std::int64_t where = (to.first_row + row) * to.output_stride + n;
-  for (std::int64_t r = 0; r < count; ++r, where += to.output_stride) {
+  std::int64_t from = (to.first_row + row) * to.step->residual_stride + n;
+  for (std::int64_t r = 0; r < count; ++r, where += to.output_stride, from += to.step->residual_stride) {
     Float v = Simd::add(Simd::load(tile + r * kBlock + at), bias);
-    if constexpr (Plain) {
+    if constexpr (Activation != kAny) {
+      v = activate(v, Activation);
+      if constexpr (Residual) v = Simd::add(v, Simd::load(static_cast<const float*>(to.step->residual) + from));
       Simd::store(static_cast<float*>(to.output) + where, v);
     } else {
       v = activate(v, to.activation);
       if (to.gate) v = Simd::mul(v, Simd::load(to.gate + (row + r) * kBlock + at));
       if (to.residual) {
-        const std::int64_t from = (to.first_row + row + r) * to.step->residual_stride + n;
         v = Simd::add(v, lanes == kLanes ? load_as(to.step->residual, from, to.dtype)
                                          : load_some(to.step->residual, from, to.dtype, lanes));
       }
@@ -196,17 +202,28 @@ HFQ_INLINE void finish_lanes(const Finish& to, const float* tile, std::int64_t r
   }
 }
 
+using FinishLanes = void (*)(const Finish&, const float*, std::int64_t, std::int64_t, int, int);
+
+FinishLanes finish_way(const Finish& to, bool whole) {
+  if (to.dtype != hf_quant::kFloat32 || to.gate || !whole) return finish_lanes<kAny, false>;
+  if (to.residual) {
+    return to.activation == hf_quant::kNoActivation ? finish_lanes<hf_quant::kNoActivation, true> : finish_lanes<kAny, false>;
+  }
+  switch (to.activation) {
+    case hf_quant::kNoActivation: return finish_lanes<hf_quant::kNoActivation, false>;
+    case hf_quant::kGeluErf: return finish_lanes<hf_quant::kGeluErf, false>;
+    case hf_quant::kGeluTanh: return finish_lanes<hf_quant::kGeluTanh, false>;
+    case hf_quant::kSilu: return finish_lanes<hf_quant::kSilu, false>;
+    default: return finish_lanes<kAny, false>;
+  }
+}
+
 // Rows [row, row + count) of the chunk, from tile [count][kBlock].
 void finish(const Finish& to, const float* tile, std::int64_t row, std::int64_t count) {
-  const bool plain = to.dtype == hf_quant::kFloat32 && to.activation == hf_quant::kNoActivation && !to.gate && !to.residual;
   for (int at = 0; at < kBlock && to.channel + at < to.weight->channels; at += kLanes) {
     const std::int64_t left = to.weight->channels - to.channel - at;
     const int lanes = static_cast<int>(left < kLanes ? left : kLanes);
-    if (plain && lanes == kLanes) {
-      finish_lanes<true>(to, tile, row, count, at, lanes);
-    } else {
-      finish_lanes<false>(to, tile, row, count, at, lanes);
-    }
+    finish_way(to, lanes == kLanes)(to, tile, row, count, at, lanes);
   }
 }
 
@@ -422,11 +439,36 @@ void prepare_rows(const Program& program, int s, const Rows& rows, const Own& ow
     offset = 0;
   }
   for (std::int64_t r = begin; r < end; ++r) {
-    const float* x = load_row(in, data, offset + r, own.row);
+    Extremes seen;
+    bool known = false;
+    const float* x = load_row(in, data, offset + r, own.row, &seen, &known);
     if (plan.integer) {
-      quantize_row(in, x, rows, r, own.bytes);
+      quantize_row(in, x, known ? &seen : nullptr, rows, r, own.bytes);
     } else {
       keep_row(in, x, rows, r);
+    }
+  }
+}
+
+// Norm of rows of the output, where they lie.
+void normalize_output(const Step& step, const Own& own, std::int64_t begin, std::int64_t end) {
+  const Weight& weight = step.weights[0];
+  hf_quant::Input in = {};
+  in.norm = step.post_norm;
+  in.norm_weight = step.post_weight;
+  in.norm_bias = step.post_bias;
+  in.norm_dtype = step.post_dtype;
+  in.epsilon = step.post_epsilon;
+  in.dtype = step.output_dtype;
+  in.width = weight.channels;
+  in.stride = weight.output_stride;
+  const std::int64_t whole = in.width / 16 * 16;
+  for (std::int64_t r = begin; r < end; ++r) {
+    const float* x = load_row(in, weight.output, r, own.row);
+    const std::int64_t at = r * in.stride;
+    for (std::int64_t k = 0; k < whole; k += 16) store_as(weight.output, at + k, in.dtype, Simd::load(x + k));
+    if (whole < in.width) {
+      store_some(weight.output, at + whole, in.dtype, Simd::load(x + whole), static_cast<int>(in.width - whole));
     }
   }
 }
@@ -453,6 +495,10 @@ void run_chunk(Program& program, const Team& team, const Own& own, std::int64_t 
     }
     // The next step reads what all threads wrote, and the next chunk overwrites what all threads read.
     team.barrier();
+    if (plan.step->post_norm != hf_quant::kNoNorm) {
+      team.share(count, &begin, &end);
+      normalize_output(*plan.step, own, first_row + begin, first_row + end);
+    }
   }
 }
 
@@ -460,7 +506,9 @@ Own take_own(Memory& memory, const Program& program, bool codes) {
   std::int64_t width = 0, spare = 0;
   for (int s = 0; s < program.count; ++s) {
     const std::int64_t padded = hf_quant::round_up(program.steps[s].input.width, 64);
+    const std::int64_t out = hf_quant::round_up(program.steps[s].weights[0].channels, 64);
     width = width > padded ? width : padded;
+    if (program.steps[s].post_norm != hf_quant::kNoNorm) width = width > out ? width : out;
     const std::int64_t panel = (padded < kPanelInputs ? padded : kPanelInputs) * kBlock * 4;
     const std::int64_t bytes = program.plans[s].integer ? padded * kBlock : panel;
     spare = spare > bytes ? spare : bytes;
@@ -494,7 +542,9 @@ int run_program(const Step* steps, int count, int threads) {
   program.count = count;
   program.threads = threads;
   const std::int64_t rows = steps[0].rows;
-  program.rows_at_once = rows < kRowsAtOnce ? rows : kRowsAtOnce;
+  // Chunks as even as whole tiles allow.
+  const std::int64_t most = count > 1 ? kChainedRows : kRowsAtOnce, chunk_count = (rows + most - 1) / most;
+  program.rows_at_once = hf_quant::round_up((rows + chunk_count - 1) / chunk_count, rows > most ? 12 : 1);
   std::int64_t kept = 0;
   for (int s = 0; s < count; ++s) {
     Plan& plan = program.plans[s];

@@ -24,19 +24,20 @@ HFQ_INLINE Float exponential(Float x) {
   return Simd::mul(p, Simd::power_of_two(n));
 }
 
-// erfc(z) for z >= 0: e^(-z^2) times a minimax polynomial in 1 / (1 + 0.4 z), to 1e-7 of the value.
-HFQ_INLINE Float complementary_error(Float z) {
-  const Float t = Simd::div(Simd::set(1.0f), Simd::fma(Simd::set(0.4f), z, Simd::set(1.0f)));
-  Float p = Simd::set(0.039867790820f);
-  p = Simd::fma(p, t, Simd::set(-0.133357587219f));
-  p = Simd::fma(p, t, Simd::set(0.069060634946f));
-  p = Simd::fma(p, t, Simd::set(0.105743247735f));
-  p = Simd::fma(p, t, Simd::set(0.066933818470f));
-  p = Simd::fma(p, t, Simd::set(0.199107446052f));
-  p = Simd::fma(p, t, Simd::set(0.200356187610f));
-  p = Simd::fma(p, t, Simd::set(0.226668126600f));
-  p = Simd::fma(p, t, Simd::set(0.225620380658f));
-  return Simd::mul(Simd::mul(p, t), exponential(Simd::sub(Simd::zero(), Simd::mul(z, z))));
+// erf(x / sqrt(2)) to 2e-7: z P(z^2) with a minimax polynomial of degree 15 on |z| <= 3.92, from where on erf is 1. The
+// polynomial's argument is shifted and scaled to [-1, 1], which keeps its coefficients and rounding errors small.
+HFQ_INLINE Float scaled_error_function(Float x) {
+  constexpr float kMost = 3.92f;
+  const Float z = Simd::mul(x, Simd::set(0.70710678f));
+  const Float kept = Simd::min(Simd::set(kMost), Simd::max(Simd::set(-kMost), z));
+  const Float u = Simd::fma(Simd::mul(kept, kept), Simd::set(2.0f / (kMost * kMost)), Simd::set(-1.0f));
+  constexpr float kP[] = {-7.75410248e-4f, 2.04576569e-3f, -1.61868456e-3f, 2.08711002e-3f, -7.37198413e-3f,
+                          1.40049291e-2f,  -2.01803908e-2f, 2.98207953e-2f, -4.33747113e-2f, 5.83585155e-2f,
+                          -7.40301610e-2f, 9.06023070e-2f, -1.09178500e-1f, 1.34084276e-1f, -1.80108642e-1f,
+                          3.60736814e-1f};
+  Float p = Simd::set(kP[0]);
+  for (int i = 1; i < 16; ++i) p = Simd::fma(p, u, Simd::set(kP[i]));
+  return Simd::mul(kept, p);
 }
 
 HFQ_INLINE Float times_sigmoid(Float x, Float argument) {
@@ -47,10 +48,8 @@ HFQ_INLINE Float times_sigmoid(Float x, Float argument) {
 HFQ_INLINE Float activate(Float x, std::int32_t kind) {
   switch (kind) {
     case hf_quant::kGeluErf: {
-      // Through erfc of the magnitude, which does not cancel where the result is small.
       const Float half = Simd::mul(Simd::set(0.5f), x);
-      const Float tail = Simd::mul(half, complementary_error(Simd::mul(Simd::abs(x), Simd::set(0.70710678f))));
-      return Simd::select_negative(x, tail, Simd::sub(x, tail));
+      return Simd::fma(half, scaled_error_function(x), half);
     }
     case hf_quant::kGeluTanh: {
       // 1 + tanh(u) is twice the sigmoid of 2u.
@@ -94,13 +93,11 @@ inline void store_some(void* p, std::int64_t at, std::int32_t dtype, Float v, in
   std::memcpy(static_cast<std::uint8_t*>(p) + at * size, buffer, static_cast<std::size_t>(count * size));
 }
 
-// One block of 16 * Vectors numbers times the orthonormal Hadamard matrix, in place. The stages go from neighbours to
-// halves; formats/rotation.py adds in the same order, so results are the same to the last bit.
+// One block of 16 * Vectors numbers times the orthonormal Hadamard matrix. The stages go from neighbours to halves;
+// formats/rotation.py adds in the same order, so results are the same to the last bit.
 template <int Vectors>
-HFQ_INLINE void hadamard_block(float* p, float norm) {
-  Float v[Vectors];
+HFQ_INLINE void hadamard(Float (&v)[Vectors], Float norm) {
   for (int i = 0; i < Vectors; ++i) {
-    v[i] = Simd::load(p + 16 * i);
     v[i] = Simd::butterfly<1>(v[i]);
     v[i] = Simd::butterfly<2>(v[i]);
     v[i] = Simd::butterfly<4>(v[i]);
@@ -114,20 +111,38 @@ HFQ_INLINE void hadamard_block(float* p, float norm) {
       v[i + step] = Simd::sub(a, b);
     }
   }
-  for (int i = 0; i < Vectors; ++i) Simd::store(p + 16 * i, Simd::mul(v[i], Simd::set(norm)));
+  for (int i = 0; i < Vectors; ++i) v[i] = Simd::mul(v[i], norm);
+}
+
+// A row of `width` numbers, rotated in blocks, from wherever `from(at)` reads sixteen of them to `out`; `see` gets each
+// sixteen that are written.
+template <int Vectors, class From, class See>
+HFQ_INLINE void rotate_blocks(std::int64_t width, float* out, From from, See see) {
+  const Float norm = Simd::set(1.0f / std::sqrt(static_cast<float>(16 * Vectors)));
+  for (std::int64_t at = 0; at < width; at += 16 * Vectors) {
+    Float v[Vectors];
+    for (int i = 0; i < Vectors; ++i) v[i] = from(at + 16 * i);
+    hadamard<Vectors>(v, norm);
+    for (int i = 0; i < Vectors; ++i) {
+      see(v[i]);
+      Simd::store(out + at + 16 * i, v[i]);
+    }
+  }
+}
+
+template <class From, class See>
+HFQ_INLINE void rotate_row(std::int64_t width, std::int32_t block, float* out, From from, See see) {
+  switch (block) {
+    case 16: return rotate_blocks<1>(width, out, from, see);
+    case 32: return rotate_blocks<2>(width, out, from, see);
+    case 64: return rotate_blocks<4>(width, out, from, see);
+    case 128: return rotate_blocks<8>(width, out, from, see);
+    default: return rotate_blocks<16>(width, out, from, see);
+  }
 }
 
 inline void rotate_row(float* row, std::int64_t width, std::int32_t block) {
-  const float norm = 1.0f / std::sqrt(static_cast<float>(block));
-  for (std::int64_t at = 0; at < width; at += block) {
-    switch (block) {
-      case 16: hadamard_block<1>(row + at, norm); break;
-      case 32: hadamard_block<2>(row + at, norm); break;
-      case 64: hadamard_block<4>(row + at, norm); break;
-      case 128: hadamard_block<8>(row + at, norm); break;
-      default: hadamard_block<16>(row + at, norm); break;
-    }
-  }
+  rotate_row(width, block, row, [&](std::int64_t at) { return Simd::load(row + at); }, [](Float) {});
 }
 
 }  // namespace

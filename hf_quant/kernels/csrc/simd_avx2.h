@@ -84,6 +84,18 @@ struct Simd {
   static HFQ_INLINE float most(Float x) {
     return reduce(_mm256_max_ps(x.a, x.b), [](__m128 p, __m128 q) { return _mm_max_ps(p, q); });
   }
+  // The sums of sixteen vectors, one a lane.
+  static HFQ_INLINE Float sums(const Float (&v)[16]) {
+    __m256 part[2];
+    for (int h = 0; h < 2; ++h) {
+      __m256 r[8];
+      for (int i = 0; i < 8; ++i) r[i] = _mm256_add_ps(v[8 * h + i].a, v[8 * h + i].b);
+      const __m256 low = _mm256_hadd_ps(_mm256_hadd_ps(r[0], r[1]), _mm256_hadd_ps(r[2], r[3]));
+      const __m256 high = _mm256_hadd_ps(_mm256_hadd_ps(r[4], r[5]), _mm256_hadd_ps(r[6], r[7]));
+      part[h] = _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
+    }
+    return {part[0], part[1]};
+  }
 
   static HFQ_INLINE __m256i load_half(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   static HFQ_INLINE Int int_zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }

@@ -57,6 +57,20 @@ struct Simd {
   static HFQ_INLINE float sum(Float a) { return _mm512_reduce_add_ps(a); }
   static HFQ_INLINE float least(Float a) { return _mm512_reduce_min_ps(a); }
   static HFQ_INLINE float most(Float a) { return _mm512_reduce_max_ps(a); }
+  // The sums of sixteen vectors, one a lane.
+  static HFQ_INLINE Float sums(const Float (&v)[16]) {
+    __m256 part[2];
+    for (int h = 0; h < 2; ++h) {
+      __m256 r[8];
+      for (int i = 0; i < 8; ++i) {
+        r[i] = _mm256_add_ps(_mm512_castps512_ps256(v[8 * h + i]), _mm512_extractf32x8_ps(v[8 * h + i], 1));
+      }
+      const __m256 low = _mm256_hadd_ps(_mm256_hadd_ps(r[0], r[1]), _mm256_hadd_ps(r[2], r[3]));
+      const __m256 high = _mm256_hadd_ps(_mm256_hadd_ps(r[4], r[5]), _mm256_hadd_ps(r[6], r[7]));
+      part[h] = _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
+    }
+    return _mm512_insertf32x8(_mm512_castps256_ps512(part[0]), part[1], 1);
+  }
 
   static HFQ_INLINE Int int_zero() { return _mm512_setzero_si512(); }
   static HFQ_INLINE Int int_set(std::int32_t v) { return _mm512_set1_epi32(v); }
@@ -114,8 +128,10 @@ struct Simd {
     if (Step == 2) swapped = _mm512_permute_ps(v, 0x4e);
     if (Step == 4) swapped = _mm512_shuffle_f32x4(v, v, 0xb1);
     if (Step == 8) swapped = _mm512_shuffle_f32x4(v, v, 0x4e);
-    constexpr __mmask16 kSecond = Step == 1 ? 0xaaaa : Step == 2 ? 0xcccc : Step == 4 ? 0xf0f0 : 0xff00;
-    return _mm512_mask_sub_ps(_mm512_add_ps(v, swapped), kSecond, swapped, v);
+    // One multiplication by 1 or -1, which is exact, adds or subtracts.
+    constexpr std::uint32_t kSecond = Step == 1 ? 0xaaaa : Step == 2 ? 0xcccc : Step == 4 ? 0xf0f0 : 0xff00;
+    const __m512 sign = _mm512_mask_blend_ps(static_cast<__mmask16>(kSecond), _mm512_set1_ps(1.0f), _mm512_set1_ps(-1.0f));
+    return _mm512_fmadd_ps(v, sign, swapped);
   }
 
   static HFQ_INLINE Bytes bytes(const std::uint8_t* p) { return _mm512_loadu_si512(p); }

@@ -105,6 +105,19 @@ struct Simd {
   static HFQ_INLINE float most(Float x) {
     return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.v[0], x.v[1]), vmaxq_f32(x.v[2], x.v[3])));
   }
+  // The sums of sixteen vectors, one a lane.
+  static HFQ_INLINE Float sums(const Float (&v)[16]) {
+    Float r;
+    HFQ_QUARTERS {
+      float32x4_t part[4];
+      for (int j = 0; j < 4; ++j) {
+        const Float& x = v[4 * i + j];
+        part[j] = vaddq_f32(vaddq_f32(x.v[0], x.v[1]), vaddq_f32(x.v[2], x.v[3]));
+      }
+      r.v[i] = vpaddq_f32(vpaddq_f32(part[0], part[1]), vpaddq_f32(part[2], part[3]));
+    }
+    return r;
+  }
 
   static HFQ_INLINE Int int_set(std::int32_t v) {
     Int r;

@@ -69,9 +69,9 @@ struct Simd {
   };
   using Act = std::int8_t;
 
-  static constexpr int kRows = 2;
-  static constexpr int kGroupRows = 2;
-  static constexpr int kNibbleRows = 2;
+  static constexpr int kRows = 1;
+  static constexpr int kGroupRows = 1;
+  static constexpr int kNibbleRows = 1;
   static constexpr int kFloatRows = 2;
   static constexpr int kTileVectors = 1;
   static constexpr int kAheadRows = 0;
@@ -134,6 +134,12 @@ struct Simd {
     float most = at(a, 0);
     HFQ_LANES most = at(a, i) > most ? at(a, i) : most;
     return most;
+  }
+  // The sums of sixteen vectors, one a lane.
+  static HFQ_INLINE Float sums(const Float (&v)[16]) {
+    float lane[16];
+    HFQ_LANES lane[i] = sum(v[i]);
+    return load(lane);
   }
 
   static HFQ_INLINE Int int_set(std::int32_t x) { return Int{} + x; }

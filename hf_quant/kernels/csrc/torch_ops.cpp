@@ -6,7 +6,9 @@
 // C++ exceptions, as the stable interface means them to be.
 
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 
@@ -17,6 +19,7 @@
 
 HF_QUANT_API std::int32_t hf_quant_run(const hf_quant::Step*, std::int32_t, std::int32_t);
 HF_QUANT_API std::int32_t hf_quant_embed(const hf_quant::Embedding*, std::int32_t);
+HF_QUANT_API std::int32_t hf_quant_attend(const hf_quant::Attention*, std::int32_t);
 HF_QUANT_API std::int32_t hf_quant_normalize(const hf_quant::Input*, std::int64_t, void*, std::int64_t, std::int32_t);
 
 namespace hf_quant {
@@ -40,6 +43,7 @@ struct Torch {
   std::int32_t (*float32)();
   std::int32_t (*bfloat16)();
   std::int32_t (*float16)();
+  std::int32_t (*boolean)();
   std::int32_t (*uint8)();
   std::int32_t (*int8)();
   std::int32_t (*int32)();
@@ -84,6 +88,7 @@ class Tensor {
   static constexpr int kMostDims = 16;
 
   bool contiguous() const {
+    if (count == 0) return true;
     std::int64_t expected = 1;
     for (std::int64_t i = dims - 1; i >= 0; --i) {
       if (size[i] != 1 && stride[i] != expected) return false;
@@ -108,14 +113,24 @@ std::int32_t float_dtype(std::int32_t dtype) {
   return kFloat16;
 }
 
-// A new tensor of the sizes of `like` but for the last, which is `last` (left as it is when negative).
-Value make(const Tensor& like, std::int64_t last, std::int32_t dtype, bool append, void** data) {
-  std::int64_t sizes[Tensor::kMostDims + 1], strides[Tensor::kMostDims + 1];
-  std::int64_t dims = like.dims;
-  for (std::int64_t i = 0; i < dims; ++i) sizes[i] = like.size[i];
-  if (append) ++dims;
-  if (last >= 0) sizes[dims - 1] = last;
-  std::int64_t step = 1;
+// The C library gives large blocks back to the system as soon as they are freed, and each page of the next one costs a
+// fault. It learns the size of blocks that a program needs again and again from those it frees: one as large as it
+// learns from, never written to, teaches it at once what outputs of many rows would teach it one by one.
+void keep_freed_blocks() {
+  constexpr std::size_t kLargest = (std::size_t{32} << 20) - (std::size_t{64} << 10);
+  static std::once_flag once;
+  std::call_once(once, [] {
+    void* volatile block = std::malloc(kLargest);
+    std::free(block);
+  });
+}
+
+// A new contiguous tensor.
+Value make(const std::int64_t* sizes, std::int64_t dims, std::int32_t dtype, void** data) {
+  constexpr std::int64_t kLarge = 1 << 18;  // numbers
+  std::int64_t strides[Tensor::kMostDims + 1], step = 1, count = 1;
+  for (std::int64_t i = 0; i < dims; ++i) count *= sizes[i];
+  if (count >= kLarge) keep_freed_blocks();
   for (std::int64_t i = dims - 1; i >= 0; --i) {
     strides[i] = step;
     step *= sizes[i] > 1 ? sizes[i] : 1;
@@ -124,6 +139,15 @@ Value make(const Tensor& like, std::int64_t last, std::int32_t dtype, bool appen
   call(torch.empty(dims, sizes, strides, dtype, 0, -1, &made));
   call(torch.data(made, data));
   return reinterpret_cast<Value>(made);
+}
+
+// One of the sizes of `like` but for the last, which is `last` (left as it is when negative), or comes after.
+Value make(const Tensor& like, std::int64_t last, std::int32_t dtype, bool append, void** data) {
+  std::int64_t sizes[Tensor::kMostDims + 1];
+  const std::int64_t dims = like.dims + (append ? 1 : 0);
+  for (std::int64_t i = 0; i < like.dims; ++i) sizes[i] = like.size[i];
+  if (last >= 0) sizes[dims - 1] = last;
+  return make(sizes, dims, dtype, data);
 }
 
 struct RowsOf {
@@ -151,11 +175,45 @@ RowsOf rows_of(const Tensor& tensor, std::int64_t width) {
   return {rows, stride};
 }
 
-const ProgramSpec& spec_of(const Tensor& tensor) {
+constexpr std::int32_t kMostWeights = 3;
+
+bool fits(const StepSpec& step, const WeightSpec& weight) {
+  const bool grouped = weight.group != 0;
+  const bool sums = (step.mode == kTokenAsymmetric || (step.mode == kStatic && step.static_zero != 0));
+  return weight.channels >= 1 && weight.channels <= (1 << 28) && weight.bits >= 2 && weight.bits <= 8 &&
+         (weight.flags & ~(kHasZeros | kHasSums)) == 0 && (!sums || (weight.flags & kHasSums)) &&
+         (!grouped || (weight.group > 0 && weight.group % kChunk == 0 && step.width % weight.group == 0)) &&
+         weight.group == step.weights[0].group;
+}
+
+// Whether kernels can do what the step says, whatever tensors come with it.
+bool fits(const StepSpec& step) {
+  const std::int32_t rotation = step.rotation;
+  const bool rotates = rotation == 16 || rotation == 32 || rotation == 64 || rotation == 128 || rotation == 256;
+  if (step.width < 1 || step.width > (step.mode == kFloatInput ? 1 << 24 : 1 << 16)) return false;
+  if (rotation != 0 && (!rotates || step.width % rotation != 0)) return false;
+  if (step.mode < kFloatInput || step.mode > kStatic) return false;
+  if (step.mode == kGroupSymmetric && (step.group <= 0 || step.group != step.weights[0].group)) return false;
+  if (step.mode == kStatic) {
+    if (!(step.static_scale > 0.0f) || step.static_scale > 3e38f) return false;
+    if (step.static_zero < -128 || step.static_zero > 127) return false;
+    if (step.static_lowest != -128 && step.static_lowest != -127) return false;
+  }
+  if (step.activation < kNoActivation || step.activation > kRelu || step.gated < 0 || step.gated > 1) return false;
+  if (step.weight_count < 1 || step.weight_count > kMostWeights) return false;
+  for (int w = 0; w < step.weight_count; ++w) {
+    if (!fits(step, step.weights[w])) return false;
+  }
+  return true;
+}
+
+ProgramSpec spec_of(const Tensor& tensor) {
   require(tensor.dtype == torch.uint8() && tensor.contiguous() && tensor.count == sizeof(ProgramSpec),
           "not a program's spec");
-  const ProgramSpec& spec = *static_cast<const ProgramSpec*>(tensor.data);
+  ProgramSpec spec;
+  std::memcpy(&spec, tensor.data, sizeof spec);
   require(spec.magic == kSpecMagic && spec.count >= 1 && spec.count <= 2, "not a program's spec");
+  for (int s = 0; s < spec.count; ++s) require(fits(spec.steps[s]), "a program's spec says what no kernel can do");
   return spec;
 }
 
@@ -198,8 +256,6 @@ void check(std::int32_t status) {
   require(status == 0, "a native kernel failed");
 }
 
-constexpr int kMostWeights = 3;
-
 // The arguments of all products: input, blocks and biases of up to three weights, spec.
 struct Arguments {
   Tensor input, blocks_a, blocks_b, blocks_c, spec, bias_a, bias_b, bias_c;
@@ -217,9 +273,9 @@ void run(const ProgramSpec& spec, Step* steps) {
 // (input, blocks, spec, bias, channels) -> output
 void linear(Value* stack, std::uint64_t, std::uint64_t) {
   const Tensor input(stack[0]), blocks(stack[1]), spec_tensor(stack[2]), bias(stack[3]);
-  const ProgramSpec& spec = spec_of(spec_tensor);
+  const ProgramSpec spec = spec_of(spec_tensor);
   const StepSpec& part = spec.steps[0];
-  require(spec.count == 1 && part.weight_count == 1, "not the spec of one weight");
+  require(spec.count == 1 && part.weight_count == 1 && !part.gated, "not the spec of one weight");
   require_channels(stack[4], part.weights[0]);
   const RowsOf rows = rows_of(input, part.width);
   Step step;
@@ -240,7 +296,7 @@ void linear(Value* stack, std::uint64_t, std::uint64_t) {
 // (input, three blocks, spec, three biases, three times channels) -> three outputs, the last one empty where there are two weights
 void linears(Value* stack, std::uint64_t, std::uint64_t) {
   const Arguments given(stack);
-  const ProgramSpec& spec = spec_of(given.spec);
+  const ProgramSpec spec = spec_of(given.spec);
   const StepSpec& part = spec.steps[0];
   require(spec.count == 1 && part.weight_count >= 2 && part.weight_count <= kMostWeights && !part.gated,
           "not the spec of weights side by side");
@@ -272,45 +328,73 @@ void linears(Value* stack, std::uint64_t, std::uint64_t) {
   for (int w = 0; w < kMostWeights; ++w) stack[w] = outputs[w];
 }
 
-// (input, three blocks, spec, three biases, channels) -> output: activation(gate) * up, then down; or up, activation, down
-void mlp(Value* stack, std::uint64_t, std::uint64_t) {
+// (input, three blocks, spec, three biases, residual, weight and bias of a norm, its kind and epsilon, channels) -> output:
+// one product, or two with an activation between them, plus residual, normalised
+void block(Value* stack, std::uint64_t, std::uint64_t) {
   const Arguments given(stack);
-  const ProgramSpec& spec = spec_of(given.spec);
-  require(spec.count == 2, "not the spec of two steps");
+  const Tensor residual(stack[8]), norm_weight(stack[9]), norm_bias(stack[10]);
+  const std::int64_t norm = static_cast<std::int64_t>(stack[11]);
+  double epsilon;
+  std::memcpy(&epsilon, &stack[12], sizeof epsilon);
+  const ProgramSpec spec = spec_of(given.spec);
   const StepSpec& first = spec.steps[0];
-  const StepSpec& second = spec.steps[1];
+  const StepSpec& last = spec.steps[spec.count - 1];
+  const WeightSpec& made = last.weights[0];
   const int inner = first.gated ? 2 : 1;
-  require(first.weight_count == inner && second.weight_count == 1, "not the spec of two steps");
-  require_channels(stack[8], second.weights[0]);
-  require(second.width == first.weights[0].channels, "two steps do not fit together");
+  require(first.weight_count == inner && (spec.count == 1 || last.weight_count == 1), "not the spec of a block");
+  require_channels(stack[13], made);
   require(inner == 1 || first.weights[1].channels == first.weights[0].channels, "gate and up have different sizes");
-  require((first.mode == kFloatInput) == (second.mode == kFloatInput), "two steps have inputs of different kinds");
+  if (spec.count == 2) {
+    require(last.width == first.weights[0].channels && !last.gated, "two steps do not fit together");
+    require((first.mode == kFloatInput) == (last.mode == kFloatInput), "two steps have inputs of different kinds");
+  }
   const RowsOf rows = rows_of(given.input, first.width);
   Step steps[2];
   std::memset(steps, 0, sizeof steps);
-  set_input(first, &steps[0].input);
-  set_input(second, &steps[1].input);
+  for (int s = 0; s < spec.count; ++s) {
+    set_input(spec.steps[s], &steps[s].input);
+    steps[s].rows = rows.rows;
+    steps[s].output_dtype = float_dtype(given.input.dtype);
+    steps[s].activation = spec.steps[s].activation;
+    steps[s].gated = spec.steps[s].gated;
+    steps[s].weight_count = spec.steps[s].weight_count;
+  }
   steps[0].input.data = given.input.data;
   steps[0].input.stride = rows.stride;
-  steps[0].input.dtype = steps[0].output_dtype = steps[1].output_dtype = float_dtype(given.input.dtype);
-  steps[0].rows = steps[1].rows = rows.rows;
-  steps[0].activation = first.activation;
-  steps[0].gated = first.gated;
-  steps[0].weight_count = inner;
-  steps[1].weight_count = 1;
+  steps[0].input.dtype = steps[0].output_dtype;
   for (int w = 0; w < inner; ++w) set_weight(first, first.weights[w], given.blocks(w), given.bias(w), &steps[0].weights[w]);
-  set_weight(second, second.weights[0], given.blocks(inner), given.bias(inner), &steps[1].weights[0]);
-  Weight& last = steps[1].weights[0];
-  const Value made = make(given.input, second.weights[0].channels, given.input.dtype, false, &last.output);
-  last.output_stride = second.weights[0].channels;
+  Step& final_step = steps[spec.count - 1];
+  if (spec.count == 2) set_weight(last, made, given.blocks(inner), given.bias(inner), &final_step.weights[0]);
+  if (residual.count > 0) {
+    const RowsOf added = rows_of(residual, made.channels);
+    require(added.rows == rows.rows && residual.dtype == given.input.dtype, "the residual does not fit the output");
+    final_step.residual = residual.data;
+    final_step.residual_stride = added.stride;
+  }
+  if (norm != kNoNorm) {
+    require(norm == kRmsNorm || norm == kLayerNorm, "no such norm");
+    require(norm_weight.contiguous() && norm_weight.count == made.channels, "a norm's weight does not fit the output");
+    final_step.post_norm = static_cast<std::int32_t>(norm);
+    final_step.post_weight = norm_weight.data;
+    final_step.post_dtype = float_dtype(norm_weight.dtype);
+    final_step.post_epsilon = static_cast<float>(epsilon);
+    if (norm_bias.count > 0) {
+      require(norm_bias.contiguous() && norm_bias.count == made.channels && norm_bias.dtype == norm_weight.dtype,
+              "a norm's bias does not fit");
+      final_step.post_bias = norm_bias.data;
+    }
+  }
+  Weight& out = final_step.weights[0];
+  const Value output = make(given.input, made.channels, given.input.dtype, false, &out.output);
+  out.output_stride = made.channels;
   run(spec, steps);
-  stack[0] = made;
+  stack[0] = output;
 }
 
 // (indices, blocks, spec, like, channels) -> rows of a packed weight, in the dtype of `like`
 void embedding(Value* stack, std::uint64_t, std::uint64_t) {
   const Tensor indices(stack[0]), blocks(stack[1]), spec_tensor(stack[2]), like(stack[3]);
-  const ProgramSpec& spec = spec_of(spec_tensor);
+  const ProgramSpec spec = spec_of(spec_tensor);
   const StepSpec& part = spec.steps[0];
   const WeightSpec& weight = part.weights[0];
   require(static_cast<std::int64_t>(stack[4]) == part.width, "the spec has another width");
@@ -374,6 +458,57 @@ void norm(Value* stack, std::uint64_t, std::uint64_t) {
   stack[0] = made;
 }
 
+// Strides of the first three of four dimensions, the last of which has to be contiguous.
+void set_strides(const Tensor& tensor, std::int64_t* strides) {
+  require(tensor.stride[3] == 1 || tensor.size[3] == 1, "the last dimension of an input of attention is not contiguous");
+  for (int i = 0; i < 3; ++i) strides[i] = tensor.stride[i];
+}
+
+// (query, key, value, mask, scale, causal) -> output [batch, queries, heads, width]
+void attention(Value* stack, std::uint64_t, std::uint64_t) {
+  const Tensor query(stack[0]), key(stack[1]), value(stack[2]), mask(stack[3]);
+  double scale;
+  std::memcpy(&scale, &stack[4], sizeof scale);
+  require(query.dims == 4 && key.dims == 4 && value.dims == 4, "attention takes tensors of four dimensions");
+  require(query.dtype == key.dtype && query.dtype == value.dtype, "attention takes tensors of one dtype");
+  Attention request;
+  std::memset(&request, 0, sizeof request);
+  request.batch = query.size[0];
+  request.heads = query.size[1];
+  request.queries = query.size[2];
+  request.width = query.size[3];
+  request.kv_heads = key.size[1];
+  request.keys = key.size[2];
+  require(request.width % 16 == 0, "attention takes heads of a multiple of 16 channels");
+  require(key.size[0] == request.batch && key.size[3] == request.width, "keys do not fit queries");
+  for (int i = 0; i < 4; ++i) require(value.size[i] == key.size[i], "values do not fit keys");
+  require(request.kv_heads > 0 && request.heads % request.kv_heads == 0, "heads do not share keys and values evenly");
+  set_strides(query, request.query_stride);
+  set_strides(key, request.key_stride);
+  set_strides(value, request.value_stride);
+  if (mask.dims > 0) {
+    const std::int64_t wanted[4] = {request.batch, request.heads, request.queries, request.keys};
+    require(mask.dtype == torch.boolean() && mask.dims == 4, "the mask is not of booleans in four dimensions");
+    for (int i = 0; i < 4; ++i) {
+      require(mask.size[i] == wanted[i] || mask.size[i] == 1, "the mask does not fit queries and keys");
+      request.mask_stride[i] = mask.size[i] == 1 ? 0 : mask.stride[i];
+    }
+    request.mask = static_cast<const std::uint8_t*>(mask.data);
+  }
+  request.query = query.data;
+  request.key = key.data;
+  request.value = value.data;
+  request.scale = static_cast<float>(scale);
+  request.causal = stack[5] != 0;
+  request.dtype = float_dtype(query.dtype);
+  const std::int64_t sizes[4] = {request.batch, request.queries, request.heads, request.width};
+  const Value made = make(sizes, 4, query.dtype, &request.output);
+  // Multiplications that are worth the start of threads.
+  const std::int64_t work = query.count * request.keys;
+  if (query.count > 0) check(hf_quant_attend(&request, work < 1 << 18 ? 1 : torch.threads()));
+  stack[0] = made;
+}
+
 template <class Function>
 bool find(void* library, const char* name, Function* function) {
   *function = reinterpret_cast<Function>(dlsym(library, name));
@@ -392,6 +527,7 @@ bool find_torch(const char* path) {
          find(library, "aoti_torch_dtype_float32", &torch.float32) &&
          find(library, "aoti_torch_dtype_bfloat16", &torch.bfloat16) &&
          find(library, "aoti_torch_dtype_float16", &torch.float16) &&
+         find(library, "aoti_torch_dtype_bool", &torch.boolean) &&
          find(library, "aoti_torch_dtype_uint8", &torch.uint8) && find(library, "aoti_torch_dtype_int8", &torch.int8) &&
          find(library, "aoti_torch_dtype_int32", &torch.int32) && find(library, "aoti_torch_dtype_int64", &torch.int64);
 }
@@ -414,8 +550,8 @@ HF_QUANT_API std::int32_t hf_quant_register_ops(const char* path) {
   const struct {
     const char* name;
     void (*function)(Value*, std::uint64_t, std::uint64_t);
-  } kOps[] = {{"native_linear", linear}, {"native_linears", linears}, {"native_mlp", mlp}, {"native_embedding", embedding},
-              {"native_norm", norm}};
+  } kOps[] = {{"native_linear", linear}, {"native_linears", linears}, {"native_block", block}, {"native_embedding", embedding},
+              {"native_norm", norm}, {"native_attention", attention}};
   for (const auto& op : kOps) {
     if (torch.impl(library, op.name, op.function) != 0) return 1;
   }

@@ -8,6 +8,8 @@ float16. None of the ops has a gradient.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 _WEIGHTS = "Tensor blocks_a, Tensor blocks_b, Tensor blocks_c"
@@ -19,10 +21,15 @@ SCHEMAS = {
     # Two or three weights on one input, which is quantized once; the third output is empty where there are two.
     "native_linears": f"(Tensor input, {_WEIGHTS}, Tensor spec, {_BIASES}, int channels_a, int channels_b, "
     "int channels_c) -> (Tensor, Tensor, Tensor)",
-    # Two products with an activation between them: gate, up and down, or the first, the second and nothing.
-    "native_mlp": f"(Tensor input, {_WEIGHTS}, Tensor spec, {_BIASES}, int channels) -> Tensor",
+    # One product, or two with an activation between them (gate, up and down, or the first, the second and nothing),
+    # then the residual is added and rows are normalised; empty tensors and kind 0 stand for what is not wanted.
+    "native_block": f"(Tensor input, {_WEIGHTS}, Tensor spec, {_BIASES}, Tensor residual, Tensor norm_weight, "
+    "Tensor norm_bias, int norm, float epsilon, int channels) -> Tensor",
     # indices [...] (int64 or int32) -> rows [..., channels] of a packed weight, in the dtype of `like`
     "native_embedding": "(Tensor indices, Tensor blocks, Tensor spec, Tensor like, int channels) -> Tensor",
+    # query [batch, heads, queries, width], key and value [batch, kv_heads, keys, width], mask a boolean that broadcasts
+    # to [batch, heads, queries, keys] or a tensor without dimensions for none -> [batch, queries, heads, width]
+    "native_attention": "(Tensor query, Tensor key, Tensor value, Tensor mask, float scale, bool causal) -> Tensor",
     # kind 1: x / rms(x) * weight; kind 2: (x - mean) / std * weight + bias; over the last dimension
     "native_norm": "(Tensor input, Tensor weight, Tensor bias, int kind, float epsilon) -> Tensor",
 }
@@ -39,16 +46,14 @@ def _linear(
 
 
 @torch.library.register_fake("hf_quant::native_linears")
-def _linears(
-    input: torch.Tensor, *tensors: torch.Tensor, channels_a: int, channels_b: int, channels_c: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    a, b, c = (input.new_empty(*input.shape[:-1], channels) for channels in (channels_a, channels_b, channels_c))
+def _linears(input: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    a, b, c = (input.new_empty(*input.shape[:-1], channels) for channels in rest[-3:])
     return a, b, c
 
 
-@torch.library.register_fake("hf_quant::native_mlp")
-def _mlp(input: torch.Tensor, *tensors: torch.Tensor, channels: int) -> torch.Tensor:
-    return input.new_empty(*input.shape[:-1], channels)
+@torch.library.register_fake("hf_quant::native_block")
+def _block(input: torch.Tensor, *rest: Any) -> torch.Tensor:
+    return input.new_empty(*input.shape[:-1], rest[-1])
 
 
 @torch.library.register_fake("hf_quant::native_embedding")
@@ -56,6 +61,14 @@ def _embedding(
     indices: torch.Tensor, blocks: torch.Tensor, spec: torch.Tensor, like: torch.Tensor, channels: int
 ) -> torch.Tensor:
     return like.new_empty(*indices.shape, channels)
+
+
+@torch.library.register_fake("hf_quant::native_attention")
+def _attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float, causal: bool
+) -> torch.Tensor:
+    batch, heads, queries, width = query.shape
+    return query.new_empty(batch, queries, heads, width)
 
 
 @torch.library.register_fake("hf_quant::native_norm")

@@ -1,0 +1,213 @@
+"""Blocks of linears as one native call: the numbers between them never leave the kernel."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from hf_quant.fusion.activation import activation_number
+from hf_quant.fusion.mixin import Fused, random_rows
+from hf_quant.kernels.native import structs
+from hf_quant.kernels.native.linear import spec_tensor, step_spec
+from hf_quant.modules.conv1d import QuantizedConv1D
+from hf_quant.modules.linear import QuantizedLinear
+
+_block_op = torch.ops.hf_quant.native_block.default
+_linear_op = torch.ops.hf_quant.native_linear.default
+
+NATIVE = "native"
+_MOST = 3
+
+
+class Parts(NamedTuple):
+    """What a fused block consists of.
+
+    Args:
+        names: Of the linears, in the order in which the op takes them.
+        spec: Of the program.
+        none: An empty tensor for what is not there.
+    """
+
+    names: tuple[str, ...]
+    spec: torch.Tensor
+    none: torch.Tensor
+
+
+class FusedBlock(Fused):
+    """What blocks share: when the fast way is open, and what it is called with."""
+
+    fused: Parts
+
+    def linears(self, input: Any) -> list[QuantizedLinear] | None:
+        """The linears, if all of them are what they were and nothing needs a gradient or dropout."""
+        if not isinstance(input, torch.Tensor) or drops_out(self):  # type: ignore[arg-type]
+            return None
+        if input.requires_grad and torch.is_grad_enabled():
+            return None
+        modules = self._modules  # type: ignore[attr-defined]
+        return on_native([modules[name] for name in self.fused.names])
+
+    @staticmethod
+    def inputs(module: nn.Module) -> tuple[torch.Tensor, ...]:
+        """Rows of the width of the first linear."""
+        linear = next(child for child in module.children() if isinstance(child, QuantizedLinear))
+        return (random_rows(linear.in_features, dtype_of(module)),)
+
+
+class FusedGatedMlp(FusedBlock):
+    """``down(activation(gate(x)) * up(x))``."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As the original."""
+        if len(args) == 1 and not kwargs and (linears := self.linears(args[0])) is not None:
+            return run_block(self.fused, args[0], linears)
+        return super().forward(*args, **kwargs)  # type: ignore[misc]
+
+    @staticmethod
+    def applies(module: nn.Module) -> list[Parts]:
+        """Three linears, two of which widen, and an activation; which of the two is the gate has to be tried."""
+        found, activation = quantized_children(module, 3)
+        if activation is None:
+            return []
+        for last in found:
+            first, second = (name for name in found if name != last)
+            if found[first].out_features == found[second].out_features == found[last].in_features:
+                orders = ((first, second, last), (second, first, last))
+                return [parts_of({name: found[name] for name in order}, activation, gated=True) for order in orders]
+        return []
+
+
+class FusedMlp(FusedBlock):
+    """``second(activation(first(x)))``, with a dropout that does nothing in evaluation."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As the original."""
+        if len(args) == 1 and not kwargs and (linears := self.linears(args[0])) is not None:
+            return run_block(self.fused, args[0], linears)
+        return super().forward(*args, **kwargs)  # type: ignore[misc]
+
+    @staticmethod
+    def applies(module: nn.Module) -> list[Parts]:
+        """Two linears of opposite widths and an activation."""
+        found, activation = quantized_children(module, 2)
+        if activation is None:
+            return []
+        first, second = found.values()
+        if first.out_features != second.in_features or first.in_features != second.out_features:
+            return []
+        return [parts_of(found, activation)]
+
+
+class FusedActivation(FusedBlock):
+    """``activation(linear(x))``."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As the original."""
+        if len(args) == 1 and not kwargs and (linears := self.linears(args[0])) is not None:
+            (linear,) = linears
+            _, spec, none = self.fused
+            input = args[0] if args[0].is_contiguous() else args[0].contiguous()
+            return _linear_op(input, linear.packed[0], spec, bias_of(linear, none), linear.out_features)
+        return super().forward(*args, **kwargs)  # type: ignore[misc]
+
+    @staticmethod
+    def applies(module: nn.Module) -> list[Parts]:
+        """One linear and an activation."""
+        found, activation = quantized_children(module, 1)
+        return [] if activation is None else [parts_of(found, activation)]
+
+
+def on_native(linears: list[Any]) -> list[QuantizedLinear] | None:
+    """The linears, unless an adapter has taken the place of one, or a kernel for another device."""
+    for linear in linears:
+        if type(linear) not in (QuantizedLinear, QuantizedConv1D):
+            return None
+        if linear.repack:
+            linear.prepack()
+        if linear.kernel != NATIVE:
+            return None
+    return linears
+
+
+def drops_out(module: nn.Module) -> bool:
+    """Whether a dropout among the children of `module` does something now."""
+    return module.training and any(isinstance(child, nn.Dropout) and child.p > 0 for child in module.children())
+
+
+def bias_of(linear: QuantizedLinear, none: torch.Tensor) -> torch.Tensor:
+    """The bias of `linear`, or `none`."""
+    bias = linear._parameters["bias"]
+    return none if bias is None else bias
+
+
+def run_block(
+    parts: Parts,
+    input: torch.Tensor,
+    linears: list[QuantizedLinear],
+    residual: torch.Tensor | None = None,
+    norm: nn.Module | None = None,
+) -> torch.Tensor:
+    """The block on `input`, plus `residual`, normalised by the layer norm `norm`."""
+    _, spec, none = parts
+    blocks = [linear.packed[0] for linear in linears]
+    biases = [bias_of(linear, none) for linear in linears]
+    missing = [none] * (_MOST - len(linears))
+    input = input if input.is_contiguous() else input.contiguous()
+    if residual is None:
+        residual = none
+    elif not residual.is_contiguous():
+        residual = residual.contiguous()
+    weight, shift, kind, epsilon = none, none, 0, 0.0
+    if norm is not None:
+        scale, offset = norm._parameters["weight"], norm._parameters["bias"]
+        assert scale is not None
+        weight, shift, kind = scale, none if offset is None else offset, structs.LAYER_NORM
+        epsilon = float(norm.eps)  # type: ignore[arg-type]
+    channels = linears[-1].out_features
+    return _block_op(
+        input, *blocks, *missing, spec, *biases, *missing, residual, weight, shift, kind, epsilon, channels
+    )
+
+
+def quantized_children(module: nn.Module, count: int) -> tuple[dict[str, QuantizedLinear], int | None]:
+    """`count` linears on native kernels and the number of one activation, if there is nothing but dropout beside them.
+
+    The number is None where the children are others, or not all inputs of the linears are of one format.
+    """
+    found: dict[str, QuantizedLinear] = {}
+    activations = []
+    for name, child in module.named_children():
+        if isinstance(child, QuantizedLinear):
+            found[name] = child
+        elif isinstance(child, nn.Dropout | nn.Identity):
+            continue
+        elif next(child.children(), None) is None and next(child.parameters(), None) is None:
+            activations.append(child)
+        else:
+            return found, None
+    if len(found) != count or len(activations) != 1 or any(True for _ in module.parameters(recurse=False)):
+        return found, None
+    if on_native(list(found.values())) is None or len({each.spec.scheme.input is None for each in found.values()}) > 1:
+        return found, None
+    return found, activation_number(activations[0])
+
+
+def parts_of(linears: dict[str, QuantizedLinear], activation: int = 0, gated: bool = False) -> Parts:
+    """The program that runs `linears` in order, or the first two side by side where one is the other's gate."""
+    steps = [step_spec(linear.operands(), linear.spec) for linear in linears.values()]
+    program = structs.ProgramSpec(magic=structs.MAGIC, count=1 if len(steps) == 1 else 2)
+    program.steps[0] = steps[0]
+    program.steps[0].activation = activation
+    if gated:
+        program.steps[0].gated, program.steps[0].weight_count = 1, 2
+        program.steps[0].weights[1] = steps[1].weights[0]
+    if len(steps) > 1:
+        program.steps[1] = steps[-1]
+    return Parts(tuple(linears), spec_tensor(program), torch.empty(0, device="cpu"))
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """Of the first parameter that holds floats."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)

@@ -1,0 +1,74 @@
+"""Giving a module another `forward` without taking anything else from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Fused:
+    """First base of a class made by `fused_class`; a subclass computes in one call what the other base does in many.
+
+    `forward` of a subclass hands on to ``super().forward`` whatever it does not know.
+    """
+
+    fused: Any
+    """What the fast way needs to know."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The class was made at run time: it is made again from the two it was made of.
+        assert isinstance(self, nn.Module)
+        mixin, original = type(self).__bases__
+        return _rebuild, (mixin, original), self.__getstate__() if hasattr(self, "__getstate__") else self.__dict__
+
+    @staticmethod
+    def applies(module: nn.Module) -> list[Any]:
+        """What `fused` may be for `module`, to be tried in order; empty where the module is not of the kind."""
+        raise NotImplementedError
+
+    @staticmethod
+    def inputs(module: nn.Module) -> tuple[torch.Tensor, ...]:
+        """Random inputs to try it on."""
+        raise NotImplementedError
+
+    @staticmethod
+    def call(module: nn.Module, *inputs: torch.Tensor) -> Any:
+        """What is fused, called."""
+        return module(*inputs)
+
+
+def random_rows(width: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    """``[1, 5, width]`` normally distributed numbers, the same at each call."""
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    return torch.randn(1, 5, width, generator=generator, device="cpu").to(dtype)
+
+
+_made: dict[tuple[type[Fused], type[nn.Module]], type[nn.Module]] = {}
+
+
+def fused_class(mixin: type[Fused], original: type[nn.Module]) -> type[nn.Module]:
+    """`original` with the `forward` of `mixin`; an instance of it is one of `original` still."""
+    if (mixin, original) not in _made:
+        names = {"__module__": original.__module__}
+        _made[mixin, original] = type(original.__name__, (mixin, original), names)
+    return _made[mixin, original]
+
+
+def fuse_module(module: nn.Module, mixin: type[Fused], facts: Any) -> None:
+    """Let `module` compute the way of `mixin` from now on."""
+    module.__class__ = fused_class(mixin, type(module))
+    module.fused = facts
+
+
+def unfuse_module(module: nn.Module) -> None:
+    """Undo `fuse_module`."""
+    if isinstance(module, Fused):
+        module.__class__ = type(module).__bases__[1]
+        del module.fused
+
+
+def _rebuild(mixin: type[Fused], original: type[nn.Module]) -> nn.Module:
+    made = fused_class(mixin, original)
+    return made.__new__(made)

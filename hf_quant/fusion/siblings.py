@@ -1,0 +1,91 @@
+"""Linears that are called one after the other on the same input, such as query, key and value: one call serves all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_quant.fusion.blocks import NATIVE, bias_of, on_native
+from hf_quant.kernels.native import structs
+from hf_quant.kernels.native.linear import spec_tensor, step_spec
+from hf_quant.modules.linear import QuantizedLinear
+
+_linears_op = torch.ops.hf_quant.native_linears.default
+_MOST = 3
+
+
+class Siblings:
+    """Computes all members when one of them is called, and hands the others their results if they get the same input.
+
+    The same means: the same tensor, which nobody has written to in between; a tensor that does not count its versions,
+    as in inference mode, is never taken for the same. Members that turn out to be called on different inputs are
+    separated for good.
+
+    Args:
+        members: Two or three linears with one input width, rotation and format of inputs.
+    """
+
+    def __init__(self, members: list[QuantizedLinear]):
+        self.members = members
+        program = structs.ProgramSpec(magic=structs.MAGIC, count=1)
+        steps = [step_spec(member.operands(), member.spec) for member in members]
+        program.steps[0] = steps[0]
+        program.steps[0].weight_count = len(members)
+        for index, step in enumerate(steps):
+            program.steps[0].weights[index] = step.weights[0]
+        self.spec = spec_tensor(program)
+        self.none = torch.empty(0, device="cpu")
+        self.pending: tuple[torch.Tensor, int, dict[int, torch.Tensor]] | None = None
+
+    def __call__(self, member: QuantizedLinear, input: torch.Tensor) -> torch.Tensor | None:
+        """The output of `member`; None where it has to compute it alone."""
+        pending = self.pending
+        if pending is not None:
+            source, version, outputs = pending
+            if source is input and version == input._version:
+                output = outputs.pop(id(member), None)
+                if not outputs:
+                    self.pending = None
+                if output is not None:
+                    return output
+            self.separate()
+            return None
+        if torch.compiler.is_compiling() or input.is_inference() or not self.complete():
+            return None
+        blocks = [each.packed[0] for each in self.members]
+        biases = [bias_of(each, self.none) for each in self.members]
+        channels = [each.out_features for each in self.members]
+        missing = [self.none] * (_MOST - len(self.members))
+        input_rows = input if input.is_contiguous() else input.contiguous()
+        results = _linears_op(
+            input_rows, *blocks, *missing, self.spec, *biases, *missing, *channels, *[0] * len(missing)
+        )
+        found = {id(each): result for each, result in zip(self.members, results, strict=False)}
+        output = found.pop(id(member))
+        self.pending = (input, input._version, found)
+        return output
+
+    def complete(self) -> bool:
+        """Whether all members still are on the kernel that this is for."""
+        return on_native(list(self.members)) is not None
+
+    def separate(self) -> None:
+        """Let each member compute alone from now on."""
+        self.pending = None
+        for member in self.members:
+            member.siblings = None
+
+
+def find_siblings(module: nn.Module) -> list[QuantizedLinear]:
+    """Children that may be siblings: two or three linears of one input width and format; empty where there are none."""
+    linears = [child for child in module.children() if isinstance(child, QuantizedLinear) and child.kernel == NATIVE]
+    by_input: dict[Any, list[QuantizedLinear]] = {}
+    for linear in linears:
+        weight = linear.spec.scheme.weight
+        key = (linear.in_features, linear.spec.scheme.input, weight.rotation, weight.group_size)
+        by_input.setdefault(key, []).append(linear)
+    largest = max(by_input.values(), key=len, default=[])
+    # The last linear of an attention block often has the width of its input, too: the first three are meant.
+    return largest[:_MOST] if len(largest) >= 2 else []

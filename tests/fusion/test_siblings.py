@@ -1,0 +1,114 @@
+"""Query, key and value on one input are computed by one call, and by no other input's."""
+
+import pytest
+import torch
+from torch import nn
+
+import hf_quant
+from hf_quant.fusion import siblings as module_under_test
+from hf_quant.fusion.siblings import Siblings, find_siblings
+from hf_quant.kernels.native import library
+from tests.integration.tiny import outputs, tiny_model
+from tests.quantized_linear import make_input, spec_for
+from tests.quantized_modules import make_linear
+
+pytestmark = pytest.mark.skipif(library.load() is None, reason="installed without a compiler")
+
+
+def trio(name="int8", count=3):
+    members = [make_linear(spec_for(name, 64, outputs), seed=seed) for seed, outputs in enumerate((64, 48, 32)[:count])]
+    together = Siblings(members)
+    for member in members:
+        member.siblings = together
+    return members
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often all members were computed at once."""
+    made = []
+    original = module_under_test._linears_op
+    monkeypatch.setattr(module_under_test, "_linears_op", lambda *a: (made.append(1), original(*a))[1])
+    return made
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("name", ["int8", "int4", "w4a16"])
+def test_one_call_serves_all_members(name, count, calls):
+    members = trio(name, count)
+    input = make_input(members[0].spec, 5)
+    with torch.no_grad():
+        found = [member(input) for member in members]
+    assert len(calls) == 1
+    for member in members:
+        member.siblings = None
+    assert all(torch.equal(output, member(input)) for output, member in zip(found, members, strict=True))
+
+
+def test_each_input_is_computed_anew(calls):
+    members = trio()
+    with torch.no_grad():
+        for seed in range(3):
+            input = make_input(members[0].spec, 5, seed=seed)
+            for member in members:
+                expected = make_linear(member.spec, seed=members.index(member))(input)
+                assert torch.equal(member(input), expected)
+    assert len(calls) == 3
+
+
+def test_members_called_on_different_inputs_are_separated_for_good(calls):
+    members = trio()
+    first, second = (make_input(members[0].spec, 5, seed=seed) for seed in (0, 1))
+    expected = [make_linear(member.spec, seed=i)(second) for i, member in enumerate(members)]
+    with torch.no_grad():
+        members[0](first)
+        assert torch.equal(members[1](second), expected[1])
+        assert torch.equal(members[2](second), expected[2])
+    assert len(calls) == 1 and all(member.siblings is None for member in members)
+
+
+def test_an_input_that_was_written_to_is_not_the_same(calls):
+    members = trio()
+    input = make_input(members[0].spec, 5)
+    with torch.no_grad():
+        members[0](input)
+        input.mul_(2)
+        assert torch.equal(members[1](input), make_linear(members[1].spec, seed=1)(input))
+
+
+def test_inference_tensors_which_do_not_count_writes_are_computed_alone(calls):
+    members = trio()
+    with torch.inference_mode():
+        input = make_input(members[0].spec, 5)
+        members[0](input)
+        input.mul_(2)
+        assert torch.equal(members[1](input), make_linear(members[1].spec, seed=1)(input))
+    assert not calls
+
+
+def test_nothing_is_held_once_all_members_were_served():
+    members = trio()
+    input = make_input(members[0].spec, 5)
+    with torch.no_grad():
+        for member in members:
+            member(input)
+    assert members[0].siblings.pending is None
+
+
+def test_linears_of_other_widths_or_formats_are_no_siblings():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = make_linear(spec_for("int8", 64, 64)), make_linear(spec_for("int8", 128, 64))
+            self.c, self.d = make_linear(spec_for("int4", 64, 64)), make_linear(spec_for("w4a16", 64, 64))
+
+    assert find_siblings(Mixed()) == []
+
+
+@pytest.mark.parametrize(("name", "count"), [("llama-gqa", 3), ("bert", 3)])
+def test_query_key_and_value_of_a_model_are_siblings(name, count, calls):
+    model = hf_quant.quantize(tiny_model(name), "int8", progress=False)
+    outputs(model)
+    assert len(calls) == model.config.num_hidden_layers
+    together = next(module.siblings for module in model.modules() if getattr(module, "siblings", None))
+    assert len(together.members) == count

@@ -1,0 +1,301 @@
+"""The native ops as torch sees them: contract, fake implementation, and what they refuse."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from hf_quant.kernels.native import library, structs
+from hf_quant.kernels.native.linear import NativeKernel, spec_tensor, step_spec
+from tests.quantized_linear import DTYPES, make_input, make_operands, reference_output, relative_error, spec_for
+
+pytestmark = pytest.mark.skipif(library.load() is None, reason="installed without a compiler")
+
+OPS = torch.ops.hf_quant
+KERNEL = NativeKernel()
+NONE = torch.empty(0)
+ROUNDING = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
+
+
+def packed(name, inputs=64, outputs=48, seed=0, bias=True, dtype=torch.float32):
+    """Spec, operands, blocks, and a bias or what stands for none."""
+    spec = spec_for(name, inputs, outputs)
+    operands = make_operands(spec, seed=seed, bias=bias, dtype=dtype)
+    blocks, _, none = KERNEL.prepack(operands, spec)
+    return spec, operands, blocks, operands.bias if bias else none
+
+
+def program(*steps, gated=False, activation=0):
+    """The spec tensor of one step or two; `gated` puts the first two weights side by side."""
+    found = structs.ProgramSpec(magic=structs.MAGIC, count=1)
+    found.steps[0] = steps[0]
+    found.steps[0].activation = activation
+    if gated:
+        found.steps[0].gated, found.steps[0].weight_count = 1, 2
+        found.steps[0].weights[1] = steps[1].weights[0]
+    if len(steps) > (2 if gated else 1):
+        found.count = 2
+        found.steps[1] = steps[-1]
+    return spec_tensor(found)
+
+
+def linear_arguments(name, dtype=torch.float32):
+    spec, operands, blocks, bias = packed(name, dtype=dtype)
+    return make_input(spec, 6, dtype).view(2, 3, -1), blocks, program(step_spec(operands, spec)), bias, 48
+
+
+def linears_arguments(name, count=3):
+    parts = [packed(name, outputs=outputs, seed=seed) for seed, outputs in enumerate((48, 33, 16)[:count])]
+    steps = [step_spec(operands, spec) for spec, operands, *_ in parts]
+    whole = structs.ProgramSpec(magic=structs.MAGIC, count=1)
+    whole.steps[0] = steps[0]
+    whole.steps[0].weight_count = count
+    for index, step in enumerate(steps):
+        whole.steps[0].weights[index] = step.weights[0]
+    missing = [NONE] * (3 - count)
+    blocks, biases = ([part[index] for part in parts] + missing for index in (2, 3))
+    channels = [part[0].out_features for part in parts] + [0] * (3 - count)
+    return (make_input(parts[0][0], 5), *blocks, spec_tensor(whole), *biases, *channels), parts
+
+
+def block_arguments(name, gated=True, residual=True, norm=structs.LAYER_NORM, activation="silu"):
+    gate, up = packed(name, outputs=128), packed(name, outputs=128, seed=1)
+    down = packed(name, inputs=128, outputs=64, seed=2)
+    parts = (gate, up, down) if gated else (gate, down)
+    spec = program(*(step_spec(p[1], p[0]) for p in parts), gated=gated, activation=structs.ACTIVATIONS[activation])
+    missing = [] if gated else [NONE]
+    blocks, biases = ([part[index] for part in parts] + missing for index in (2, 3))
+    draw = torch.Generator().manual_seed(3)
+    weight, bias = torch.randn(64, generator=draw), torch.randn(64, generator=draw)
+    added = torch.randn(7, 64, generator=draw) if residual else NONE
+    shift = bias if norm == structs.LAYER_NORM else NONE
+    tail = (added, weight if norm else NONE, shift, norm, 1e-5, 64)
+    return (make_input(gate[0], 7), *blocks, spec, *biases, *tail), parts
+
+
+ARGUMENTS = {
+    "native_linear": lambda: linear_arguments("int8"),
+    "native_linears": lambda: linears_arguments("int8")[0],
+    "native_block": lambda: block_arguments("int8")[0],
+    "native_embedding": lambda: (
+        torch.tensor([[0, 47], [3, 3]]),
+        *linear_arguments("w8a16")[1:3],
+        torch.empty(0),
+        64,
+    ),
+    "native_norm": lambda: (torch.randn(3, 40), torch.randn(40), NONE, structs.RMS_NORM, 1e-6),
+    "native_attention": lambda: (
+        torch.randn(2, 4, 5, 32),
+        torch.randn(2, 2, 9, 32),
+        torch.randn(2, 2, 9, 32),
+        torch.empty((), dtype=torch.bool),
+        0.2,
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_an_op_keeps_its_contract(name):
+    torch.manual_seed(0)
+    results = torch.library.opcheck(getattr(OPS, name).default, ARGUMENTS[name]())
+    assert set(results.values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("name", ["int8", "int4", "w4a16", "w8a8 static"])
+def test_linears_side_by_side_compute_what_each_computes_alone(name, count):
+    arguments, parts = linears_arguments(name, count)
+    outputs = OPS.native_linears(*arguments)
+    for output, (spec, operands, blocks, bias) in zip(outputs, parts, strict=False):
+        alone = OPS.native_linear(arguments[0], blocks, program(step_spec(operands, spec)), bias, spec.out_features)
+        assert torch.equal(output, alone)
+    assert count == 3 or outputs[2].shape == (5, 0)
+
+
+@pytest.mark.parametrize("norm", [0, structs.RMS_NORM, structs.LAYER_NORM])
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("name", ["int8", "int4", "w4a16"])
+def test_a_block_computes_what_its_parts_compute(name, gated, residual, norm):
+    arguments, parts = block_arguments(name, gated, residual, norm)
+    first = functional.silu(reference_output(arguments[0], parts[0][1], parts[0][0]))
+    if gated:
+        first = first * reference_output(arguments[0], parts[1][1], parts[1][0])
+    expected = reference_output(first, parts[-1][1], parts[-1][0])
+    added, weight, bias = arguments[8:11]
+    if residual:
+        expected = expected + added
+    if norm == structs.RMS_NORM:
+        expected = functional.rms_norm(expected, (64,), weight, 1e-5)
+    elif norm == structs.LAYER_NORM:
+        expected = functional.layer_norm(expected, (64,), weight, bias, 1e-5)
+    # A number between two codes may be rounded to either.
+    assert relative_error(OPS.native_block(*arguments), expected) < 5e-3
+
+
+@pytest.mark.parametrize(
+    ("activation", "function"),
+    [
+        ("gelu", functional.gelu),
+        ("gelu_tanh", lambda x: functional.gelu(x, approximate="tanh")),
+        ("silu", functional.silu),
+        ("relu", functional.relu),
+    ],
+)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_activations_are_those_of_torch(activation, function, dtype):
+    spec, operands, blocks, bias = packed("w8a16", dtype=dtype)
+    input = make_input(spec, 64, dtype)
+    plain = OPS.native_linear(input, blocks, program(step_spec(operands, spec)), bias, 48)
+    number = structs.ACTIVATIONS[activation]
+    fused = OPS.native_linear(input, blocks, program(step_spec(operands, spec), activation=number), bias, 48)
+    assert relative_error(fused, function(plain.float())) < ROUNDING[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", [7, 40, 576])
+def test_norms_are_those_of_torch(width, dtype):
+    torch.manual_seed(0)
+    input = torch.randn(3, 5, width).add(0.5).to(dtype)
+    weight, bias = torch.randn(2, width).to(dtype)
+    found = OPS.native_norm(input, weight, NONE, structs.RMS_NORM, 1e-6)
+    expected = functional.rms_norm(input.double(), (width,), weight.double(), 1e-6)
+    assert found.dtype == dtype and relative_error(found, expected) < ROUNDING[dtype]
+    found = OPS.native_norm(input, weight, bias, structs.LAYER_NORM, 1e-6)
+    expected = functional.layer_norm(input.double(), (width,), weight.double(), bias.double(), 1e-6)
+    assert relative_error(found, expected) < ROUNDING[dtype]
+
+
+SHAPES = [
+    (2, 4, 4, 5, 5, 64),
+    (1, 9, 3, 40, 40, 64),
+    (1, 9, 3, 1, 300, 64),
+    (2, 6, 2, 7, 33, 32),
+    (1, 4, 1, 70, 200, 48),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("mask", ["none", "causal", "boolean"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_attention_is_that_of_torch(shape, mask, dtype):
+    batch, heads, kv_heads, queries, keys, width = shape
+    torch.manual_seed(0)
+    # As projections leave them: heads side by side, turned.
+    query = torch.randn(batch, queries, heads, width).to(dtype).transpose(1, 2)
+    key, value = (torch.randn(batch, keys, kv_heads, width).to(dtype).transpose(1, 2) for _ in range(2))
+    seen = torch.rand(batch, 1, queries, keys) > 0.3 if mask == "boolean" else None
+    if seen is not None:
+        seen[0, 0, 0] = False
+    found = OPS.native_attention(
+        query, key, value, torch.empty((), dtype=torch.bool) if seen is None else seen, 0.15, mask == "causal"
+    )
+    expected = functional.scaled_dot_product_attention(
+        query.double(), key.double(), value.double(), seen, is_causal=mask == "causal", scale=0.15, enable_gqa=True
+    ).transpose(1, 2)
+    assert found.dtype == dtype and found.is_contiguous()
+    assert relative_error(found, expected.nan_to_num()) < ROUNDING[dtype]
+
+
+def test_attention_of_nan_is_nan_where_it_is_seen():
+    query, key, value = (torch.randn(1, 2, 40, 32) for _ in range(3))
+    key[0, 1, 17, 3] = torch.nan
+    output = OPS.native_attention(query, key, value, torch.empty((), dtype=torch.bool), 0.2, True)
+    assert output[0, 17:, 1].isnan().all()
+    assert output[0, :17, 1].isfinite().all() and output[0, :, 0].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "w4a16", "w8a8 static asymmetric", "w3a8 g32"])
+def test_results_do_not_depend_on_the_number_of_threads(name):
+    threads = torch.get_num_threads()
+    try:
+        for tokens in (1, 4, 9, 40, 600):
+            spec, operands, blocks, bias = packed(name, 320, 192)
+            input, whole = make_input(spec, tokens), program(step_spec(operands, spec))
+            found = []
+            for count in (1, 2, 5):
+                torch.set_num_threads(count)
+                found.append(OPS.native_linear(input, blocks, whole, bias, 192))
+            assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_token_gives_the_same_alone_and_among_others():
+    for name in ("int8", "int4", "w8a8 symmetric"):
+        spec, operands, blocks, bias = packed(name, 320, 192)
+        input, whole = make_input(spec, 70), program(step_spec(operands, spec))
+        together = OPS.native_linear(input, blocks, whole, bias, 192)
+        for token in (0, 13, 69):
+            alone = OPS.native_linear(input[token : token + 1], blocks, whole, bias, 192)
+            assert torch.equal(alone[0], together[token])
+
+
+def test_an_empty_input_gives_an_empty_output():
+    input, *rest = linear_arguments("int8")
+    assert OPS.native_linear(input[:0], *rest).shape == (0, 3, 48)
+    assert OPS.native_linear(input.new_empty(2, 0, 64), *rest).shape == (2, 0, 48)
+
+
+REFUSED = {
+    "another width": lambda i, b, s, v, c: (i[..., :32], b, s, v, c),
+    "no dimension": lambda i, b, s, v, c: (i.sum(), b, s, v, c),
+    "another dtype": lambda i, b, s, v, c: (i.double(), b, s, v, c),
+    "rows that lie unevenly": lambda i, b, s, v, c: (i.expand(2, 2, 3, 64).transpose(0, 2), b, s, v, c),
+    "columns apart": lambda i, b, s, v, c: (i.new_zeros(64, 6).t(), b, s, v, c),
+    "too few blocks": lambda i, b, s, v, c: (i, b[:-64], s, v, c),
+    "too many blocks": lambda i, b, s, v, c: (i, torch.cat([b, b]), s, v, c),
+    "blocks of another dtype": lambda i, b, s, v, c: (i, b.to(torch.int16), s, v, c),
+    "blocks apart": lambda i, b, s, v, c: (i, torch.stack([b, b], 1)[:, 0], s, v, c),
+    "a bias of another size": lambda i, b, s, v, c: (i, b, s, v[:7], c),
+    "a bias of integers": lambda i, b, s, v, c: (i, b, s, v.int(), c),
+    "no spec": lambda i, b, s, v, c: (i, b, torch.empty(0, dtype=torch.uint8), v, c),
+    "a spec of another magic": lambda i, b, s, v, c: (i, b, s ^ 1, v, c),
+    "other channels": lambda i, b, s, v, c: (i, b, s, v, c + 1),
+    "the spec of a block": lambda i, b, s, v, c: (i, b, block_arguments("int8")[0][4], v, c),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_does_not_fit_is_refused_before_anything_is_read(case):
+    arguments = REFUSED[case](*linear_arguments("int8"))
+    with pytest.raises(RuntimeError, match="hf_quant: "):
+        OPS.native_linear(*arguments)
+
+
+@pytest.mark.parametrize("index", [-1, 48, 2**40])
+def test_an_index_out_of_range_is_an_index_error(index):
+    _, blocks, spec, *_ = linear_arguments("w8a16")
+    with pytest.raises(IndexError, match="out of range"):
+        OPS.native_embedding(torch.tensor([0, index]), blocks, spec, torch.empty(0), 64)
+
+
+FUZZ = """
+    import random, torch
+    from hf_quant.kernels.native import structs
+    from hf_quant.kernels.native.linear import NativeKernel, spec_tensor, step_spec
+    from tests.kernels.native.test_ops import linear_arguments, program
+    from tests.quantized_linear import SCHEMES, make_operands, spec_for
+
+    # Numbers of the spec drawn at random: refused, or harmless because the sizes agree; never a crash.
+    random.seed(0)
+    values = [0, 1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 32, 33, 48, 64, 65, 128, -1, 2**31 - 1]
+    refused = ran = 0
+    for round in range(3000):
+        input, blocks, spec, bias, channels = linear_arguments(random.choice(["int8", "int4", "w4a16", "w3a8 g32"]))
+        words = spec.view(torch.int32).clone()
+        for _ in range(random.randint(1, 3)):
+            words[random.randrange(2, 20)] = random.choice(values)
+        try:
+            torch.ops.hf_quant.native_linear(input, blocks, words.view(torch.uint8), bias, channels)
+            ran += 1
+        except RuntimeError:
+            refused += 1
+    print("finished", refused, ran)
+"""
+
+
+def test_a_spec_of_random_numbers_is_refused_or_harmless():
+    from tests.quantized_linear import run_python
+
+    assert run_python(FUZZ).startswith("finished")
