@@ -29,11 +29,12 @@ format: $(VENV)/.dev-installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Needs an idle machine for a quarter of an hour. `--help` of either module says what else there is, for instance
+#   make benchmark KERNELS="--quick" MODELS="--peers-python ~/peers/bin/python"
+MODELS ?= --models bert-base gpt2 llama-135m llama-1.1b
 benchmark: $(VENV)/.dev-installed
-	$(BIN)/python -m benchmarks.kernels
-	$(BIN)/python -m benchmarks.real_models
-	$(BIN)/python -m benchmarks.sizes
-	$(BIN)/python -m benchmarks.load_memory
+	$(BIN)/python -m benchmarks.kernels $(KERNELS)
+	$(BIN)/python -m benchmarks.models $(MODELS)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

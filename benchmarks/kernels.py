@@ -1,110 +1,224 @@
-"""Every preset's kernel at the layer shapes of the three families, against decoding the weight and against float32.
+"""Every native op at the shapes of real models, against float32 and against what the machine can do.
 
-    python -m benchmarks.kernels
-    python -m benchmarks.kernels --tokens 1 128 --shapes 768x768 2048x5632
-
-Each cell times, in turn within every round: the kernel that dispatch picks, `F.linear` on the weight decoded whole
-(what a quantized module without kernels would do), and float32 `F.linear`. Ratios above 1 mean that the kernel is
-faster. Limits are measured first: read bandwidth, and oneDNN's int8 matmul at a size that suits it.
+Each cell times the op and its float32 counterpart in turn. Weights are rotated through more copies than the caches
+hold, as a model's layers are, so that a weight has to come from memory. `of limit` is the least time that reading the
+bytes and doing the operations takes at the rates that the machine reaches when it does nothing else, measured in turn
+with the op, over the time taken. Weight-only ops are held to torch's float32 matmul, which they may beat.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import statistics
-import time
-from collections.abc import Callable
-from dataclasses import replace
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
 
 import torch
-from torch.nn import functional
+from tqdm.auto import tqdm
 
-from hf_quant.algorithms import SOLVERS
-from hf_quant.config.plan import Candidate, fit
-from hf_quant.config.presets import PRESETS
-from hf_quant.hardware.detect import cpu_features, cpu_name
-from hf_quant.kernels import ops
-from hf_quant.kernels.base import LinearOperands, LinearSpec
-from hf_quant.kernels.dispatch import get_kernel, select_kernel
-from hf_quant.kernels.weights import decode_rows, fake_quantize_input
+from benchmarks import attentions, embeddings, linears, mlps, norms, quantizing
+from benchmarks.case import Case, Cell, Suite
+from benchmarks.limits import (
+    NoLibrary,
+    dots_rate,
+    matmul_rate,
+    multiplying,
+    native_library,
+    read_rate,
+    reading,
+    use_isa,
+)
+from benchmarks.plot import MatplotlibMissing, draw, require_matplotlib
+from benchmarks.shapes import QUICK, QUICK_ROWS, ROWS
+from benchmarks.summary import summary_lines
+from benchmarks.timing import OtherProcesses, in_turn, median_ratio
+from hf_quant.hardware.detect import cpu_name
+from hf_quant.kernels.native.library import ISA_VARIABLE, isa, runnable_isas
 
-SHAPES = ("768x768", "768x3072", "3072x768", "384x1536", "576x1536", "1536x576", "2048x2048", "2048x5632")
+EXAMPLES = """examples:
+  python -m benchmarks.kernels                                   everything
+  python -m benchmarks.kernels --quick                           a look at all ops, in about a minute
+  python -m benchmarks.kernels --op w8a8 w4a8-g128 --rows 1 8    two ops, decoding
+  python -m benchmarks.kernels --shape 2048x2048 --isa avx2      one shape on a lower instruction set
+  python -m benchmarks.kernels --json cells.json --plot cells.svg
+  python -m benchmarks.kernels --list                            names of ops, shapes and instruction sets
+"""
+
+SUITES = (linears.SUITE, mlps.SUITE, embeddings.SUITE, norms.SUITE, attentions.SUITE, quantizing.SUITE)
+
+HEADER = ("op", "scheme", "shape", "rows", "isa", "ms", "GB/s", "GOP/s", "of limit", "x float32")
 
 
-def seconds(work: Callable[[], object], at_least: float = 0.01) -> float:
-    """Time of one call, the mean over enough calls to last `at_least` seconds."""
-    count = 1
-    while True:
-        start = time.perf_counter()
-        for _ in range(count):
-            work()
-        elapsed = time.perf_counter() - start
-        if elapsed >= at_least:
-            return elapsed / count
-        count = max(2 * count, int(count * at_least / max(elapsed, 1e-6)))
-
-
-def limits() -> tuple[float, float]:
-    """Read bandwidth in bytes per second and int8 operations per second of this machine."""
-    block = torch.ones(64 << 20)
-    bandwidth = block.nbytes / min(seconds(block.sum) for _ in range(5))
-    a, b = torch.ones(1024, 2048, dtype=torch.int8), torch.ones(2048, 2048, dtype=torch.int8)
-    peak = 2 * 1024 * 2048 * 2048 / min(seconds(lambda: torch._int_mm(a, b.t())) for _ in range(5))
-    return bandwidth, peak
-
-
-def cell(preset: str, width: int, rows: int, tokens: int, rounds: int, bandwidth: float, peak: float) -> float:
-    """Print one line; returns the speed-up over decoding the weight."""
-    torch.manual_seed(0)
-    weight, input = torch.randn(rows, width), torch.randn(tokens, width)
-    scheme = fit(PRESETS[preset].linear, Candidate("linear", width), preset)
-    spec = LinearSpec(scheme, width, rows)
-    solved = SOLVERS["rtn"]().solve(weight, scheme.weight, "weight")
-    operands = LinearOperands(solved.codes, solved.scale, solved.zero_point)
-    kernel = select_kernel(spec, torch.device("cpu"))
-    packed = replace(operands, packed=kernel.prepack(operands, spec))
-
-    def decoded() -> torch.Tensor:
-        return functional.linear(fake_quantize_input(input, operands, spec), decode_rows(operands, spec, slice(None)))
-
-    work = (lambda: ops.linear(input, packed, spec, kernel.name), decoded, lambda: functional.linear(input, weight))
-    for function in work:
-        function()
-    times = [[seconds(function) for function in work] for _ in range(rounds)]
-    own = statistics.median(row[0] for row in times)
-    over_decoded = statistics.median(row[1] / row[0] for row in times)
-    over_float = statistics.median(row[2] / row[0] for row in times)
-    error = (get_kernel("reference").run(input, operands, spec) - work[0]()).norm() / work[0]().norm()
-    share_bytes = solved.codes.nbytes / own / bandwidth
-    share_peak = 2 * tokens * width * rows / own / peak
-    print(
-        f"| {preset} | {kernel.name} | {width}x{rows} | {tokens} | {1e6 * own:.0f} | {over_decoded:.2f} "
-        f"| {over_float:.2f} | {share_bytes:.0%} | {share_peak:.0%} | {error:.1e} |",
-        flush=True,
+def parse() -> argparse.Namespace:
+    """The command line, checked."""
+    ops = [op for suite in SUITES for op in suite.ops]
+    shapes = list(dict.fromkeys(shape for suite in SUITES for shape in suite.shapes))
+    isas = runnable_isas()
+    forced = [isa()] if os.environ.get(ISA_VARIABLE) else None
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    return over_decoded
+    parser.add_argument("--op", nargs="+", choices=ops, default=ops, metavar="OP", help="ops (default: all)")
+    parser.add_argument("--shape", nargs="+", choices=shapes, default=shapes, metavar="AxB", help="(default: all)")
+    parser.add_argument(
+        "--isa",
+        nargs="+",
+        choices=isas,
+        default=forced,
+        metavar="ISA",
+        help="instruction sets (default: the best with all shapes and rows, the others with those of --quick)",
+    )
+    parser.add_argument(
+        "--rows", nargs="+", type=int, choices=ROWS, metavar="N", help=f"tokens (default: {_words(ROWS)})"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each side of a cell (default: %(default)s)")
+    parser.add_argument("--turn", type=float, default=5, help="milliseconds of one turn (default: %(default)s)")
+    parser.add_argument(
+        "--memory", type=int, default=256, help="megabytes that copies of a weight add up to (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help=f"shapes {_words(QUICK)}, rows {_words(QUICK_ROWS)}, 3 rounds"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write limits, cells and summary")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the share of the limit (.svg, .png, .pdf)")
+    parser.add_argument("--list", action="store_true", help="print what there is to choose from")
+    options = parser.parse_args()
+    try:
+        native_library()
+        if options.plot:
+            require_matplotlib()
+    except (NoLibrary, MatplotlibMissing) as error:
+        parser.error(str(error))
+    if options.list:
+        for suite in SUITES:
+            rows = f"; rows {', '.join(map(str, suite.rows))}" if any(suite.rows) else ""
+            print(f"{', '.join(suite.ops)}\n    at {', '.join(suite.shapes)}{rows}")
+        print(f"instruction sets: {', '.join(isas)}")
+        sys.exit()
+    if options.quick:
+        options.rounds, options.turn, options.memory = min(options.rounds, 3), min(options.turn, 2), 128
+        options.shape = [shape for shape in options.shape if shape in QUICK] or options.shape
+    options.rows = options.rows or (QUICK_ROWS if options.quick else ROWS)
+    return options
 
 
+def _words(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
+
+
+def isas_of(case: Case, options: argparse.Namespace) -> list[str]:
+    """The instruction sets that `case` is measured with."""
+    if options.isa:
+        return options.isa
+    best, *others = runnable_isas()
+    is_quick = case.shape in QUICK and case.rows in (0, *QUICK_ROWS)
+    return [best, *others] if is_quick else [best]
+
+
+def plan(options: argparse.Namespace) -> list[tuple[Suite, str, str, list[int]]]:
+    """Suite, op, shape and rows of everything asked for; what shares float32 weights comes together."""
+    return [
+        (suite, op, shape, rows)
+        for suite in SUITES
+        for shape in suite.shapes
+        for op in suite.ops
+        if op in options.op and shape in options.shape and (rows := suite.rows_of(shape, options.rows))
+    ]
+
+
+def measure(case: Case, isa: str, matmul: float, options: argparse.Namespace) -> Cell:
+    """One cell; `matmul` is the peak of float32."""
+    use_isa(isa)
+    works, amounts = {"own": case.run}, {}
+    if case.baseline is not None:
+        works["baseline"] = case.baseline
+    if case.read:
+        works["reading"], amounts["reading"] = reading()
+    if case.operations and case.peak == "dots":
+        works["dots"], amounts["dots"] = multiplying()
+    rounds = in_turn(list(works.values()), options.rounds, options.turn / 1e3)
+    times = dict(zip(works, zip(*rounds, strict=True), strict=True))
+    rates = {name: amount / statistics.median(times[name]) for name, amount in amounts.items()}
+    baseline = times.get("baseline")
+    return Cell(
+        op=case.op,
+        scheme=case.scheme,
+        shape=case.shape,
+        rows=case.rows,
+        isa=isa,
+        seconds=statistics.median(times["own"]),
+        read=case.read,
+        operations=case.operations,
+        read_rate=rates.get("reading"),
+        peak_rate=rates.get("dots", matmul if case.operations else None),
+        baseline=statistics.median(baseline) if baseline else None,
+        ratio=median_ratio(baseline, times["own"]) if baseline else None,
+    )
+
+
+def machine_limits(isas: list[str]) -> dict[str, float]:
+    """Bytes and operations per second."""
+    limits = {"read": read_rate(), "float32 matmul": matmul_rate()}
+    for name in isas:
+        use_isa(name)
+        limits[name] = dots_rate()
+    return limits
+
+
+def limit_lines(limits: dict[str, float]) -> list[str]:
+    """For people."""
+    read, matmul, *dots = (f"{name} {rate / 1e9:.4g}" for name, rate in limits.items())
+    return [f"GB/s: {read}; GOP/s: {matmul}, 8-bit {', '.join(dots)}"]
+
+
+def row(cell: Cell) -> str:
+    """A line of the table."""
+    values = (
+        cell.op,
+        cell.scheme,
+        cell.shape,
+        str(cell.rows or ""),
+        cell.isa,
+        f"{1e3 * cell.seconds:.4g}",
+        f"{cell.read / cell.seconds / 1e9:.1f}" if cell.read else "",
+        f"{cell.operations / cell.seconds / 1e9:.0f}" if cell.operations else "",
+        "" if cell.of_limit is None else f"{cell.of_limit:.0%}",
+        "" if cell.ratio is None else f"{cell.ratio:.2f}",
+    )
+    return f"| {' | '.join(values)} |"
+
+
+@torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--presets", nargs="+", default=["int8", "w8a16", "int4", "w4a16", "int16"])
-    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), help="inputs x outputs")
-    parser.add_argument("--tokens", nargs="+", type=int, default=[1, 4, 16, 64, 128, 512])
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
-    bandwidth, peak = limits()
-    print(f"{cpu_name()}, {torch.get_num_threads()} threads, {cpu_features()}")
-    print(f"read bandwidth {bandwidth / 1e9:.1f} GB/s, int8 matmul {peak / 1e9:.0f} GOP/s\n")
-    print("| preset | kernel | shape | tokens | us | x decoded | x float32 | of bandwidth | of int8 peak | error |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    worst = float("inf")
-    with torch.inference_mode():
-        for preset in arguments.presets:
-            for shape in arguments.shapes:
-                width, rows = map(int, shape.split("x"))
-                for tokens in arguments.tokens:
-                    worst = min(worst, cell(preset, width, rows, tokens, arguments.rounds, bandwidth, peak))
-    print(f"\nlowest speed-up over decoding the weight: {worst:.2f}")
+    options = parse()
+    torch.manual_seed(0)
+    others, cells = OtherProcesses(), []
+    isas = [name for name in runnable_isas() if name in (options.isa or runnable_isas())]
+    limits = machine_limits(isas)
+    lines = [f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}", *limit_lines(limits)]
+    print("\n".join(lines) + f"\n\n| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}", flush=True)
+    with tqdm(plan(options), unit="op", dynamic_ncols=True) as progress:
+        for suite, op, shape, rows in progress:
+            progress.set_postfix_str(f"{op} {shape}")
+            for case in suite.cases(op, shape, rows, options.memory << 20):
+                for name in isas_of(case, options):
+                    cells.append(measure(case, name, limits["float32 matmul"], options))
+                    progress.write(row(cells[-1]), file=sys.stdout)
+    busy = others.cores()
+    lines += [*summary_lines(cells, isas[0]), f"other processes used {busy:.2f} cores"]
+    if busy > 0.2:
+        lines.append("the machine was not idle: do not trust these figures")
+    print("\n" + "\n".join(lines))
+    if options.json:
+        rows_of_json = [{**asdict(cell), "of_limit": cell.of_limit} for cell in cells]
+        written = {"limits": limits, "summary": lines, "cells": rows_of_json}
+        options.json.write_text(json.dumps(written, indent=1), encoding="utf-8")
+    if options.plot:
+        draw(cells, isas[0], options.plot)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from hf_quant.config.plan import Plan
 from hf_quant.config.scheme import Scheme, TensorScheme
+from hf_quant.integration.compile import compile, compile_config
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.register import register as _register
 from hf_quant.workflows.inspect import inspect
@@ -9,6 +10,16 @@ from hf_quant.workflows.quantize import quantize
 
 __version__ = "0.1.0"
 
-__all__ = ["HfQuantConfig", "Plan", "Scheme", "TensorScheme", "__version__", "inspect", "quantize"]
+__all__ = [
+    "HfQuantConfig",
+    "Plan",
+    "Scheme",
+    "TensorScheme",
+    "__version__",
+    "compile",
+    "compile_config",
+    "inspect",
+    "quantize",
+]
 
 _register()

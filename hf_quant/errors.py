@@ -21,6 +21,10 @@ class WeightError(HfQuantError, ValueError):
     """A float weight cannot be quantized: NaN, Inf, empty, or of the wrong shape."""
 
 
+class CalibrationError(HfQuantError, ValueError):
+    """Calibration data is missing or unusable, or what was observed of it is: NaN, Inf, or nothing at all."""
+
+
 class CheckpointError(HfQuantError, ValueError):
     """A quantized checkpoint is truncated, tampered with, or from a newer version."""
 

@@ -1,4 +1,4 @@
-"""What the README and the notebooks show runs as it stands there."""
+"""What the README and the notebooks show runs as it stands there, and what documents list is what there is."""
 
 import os
 import re
@@ -13,7 +13,11 @@ import torch
 from nbclient import NotebookClient
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from hf_quant.config.presets import PRESETS
+from tests.test_floors import FILES, FLOOR, room_of
+
 ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -65,16 +69,38 @@ def test_shell_commands_of_the_readme_run(workplace):
         assert result.returncode == 0, f"{line}\n{result.stderr}"
 
 
-def test_links_of_the_readme_lead_somewhere():
-    targets = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert targets
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_of_a_document_lead_somewhere(path):
+    targets = re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (path.parent / target).exists()] == []
 
 
-def test_make_targets_that_the_readme_names_exist():
+def test_make_targets_that_documents_name_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"^make ([\w-]+)", "\n".join(blocks("bash")), re.MULTILINE):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    for path in DOCUMENTS:
+        for target in re.findall(r"^make ([\w-]+)", path.read_text(encoding="utf-8"), re.MULTILINE):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{path.name} names {target}"
+
+
+def test_every_guide_is_listed_where_contributors_look():
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    guides = sorted(path.name for path in (ROOT / "docs").glob("adding_*.md"))
+    assert [name for name in guides if f"(docs/{name})" not in contributing] == []
+
+
+def test_the_rooms_of_the_architecture_are_those_of_the_package():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", text, re.MULTILINE)
+    written = {room: int(floor) for floor, rooms in rows for room in re.findall(r"`(\w+)`", rooms)}
+    assert written == {room: FLOOR[room] for room in map(room_of, FILES)}
+
+
+def test_presets_of_the_readme_are_those_there_are():
+    rows = "".join(re.findall(r"^\| (`[^|]+) \|", README, re.MULTILINE))
+    assert sorted(re.findall(r"`(\w+)`", rows)) == sorted(PRESETS)
+    for row in re.findall(r"^\| `(?:int|w)\w+` \|.*$", README, re.MULTILINE):
+        name, rotation = re.match(r"\| `(\w+)` \|[^|]+\| (\w+) \|", row).groups()
+        assert str(PRESETS[name].linear.weight.rotation or "none") == rotation
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.name)

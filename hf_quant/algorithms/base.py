@@ -1,13 +1,15 @@
-"""What turns a float weight into codes, and what it gives back."""
+"""What turns a float weight into codes, and what it may know of the inputs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
-from hf_quant.config.scheme import TensorScheme
+from hf_quant.config.scheme import Scheme, TensorScheme
 
 
 @dataclass(frozen=True)
@@ -30,15 +32,122 @@ class QuantizedWeight:
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
+@dataclass(frozen=True)
+class InputStatistics:
+    """What calibration gathered about the inputs of one module, over the tokens that the mask keeps.
+
+    Args:
+        count: Tokens seen.
+        mean: float32 ``[width]``: means of each input.
+        mean_abs: float32 ``[width]``: means of magnitudes.
+        max_abs: float32 ``[width]``: largest magnitudes.
+        hessian: float32 ``[width, width]``: mean of ``x x^T``; None unless something `needs` it.
+    """
+
+    count: int
+    mean: torch.Tensor
+    mean_abs: torch.Tensor
+    max_abs: torch.Tensor
+    hessian: torch.Tensor | None = None
+
+
+def scaled(statistics: InputStatistics, scales: torch.Tensor) -> InputStatistics:
+    """The statistics of ``x / scales``, from those of ``x``; `scales` are positive floats ``[width]``."""
+    factor = scales.reciprocal()
+    hessian = statistics.hessian
+    return replace(
+        statistics,
+        mean=statistics.mean * factor,
+        mean_abs=statistics.mean_abs * factor,
+        max_abs=statistics.max_abs * factor,
+        hessian=None if hessian is None else hessian * factor * factor[:, None],
+    )
+
+
+@dataclass(frozen=True)
+class Transformed:
+    """What a transform did to a block.
+
+    Args:
+        inputs: The statistics it was given, as they are now that the inputs of some linears have changed.
+        report: A line for each pair or linear: what was chosen, and what was gained.
+    """
+
+    inputs: dict[str, InputStatistics]
+    report: list[str]
+
+
+class Transform(Protocol):
+    """Float weights to float weights that lose less when they are quantized."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Fields of `InputStatistics` that `apply` takes."""
+
+    def apply(
+        self,
+        block: nn.Module,
+        pairs: Sequence[Pair],
+        inputs: Mapping[str, InputStatistics],
+        schemes: Mapping[str, Scheme],
+    ) -> Transformed:
+        """Change the parameters of `block` in place; unless a transform says otherwise, it computes the same after.
+
+        Where there is nothing to do, a warning says so, and nothing changes.
+
+        Args:
+            block: Float linears and norms.
+            pairs: As `calibration.pairs.find_pairs` found them.
+            inputs: Statistics by the linear's name in the block; required of linears that are quantized.
+            schemes: Of the linears that are quantized, likewise; others stay float.
+
+        Raises:
+            CalibrationError: Statistics are missing, or hold NaN or Inf.
+            WeightError: A weight holds NaN or Inf.
+        """
+
+
 class Solver(Protocol):
     """Weight to codes. Solvers declare what they need to know of the inputs; workflows supply it."""
 
-    needs: str | None
-    """Statistic of the inputs that `solve` takes, or None."""
+    needs: frozenset[str]
+    """Fields of `InputStatistics` that `solve` takes: any of ``"mean"``, ``"hessian"`` and the others, or none."""
 
-    def solve(self, weight: torch.Tensor, scheme: TensorScheme, name: str) -> QuantizedWeight:
+    def solve(
+        self, weight: torch.Tensor, scheme: TensorScheme, name: str, inputs: InputStatistics | None = None
+    ) -> QuantizedWeight:
         """Quantize ``[rows, width]`` floats; `name` is for error messages.
+
+        Statistics are of inputs as they come; where the scheme rotates, weight and statistics are rotated alike.
 
         Raises:
             WeightError: The weight holds NaN or Inf, or is not a matrix with elements.
+        """
+
+
+class BlockSolver(Protocol):
+    """Weights of a block of a model to codes, together, for the least error of the block's output."""
+
+    def solve_block(
+        self,
+        block: nn.Module,
+        schemes: Mapping[str, Scheme],
+        batches: list[tuple[Any, Any]],
+        targets: list[torch.Tensor],
+        keep: list[torch.Tensor | None],
+        seed: int,
+    ) -> dict[str, QuantizedWeight]:
+        """Quantize the linears that `schemes` names; the block itself is not changed, even where an error is raised.
+
+        Args:
+            block: Float32 or bfloat16.
+            schemes: Name of a linear within `block` to its scheme.
+            batches: Positional and keyword arguments of calls of the block.
+            targets: Outputs of the float block, ``[batch, tokens, width]``, one for each of `batches`.
+            keep: Boolean ``[batch, tokens]`` for each of `batches`: the tokens that count; None: all of them.
+            seed: Determines every random choice.
+
+        Raises:
+            CalibrationError: Batches, targets or masks are not usable.
+            WeightError: A weight holds NaN or Inf, or is not a matrix with elements.
         """

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from hf_quant.algorithms.base import QuantizedWeight
+from hf_quant.algorithms.base import InputStatistics, QuantizedWeight
+from hf_quant.algorithms.grids import Clipping, choose, choose_one
 from hf_quant.config.scheme import TensorScheme
-from hf_quant.errors import WeightError
+from hf_quant.errors import ConfigError, WeightError
 from hf_quant.formats import affine_format, scale_dtype
 from hf_quant.formats.packing import pack, words_per_row
 from hf_quant.formats.rotation import rotate
@@ -15,50 +16,81 @@ from hf_quant.kernels.native.weights import can_quantize, quantize_rows
 _BLOCK_NUMBERS = 1 << 19
 """Weights handled at a time: temporaries stay in cache, and small beside the tensor itself."""
 
-_NOT_FINITE = "{} holds NaN or Inf: repair the checkpoint, or keep the module float with modules_to_not_convert"
+NOT_FINITE = "{} holds NaN or Inf: repair the checkpoint, or keep the module float with modules_to_not_convert"
 
 
 class RoundToNearest:
     """Scales from the extremes of each channel or group, codes by rounding."""
 
-    needs = None
+    needs: frozenset[str] = frozenset()
 
-    def solve(self, weight: torch.Tensor, scheme: TensorScheme, name: str) -> QuantizedWeight:
+    def solve(
+        self, weight: torch.Tensor, scheme: TensorScheme, name: str, inputs: InputStatistics | None = None
+    ) -> QuantizedWeight:
         """Quantize ``[rows, width]`` floats of any float dtype; `name` is for error messages.
 
         Raises:
             WeightError: The weight holds NaN or Inf, or is not a matrix with elements.
         """
-        check_shape(weight, name)
-        rows, width = weight.shape
-        format = affine_format(scheme)
-        groups = width // scheme.group_size if scheme.group_size else 1
-        whole = _range_of_all(weight, scheme, name) if scheme.granularity == "tensor" else None
-        shape = (1, 1) if whole is not None else (rows, groups)
-        device = weight.device
-        codes = torch.empty(rows, words_per_row(width, scheme.bits), dtype=torch.int32, device=device)
-        scale = torch.empty(shape, dtype=scale_dtype(scheme), device=device)
-        zero_point = None if scheme.symmetric else torch.empty(shape, dtype=format.dtype, device=device)
-        if can_quantize(weight, scheme):
-            if not quantize_rows(weight, scheme, codes, scale, zero_point):
-                raise WeightError(_NOT_FINITE.format(name))
-            return QuantizedWeight(codes, scale, zero_point)
-        if whole is not None:
-            scale.copy_(whole[0])
-            if zero_point is not None and whole[1] is not None:
-                zero_point.copy_(whole[1])
-        for part in _blocks(rows, width):
-            block = rows_of(weight[part], scheme).unflatten(-1, (groups, -1))
-            if whole is None:
-                scales, zeros = format.scale_and_zero_point(*_checked_range(block, -1, name))
-                scale[part] = scales
-                if zero_point is not None and zeros is not None:
-                    zero_point[part] = zeros
-            else:
-                scales, zeros = scale, zero_point
-            encoded = format.encode(block, scales[..., None], None if zeros is None else zeros[..., None])
-            codes[part] = pack(encoded.flatten(-2), scheme.bits)
+        return rounded(weight, scheme, name)
+
+
+def rounded(
+    weight: torch.Tensor,
+    scheme: TensorScheme,
+    name: str,
+    clipping: Clipping | None = None,
+    importance: torch.Tensor | None = None,
+) -> QuantizedWeight:
+    """Round a weight to the nearest codes of the grids that `grids.choose` finds.
+
+    Args:
+        weight: ``[rows, width]`` floats of any float dtype.
+        scheme: An integer scheme whose group size and rotation divide the width.
+        name: For error messages.
+        clipping: Ranges to try; None takes the whole one.
+        importance: float32 ``[width]``: of each input, where the scheme rotates of each rotated input. None: all alike.
+
+    Raises:
+        WeightError: The weight holds NaN or Inf, or is not a matrix with elements.
+    """
+    check_shape(weight, name)
+    rows, width = weight.shape
+    format = affine_format(scheme)
+    groups = width // scheme.group_size if scheme.group_size else 1
+    whole = None
+    if scheme.granularity == "tensor":
+        low, high = _range_of_all(weight, scheme, name)
+        blocks = (rows_of(weight[part], scheme) for part in _blocks(rows, width))
+        whole = choose_one(blocks, low, high, format, clipping, importance)
+    shape = (1, 1) if whole is not None else (rows, groups)
+    device = weight.device
+    codes = torch.empty(rows, words_per_row(width, scheme.bits), dtype=torch.int32, device=device)
+    scale = torch.empty(shape, dtype=scale_dtype(scheme), device=device)
+    zero_point = None if scheme.symmetric else torch.empty(shape, dtype=format.dtype, device=device)
+    if importance is None and can_quantize(weight, scheme):
+        trials, narrowest = (0, 1.0) if clipping is None else (clipping.trials, clipping.narrowest)
+        if not quantize_rows(weight, scheme, codes, scale, zero_point, trials, narrowest):
+            raise WeightError(NOT_FINITE.format(name))
         return QuantizedWeight(codes, scale, zero_point)
+    if whole is not None:
+        scale.copy_(whole[0])
+        if zero_point is not None and whole[1] is not None:
+            zero_point.copy_(whole[1])
+    grouped = None if importance is None else importance.view(groups, -1)
+    for part in _blocks(rows, width):
+        block = rows_of(weight[part], scheme).unflatten(-1, (groups, -1))
+        if whole is None:
+            low, high = checked_range(block, -1, name)
+            scales, zeros = choose(block, low, high, format, clipping, grouped)
+            scale[part] = scales
+            if zero_point is not None and zeros is not None:
+                zero_point[part] = zeros
+        else:
+            scales, zeros = whole
+        encoded = format.encode(block, scales[..., None], None if zeros is None else zeros[..., None])
+        codes[part] = pack(encoded.flatten(-2), scheme.bits)
+    return QuantizedWeight(codes, scale, zero_point)
 
 
 def check_shape(weight: torch.Tensor, name: str) -> None:
@@ -72,28 +104,58 @@ def check_shape(weight: torch.Tensor, name: str) -> None:
         raise WeightError(f"{name} holds {weight.dtype}, not floats: is the checkpoint quantized already?")
 
 
-def _checked_range(block: torch.Tensor, dim: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+def checked_range(block: torch.Tensor, dim: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Extremes along `dim`; raises WeightError where `block` holds NaN or Inf."""
     low, high = torch.aminmax(block, dim=dim)
     # aminmax lets NaN through, and an infinity is an extreme: no pass over the weights of its own is needed.
     if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
-        raise WeightError(_NOT_FINITE.format(name))
+        raise WeightError(NOT_FINITE.format(name))
     return low, high
 
 
-def _range_of_all(weight: torch.Tensor, scheme: TensorScheme, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _range_of_all(weight: torch.Tensor, scheme: TensorScheme, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     parts = _blocks(*weight.shape)
     # Made beforehand: small tensors kept between the blocks would keep the allocator from using their memory again.
     extremes = torch.empty(2, len(parts), dtype=torch.float32, device=weight.device)
     for index, part in enumerate(parts):
-        low, high = _checked_range(rows_of(weight[part], scheme).flatten(), 0, name)
+        low, high = checked_range(rows_of(weight[part], scheme).flatten(), 0, name)
         extremes[0, index], extremes[1, index] = low, high
-    return affine_format(scheme).scale_and_zero_point(extremes[0].amin(), extremes[1].amax())
+    return extremes[0].amin(), extremes[1].amax()
 
 
 def rows_of(weight: torch.Tensor, scheme: TensorScheme) -> torch.Tensor:
     """Rows as they are rounded: float32, rotated where the scheme says so."""
-    rows = weight.to(torch.float32)
+    rows = weight.detach().to(torch.float32)
     return rows if scheme.rotation is None else rotate(rows, scheme.rotation)
+
+
+def hessian_of(
+    inputs: InputStatistics | None, width: int, scheme: TensorScheme, name: str, device: torch.device
+) -> torch.Tensor:
+    """Mean of ``x x^T`` of inputs as they meet the rows of `rows_of`: float32 ``[width, width]`` on `device`.
+
+    Raises:
+        ConfigError: There are no statistics, or they lack the Hessian.
+        WeightError: The Hessian holds NaN or Inf, or is of inputs of another width.
+    """
+    if inputs is None or inputs.hessian is None:
+        raise ConfigError(
+            f'{name} cannot be quantized without statistics of its inputs, "hessian" among them: '
+            'give calibration data, or use a solver that needs none, such as "rtn"'
+        )
+    hessian = inputs.hessian.detach().to(device, torch.float32)
+    if hessian.shape != (width, width):
+        raise WeightError(
+            f"{name} has {width} inputs, but their Hessian has shape {tuple(hessian.shape)}: calibrate the model itself"
+        )
+    if not bool(torch.isfinite(hessian).all()):
+        raise WeightError(
+            f"the Hessian of the inputs of {name} holds NaN or Inf: calibrate with the model in float32 or on other "
+            "data, or keep the module float with modules_to_not_convert"
+        )
+    if scheme.rotation is None:
+        return hessian
+    return rotate(rotate(hessian, scheme.rotation).t(), scheme.rotation).t()
 
 
 def _blocks(rows: int, width: int) -> list[slice]:

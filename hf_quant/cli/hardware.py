@@ -5,11 +5,12 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from hf_quant.workflows.hardware import hardware_report
+from hf_quant.kernels.native.library import ISA_VARIABLE, NEEDS
+from hf_quant.workflows.hardware import HardwareReport, hardware_report
 
 
 def run() -> None:
-    """Show this machine's CPU features, and which kernel each preset uses and why.
+    """Show this machine's instruction sets, which kernel runs each op and preset, and why no faster one does.
 
     For example:
 
@@ -28,20 +29,45 @@ def run() -> None:
         f"AMX {_yes(features.amx)}",
         highlight=False,
     )
-    others = ", ".join(name for name in report.runnable_isas if name != report.native_isa)
-    console.print(
-        f"Native kernels for {report.native_isa}; HF_QUANT_ISA can force {others}"
-        if report.native_isa
-        else "Native kernels: none. Install from source where there is a C++ compiler to get them",
-        highlight=False,
-    )
+    console.print(_native(report), highlight=False)
     if report.forced_kernel:
         console.print(f"Kernel forced by the environment: {report.forced_kernel}", highlight=False)
+    if report.native_isa:
+        console.print(_instruction_sets(report))
+    console.print(_ops(report))
+    console.print(_presets(report))
+
+
+def _native(report: HardwareReport) -> str:
+    if report.native_isa is None:
+        return f"Native kernels: none. They need the native library, {report.native_absence}"
+    threads = f"{report.native_threads} threads, shared with torch"
+    if report.native_threads != report.threads:
+        threads = "one thread: torch's OpenMP runtime was not found"
+    return f"Native kernels for {report.native_isa} ({ISA_VARIABLE} forces one of the others that run), {threads}"
+
+
+def _instruction_sets(report: HardwareReport) -> Table:
+    table = Table("instruction set", "here", "needs")
+    for name, needs in NEEDS.items():
+        state = "runs" if name in report.runnable_isas else "does not run"
+        table.add_row(name, "in use" if name == report.native_isa else state, needs)
+    return table
+
+
+def _ops(report: HardwareReport) -> Table:
+    table = Table("op", "for", "in use")
+    for choice in report.ops:
+        table.add_row(choice.op, choice.computes, choice.kernel)
+    return table
+
+
+def _presets(report: HardwareReport) -> Table:
     table = Table("preset", "linears", "kernel", "passed over")
     for choice in report.choices:
         passed = "\n".join(f"{name}: {reason}" for name, reason in choice.passed_over.items())
-        table.add_row(choice.preset, choice.scheme, choice.kernel, passed)
-    console.print(table)
+        table.add_row(choice.preset, choice.scheme, choice.kernel or "none: forced", passed)
+    return table
 
 
 def _yes(value: bool) -> str:

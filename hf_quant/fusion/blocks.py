@@ -44,9 +44,11 @@ class FusedBlock(Fused):
         """The linears, if all of them are what they were and nothing needs a gradient or dropout."""
         if not isinstance(input, torch.Tensor) or drops_out(self):  # type: ignore[arg-type]
             return None
-        if input.requires_grad and torch.is_grad_enabled():
-            return None
         modules = self._modules  # type: ignore[attr-defined]
+        if torch.is_grad_enabled() and (input.requires_grad or any(needs_gradient(each) for each in modules.values())):
+            return None
+        if any(is_hooked(each) for each in modules.values()):
+            return None
         return on_native([modules[name] for name in self.fused.names])
 
     @staticmethod
@@ -129,6 +131,16 @@ def on_native(linears: list[Any]) -> list[QuantizedLinear] | None:
         if linear.kernel != NATIVE:
             return None
     return linears
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether somebody waits for calls of `module`, which a fused block does not make."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def needs_gradient(module: nn.Module) -> bool:
+    """Whether a parameter of `module` itself is trained."""
+    return any(parameter is not None and parameter.requires_grad for parameter in module._parameters.values())
 
 
 def drops_out(module: nn.Module) -> bool:

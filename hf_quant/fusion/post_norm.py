@@ -7,7 +7,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_quant.fusion.blocks import FusedActivation, FusedBlock, Parts, dtype_of, on_native, parts_of, run_block
+from hf_quant.fusion.blocks import (
+    FusedActivation,
+    FusedBlock,
+    Parts,
+    dtype_of,
+    is_hooked,
+    on_native,
+    parts_of,
+    run_block,
+)
 from hf_quant.fusion.mixin import Fused, random_rows
 from hf_quant.modules.linear import QuantizedLinear
 
@@ -50,7 +59,12 @@ class FusedFeedForward(Fused):
         modules: dict[str, Any] = self._modules  # type: ignore[attr-defined]
         first, second = modules["intermediate"], modules["output"]
         open_way = isinstance(first, FusedActivation) and isinstance(second, FusedOutput)
-        if open_way and (one := first.linears(attention_output)) and (two := second.linears(attention_output)):
+        if (
+            open_way
+            and not (is_hooked(first) or is_hooked(second))
+            and (one := first.linears(attention_output))
+            and (two := second.linears(attention_output))
+        ):
             return run_block(self.fused, attention_output, [*one, *two], attention_output, layer_norm(second))
         return super().feed_forward_chunk(attention_output)  # type: ignore[misc]
 

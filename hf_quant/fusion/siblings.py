@@ -19,9 +19,9 @@ _MOST = 3
 class Siblings:
     """Computes all members when one of them is called, and hands the others their results if they get the same input.
 
-    The same means: the same tensor, which nobody has written to in between; a tensor that does not count its versions,
-    as in inference mode, is never taken for the same. Members that turn out to be called on different inputs are
-    separated for good.
+    The same means: the same tensor, which nobody has written to in between. Tensors of inference mode do not count
+    their versions: what they hold is compared the first time, and after that the tensor itself is enough, as it is in a
+    traced graph. Members that turn out to be called on different inputs are separated for good.
 
     Args:
         members: Two or three linears with one input width, rotation and format of inputs.
@@ -37,22 +37,24 @@ class Siblings:
             program.steps[0].weights[index] = step.weights[0]
         self.spec = spec_tensor(program)
         self.none = torch.empty(0, device="cpu")
-        self.pending: tuple[torch.Tensor, int, dict[int, torch.Tensor]] | None = None
+        self.pending: tuple[torch.Tensor, int | torch.Tensor | None, dict[int, torch.Tensor]] | None = None
+        self.proved = False
 
     def __call__(self, member: QuantizedLinear, input: torch.Tensor) -> torch.Tensor | None:
         """The output of `member`; None where it has to compute it alone."""
         pending = self.pending
         if pending is not None:
-            source, version, outputs = pending
-            if source is input and version == input._version:
+            source, stamp, outputs = pending
+            if source is input and _is_unchanged(input, stamp):
                 output = outputs.pop(id(member), None)
                 if not outputs:
                     self.pending = None
+                    self.proved = self.proved or isinstance(stamp, torch.Tensor)
                 if output is not None:
                     return output
             self.separate()
             return None
-        if torch.compiler.is_compiling() or input.is_inference() or not self.complete():
+        if not self.complete():
             return None
         blocks = [each.packed[0] for each in self.members]
         biases = [bias_of(each, self.none) for each in self.members]
@@ -64,8 +66,16 @@ class Siblings:
         )
         found = {id(each): result for each, result in zip(self.members, results, strict=False)}
         output = found.pop(id(member))
-        self.pending = (input, input._version, found)
+        self.pending = (input, self._stamp(input), found)
         return output
+
+    def _stamp(self, input: torch.Tensor) -> int | torch.Tensor | None:
+        """What tells whether `input` is what it was: its version, a copy, or nothing where it need not be asked."""
+        if torch.compiler.is_compiling():
+            return None
+        if input.is_inference():
+            return None if self.proved else input.clone()
+        return input._version
 
     def complete(self) -> bool:
         """Whether all members still are on the kernel that this is for."""
@@ -76,6 +86,12 @@ class Siblings:
         self.pending = None
         for member in self.members:
             member.siblings = None
+
+
+def _is_unchanged(input: torch.Tensor, stamp: int | torch.Tensor | None) -> bool:
+    if stamp is None:
+        return True
+    return torch.equal(input, stamp) if isinstance(stamp, torch.Tensor) else input._version == stamp
 
 
 def find_siblings(module: nn.Module) -> list[QuantizedLinear]:

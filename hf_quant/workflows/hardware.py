@@ -1,4 +1,4 @@
-"""What this machine offers, and which kernel each preset gets on it."""
+"""What this machine offers, and which kernel runs what on it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,39 @@ from hf_quant.config.plan import Candidate, fit
 from hf_quant.config.presets import PRESETS
 from hf_quant.hardware.detect import CpuFeatures, cpu_features, cpu_name
 from hf_quant.kernels.base import LinearSpec
-from hf_quant.kernels.dispatch import KERNEL_VARIABLE, explain, select_kernel
+from hf_quant.kernels.dispatch import KERNEL_VARIABLE, explain, get_kernel, select_kernel
 from hf_quant.kernels.native import library
+
+NATIVE = "native"
+
+OPS = {
+    "quantize": ("weights to codes while a model loads", "torch"),
+    "native_linear": ("quantized linears and heads", "by preset, see below"),
+    "native_linears": ("query, key and value in one call", "one by one"),
+    "native_block": ("feed-forward blocks; a residual and its norm", "module by module"),
+    "native_embedding": ("rows of quantized embeddings", "torch"),
+    "native_norm": ("RMS norms", "torch"),
+    "native_attention": ("attention, where a model would use sdpa", "torch"),
+}
+"""Op of the native library to what it computes in a quantized model, and what does so where the library does not."""
+
+_WITHOUT_DISPATCH = ("quantize",)
+"""Ops that do not depend on the kernel of a linear."""
+
+
+@dataclass(frozen=True)
+class OpChoice:
+    """What runs one op of the native library.
+
+    Args:
+        op: Its name.
+        computes: What it is for.
+        kernel: ``"native"``, or what runs instead.
+    """
+
+    op: str
+    computes: str
+    kernel: str
 
 
 @dataclass(frozen=True)
@@ -22,13 +53,13 @@ class KernelChoice:
     Args:
         preset: Name of the preset.
         scheme: Of its linears, for a layer of 768 inputs and outputs.
-        kernel: What runs it; ``"torch"`` where weights are plain floats.
+        kernel: What runs it; ``"torch"`` where weights are plain floats, None where the forced kernel cannot run it.
         passed_over: Kernels before it in the table, to the reason why they cannot run it.
     """
 
     preset: str
     scheme: str
-    kernel: str
+    kernel: str | None
     passed_over: dict[str, str]
 
 
@@ -40,18 +71,24 @@ class HardwareReport:
         cpu: Model name.
         features: Instruction sets that decide between kernels.
         threads: Threads that torch computes with.
-        native_isa: Instruction set that the package's own compiled kernels use; None where there are none.
-        runnable_isas: Those that this machine runs, best first.
-        forced_kernel: Value of the environment variable that overrides the choice; None when unset.
+        native_threads: Threads that the native library computes with: those of torch, or 1 where it cannot share them.
+        native_isa: Instruction set that the native library uses; None where there is no library.
+        native_absence: Why there is none, as the end of a sentence; None where there is one.
+        runnable_isas: Instruction sets that this machine runs and the library was built for, best first.
+        forced_kernel: Value of the environment variable that overrides the choice of kernels; None when unset.
+        ops: One entry per op of the native library.
         choices: One entry per preset.
     """
 
     cpu: str
     features: CpuFeatures
     threads: int
+    native_threads: int
     native_isa: str | None
+    native_absence: str | None
     runnable_isas: tuple[str, ...]
     forced_kernel: str | None
+    ops: tuple[OpChoice, ...]
     choices: tuple[KernelChoice, ...]
 
 
@@ -60,16 +97,29 @@ def hardware_report() -> HardwareReport:
 
     Raises:
         UnknownName: The environment variable names no kernel.
+        KernelError: The environment variable names no instruction set, or one that does not run here.
     """
+    threads, native = torch.get_num_threads(), library.load()
     return HardwareReport(
         cpu=cpu_name(),
         features=cpu_features(),
-        threads=torch.get_num_threads(),
+        threads=threads,
+        native_threads=threads if native is not None and native.hf_quant_has_threads() else 1,
         native_isa=library.isa(),
+        native_absence=library.absence(),
         runnable_isas=tuple(library.runnable_isas()),
         forced_kernel=os.environ.get(KERNEL_VARIABLE) or None,
+        ops=tuple(map(_op, OPS)),
         choices=tuple(map(_choice, PRESETS)),
     )
+
+
+def _op(name: str) -> OpChoice:
+    computes, otherwise = OPS[name]
+    # Blocks, norms and attention are native in models that have linears on native kernels.
+    forced = os.environ.get(KERNEL_VARIABLE) or NATIVE
+    is_native = library.load() is not None and (forced == NATIVE or name in _WITHOUT_DISPATCH)
+    return OpChoice(name, computes, NATIVE if is_native else otherwise)
 
 
 def _choice(preset: str) -> KernelChoice:
@@ -77,6 +127,9 @@ def _choice(preset: str) -> KernelChoice:
     if not scheme.weight.is_integer:
         return KernelChoice(preset, str(scheme), "torch", {})
     spec, device = LinearSpec(scheme, 768, 768), torch.device("cpu")
+    forced = os.environ.get(KERNEL_VARIABLE)
+    if forced and (reason := get_kernel(forced).unsupported(spec, device)) is not None:
+        return KernelChoice(preset, str(scheme), None, {forced: reason})
     chosen = select_kernel(spec, device).name
     passed = {}
     for name, reason in explain(spec, device):

@@ -188,7 +188,7 @@ def test_integers_are_taken_for_a_checkpoint_that_is_quantized_already(dtype):
 
 
 def test_the_solver_is_in_the_table_and_needs_no_statistics():
-    assert SOLVERS["rtn"] is RoundToNearest and RoundToNearest.needs is None
+    assert SOLVERS["rtn"] is RoundToNearest and RoundToNearest.needs == frozenset()
 
 
 def test_tensors_go_by_the_names_of_quantized_modules():

@@ -8,6 +8,9 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from hf_quant.cli.main import app
+from hf_quant.config.presets import PRESETS
+from hf_quant.kernels.native import library
+from hf_quant.workflows.hardware import OPS
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +77,42 @@ def test_every_command_has_help_with_examples(command):
     assert f"hf-quant {command}" in result.stdout
 
 
-def test_hardware_names_the_kernel_of_every_preset():
+def cells(table, *columns):
+    """Rows of a printed table that has these columns."""
+    rows = [[cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")] for line in table.splitlines()]
+    start = rows.index(list(columns))
+    return [row for row in rows[start:] if len(row) == len(columns)][1:]
+
+
+def test_hardware_names_the_kernel_of_every_preset_and_op():
     result = hf_quant("hardware")
-    assert result.returncode == 0
-    assert "int4" in result.stdout and "aten_" in result.stdout
+    assert result.returncode == 0, result.stderr
+    kernels = {row[0]: row[2] for row in cells(result.stdout, "preset", "linears", "kernel", "passed over") if row[0]}
+    assert list(kernels) == list(PRESETS) and all(kernels.values())
+    assert {row[0] for row in cells(result.stdout, "op", "for", "in use")} >= set(OPS)
+
+
+@pytest.mark.skipif(library.load() is None, reason="installed without a compiler")
+@pytest.mark.parametrize("isa", library.runnable_isas())
+def test_hardware_names_the_instruction_set_in_use(isa, monkeypatch):
+    monkeypatch.setenv(library.ISA_VARIABLE, isa)
+    result = hf_quant("hardware")
+    assert f"Native kernels for {isa} " in result.stdout
+    states = {row[0]: row[1] for row in cells(result.stdout, "instruction set", "here", "needs")}
+    assert [name for name, state in states.items() if state == "in use"] == [isa]
+    assert {name for name, state in states.items() if state == "runs"} == {*library.runnable_isas()} - {isa}
+
+
+def test_hardware_says_why_there_are_no_native_kernels(monkeypatch):
+    monkeypatch.setenv(library.ISA_VARIABLE, "none")
+    result = hf_quant("hardware")
+    assert "which HF_QUANT_ISA=none turns off" in " ".join(result.stdout.split())
+
+
+def test_a_wrong_instruction_set_ends_in_one_line_that_names_the_right_ones(monkeypatch):
+    if library.load() is None:
+        pytest.skip("installed without a compiler")
+    monkeypatch.setenv(library.ISA_VARIABLE, "avx3")
+    result = hf_quant("hardware")
+    assert result.returncode == 1 and "did you mean 'avx2'" in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr

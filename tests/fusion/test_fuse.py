@@ -113,6 +113,26 @@ def test_dropout_goes_the_long_way():
     assert torch.equal(outputs(model), outputs(model))
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_hooks_inside_a_block_are_called(name):
+    model = quantized(name)
+    inside = [child for module in model.modules() if isinstance(module, Fused) for child in module.children()]
+    seen = set()
+    for child in inside:
+        child.register_forward_hook(lambda module, args, output: seen.add(module))
+    outputs(model)
+    assert set(inside) <= seen
+
+
+def test_a_norm_that_is_trained_gets_its_gradient():
+    model = quantized("bert")
+    embedded = model.bert.embeddings(token_ids()).detach()
+    layer = model.bert.encoder.layer[0]
+    layer(embedded)[0].sum().backward()
+    assert layer.output.LayerNorm.weight.grad is not None
+    assert layer.attention.output.LayerNorm.weight.grad is not None
+
+
 def test_dequantizing_leaves_nothing_fused():
     for name in FAMILIES:
         model = quantized(name).dequantize()

@@ -143,6 +143,7 @@ CHOICES = """
     import torch
     from hf_quant.hardware.detect import cpu_features
     from hf_quant.kernels.dispatch import select_kernel
+    from hf_quant.kernels.native import library
     from tests.quantized_linear import (
         CPU, DTYPES, SCHEMES, SHAPES, make_input, make_operands, prepacked, reference_output, relative_error, spec_for
     )
@@ -161,7 +162,8 @@ CHOICES = """
                     input = make_input(spec, tokens, dtype).abs()  # one sign: sums that saturate do so here
                     output = kernel.run(input, prepacked(kernel, operands, spec), spec)
                     worst = max(worst, relative_error(output, reference_output(input, operands, spec)))
-    print(json.dumps({"capability": cpu_features().capability, "chosen": chosen, "worst": worst}))
+    report = {"capability": cpu_features().capability, "isa": library.isa(), "chosen": chosen, "worst": worst}
+    print(json.dumps(report))
 """
 NEEDS_VECTORS = {"aten_int4pack", "aten_int8pack"}
 
@@ -191,5 +193,5 @@ def test_outputs_of_aten_are_right_on_a_lesser_cpu(environment):
 def test_outputs_are_right_with_every_instruction_set_that_runs_here(isa):
     report = json.loads(run_python(CHOICES, HF_QUANT_ISA=isa))
     # Half precision rounds the output.
-    assert report["worst"] <= 1e-2
+    assert report["isa"] == isa and report["worst"] <= 1e-2
     assert "native" in {kernel for kernels in report["chosen"].values() for kernel in kernels}

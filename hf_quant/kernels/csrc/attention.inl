@@ -16,6 +16,7 @@ constexpr float kMasked = -1e30f;          // finite, so that differences of mas
 // One query of a tile: where it comes from and which keys it may see.
 struct Slot {
   std::int64_t head, query, keys;
+  bool sees;  // any key at all
 };
 
 struct AttentionWork {
@@ -36,6 +37,15 @@ inline bool sees(const Attention& a, std::int64_t batch, const Slot& slot, std::
   if (!a.mask) return true;
   return a.mask[batch * a.mask_stride[0] + slot.head * a.mask_stride[1] + slot.query * a.mask_stride[2] +
                 key * a.mask_stride[3]] != 0;
+}
+
+// The number of leading keys after which the mask hides the rest, such as the free end of a cache.
+inline std::int64_t unmasked_keys(const Attention& a, std::int64_t batch, const Slot& slot) {
+  std::int64_t keys = slot.keys;
+  if (a.mask) {
+    while (keys > 0 && !sees(a, batch, slot, keys - 1)) --keys;
+  }
+  return keys;
 }
 
 // `count` rows of `width` numbers as floats: where they lie, or in `buffer`.
@@ -152,6 +162,7 @@ void attend_tile(const Attention& a, std::int64_t batch, std::int64_t kv_head, s
     slot.head = kv_head * shared + index / a.queries;
     slot.query = index % a.queries;
     slot.keys = visible_keys(a, slot.query);
+    slot.sees = slot.keys > 0 && !a.mask;
     last_key = slot.keys > last_key ? slot.keys : last_key;
     first_limit = slot.keys < first_limit ? slot.keys : first_limit;
     limits[s] = static_cast<float>(slot.keys) - 0.5f;
@@ -176,7 +187,11 @@ void attend_tile(const Attention& a, std::int64_t batch, std::int64_t kv_head, s
     if (a.mask) {
       for (std::int64_t k = 0; k < keys; ++k) {
         for (std::int64_t s = 0; s < kQueries; ++s) {
-          if (!sees(a, batch, slots[s], key + k)) work.scores[k * kQueries + s] = kMasked;
+          if (sees(a, batch, slots[s], key + k)) {
+            slots[s].sees = true;
+          } else {
+            work.scores[k * kQueries + s] = kMasked;
+          }
         }
       }
     } else if (key + keys > first_limit) {
@@ -205,8 +220,8 @@ void attend_tile(const Attention& a, std::int64_t batch, std::int64_t kv_head, s
   }
   for (std::int64_t s = 0; s < count; ++s) {
     const Slot& slot = slots[s];
-    // A query that sees no key at all has no answer: zeros, as torch gives.
-    const float share = most[s] > kMasked / 2 || most[s] != most[s] ? 1.0f / total[s] : 0.0f;
+    // A query that sees no key at all has no answer: zeros, as torch gives. What it sees may be infinitely far away.
+    const float share = most[s] > kMasked / 2 ? 1.0f / total[s] : slot.sees ? kNaN : 0.0f;
     const std::int64_t at = ((batch * a.queries + slot.query) * a.heads + slot.head) * width;
     for (std::int64_t d = 0; d < width; d += 16) {
       alignas(64) float sixteen[16];
@@ -253,7 +268,9 @@ template <std::int32_t Dtype>
 void attend_one(const Attention& a, std::int64_t batch, std::int64_t kv_head, std::int64_t index, const AttentionWork& work) {
   const std::int64_t shared = a.heads / a.kv_heads, width = a.width;
   const std::int64_t head = kv_head * shared + index / a.queries, query = index % a.queries;
-  const Slot slot{head, query, visible_keys(a, query)};
+  Slot slot{head, query, visible_keys(a, query), false};
+  slot.sees = slot.keys > 0 && !a.mask;
+  slot.keys = unmasked_keys(a, batch, slot);
   const std::int64_t query_at = batch * a.query_stride[0] + head * a.query_stride[1] + query * a.query_stride[2];
   for (std::int64_t d = 0; d < width; d += 16) {
     Simd::store(work.query + d, Simd::mul(load_as(a.query, query_at + d, Dtype), Simd::set(a.scale)));
@@ -261,7 +278,11 @@ void attend_one(const Attention& a, std::int64_t batch, std::int64_t kv_head, st
   dot_rows<Dtype>(a, batch * a.key_stride[0] + kv_head * a.key_stride[1], slot.keys, work.query, work.scores);
   if (a.mask) {
     for (std::int64_t k = 0; k < slot.keys; ++k) {
-      if (!sees(a, batch, slot, k)) work.scores[k] = kMasked;
+      if (sees(a, batch, slot, k)) {
+        slot.sees = true;
+      } else {
+        work.scores[k] = kMasked;
+      }
     }
   }
   const std::int64_t padded = hf_quant::round_up(slot.keys, 16);
@@ -279,7 +300,7 @@ void attend_one(const Attention& a, std::int64_t batch, std::int64_t kv_head, st
     total = Simd::add(total, e);
   }
   // NaN among the scores makes everything NaN; a query that sees no key at all has no answer: zeros, as torch gives.
-  const float share = (most > kMasked / 2 ? 1.0f / Simd::sum(total) : 0.0f) + Simd::sum(poison);
+  const float share = (most > kMasked / 2 ? 1.0f / Simd::sum(total) : slot.sees ? kNaN : 0.0f) + Simd::sum(poison);
   const std::int64_t value_at = batch * a.value_stride[0] + kv_head * a.value_stride[1];
   const std::int64_t out = ((batch * a.queries + query) * a.heads + head) * width;
   std::int64_t d = 0;

@@ -72,13 +72,14 @@ inline const float* load_row(const hf_quant::Input& in, const void* data, std::i
     float mean = 0.0f, variance = Simd::sum(total) / n;
     if (in.norm == hf_quant::kLayerNorm) {
       mean = variance;
+      // Lanes past the end are as far from the mean as the mean itself: they add nothing.
+      for (std::int64_t k = width; k < whole + (rest ? 16 : 0); ++k) buffer[k] = mean;
       Float squares = Simd::zero();
       for (std::int64_t k = 0; k < width; k += 16) {
         const Float d = Simd::sub(Simd::load(buffer + k), Simd::set(mean));
         squares = Simd::fma(d, d, squares);
       }
-      // Lanes past the end held zeros, each of which added the mean's square.
-      variance = (Simd::sum(squares) - static_cast<float>(rest ? 16 - rest : 0) * mean * mean) / n;
+      variance = Simd::sum(squares) / n;
     }
     const float factor = 1.0f / std::sqrt(variance + in.epsilon);
     for (std::int64_t k = 0; k < width; k += 16) {

@@ -99,6 +99,12 @@ void sum_codes(const Neutral& weight, const Layout& layout, std::int64_t channel
     std::int32_t sum = 0;
     const std::int64_t begin = g * layout.group;
     const std::int64_t end = begin + layout.group < layout.width ? begin + layout.group : layout.width;
+    if (weight.bits == 8) {
+      const auto* bytes = reinterpret_cast<const std::int8_t*>(row);
+      for (std::int64_t k = begin; k < end; ++k) sum += bytes[k];
+      out[g * kBlock] = sum - static_cast<std::int32_t>(end - begin) * zero;
+      continue;
+    }
     for (std::int64_t k = begin; k < end; k += kChunk) {
       read_codes(row, weight.bits, k, layout.width, codes);
       for (int i = 0; i < kChunk && k + i < end; ++i) sum += codes[i] - middle - zero;

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include <dlfcn.h>
 
@@ -39,6 +40,7 @@ struct Torch {
   std::int32_t (*strides)(Handle, std::int64_t**);
   std::int32_t (*dtype)(Handle, std::int32_t*);
   std::int32_t (*device)(Handle, std::int32_t*);
+  std::int32_t (*storage)(Handle, std::int64_t*);
   std::int32_t (*release)(Handle);
   std::int32_t (*float32)();
   std::int32_t (*bfloat16)();
@@ -59,19 +61,38 @@ void require(bool holds, const char* what) {
 
 void call(std::int32_t error) { require(error == 0, "libtorch refused a call"); }
 
-// One argument. Kernels own the tensors they are given, so it is released at the end.
+// The tensors among an op's arguments, which come first. Ops own what they are given: released when all is done, or when
+// something was refused.
+template <int Count>
+class Owned {
+ public:
+  explicit Owned(const Value* stack) { std::memcpy(handles_, stack, sizeof handles_); }
+  Owned(const Owned&) = delete;
+  Owned& operator=(const Owned&) = delete;
+  ~Owned() {
+    for (const Handle handle : handles_) torch.release(handle);
+  }
+
+ private:
+  Handle handles_[Count];
+};
+
+// One argument; owned by another.
 class Tensor {
  public:
-  explicit Tensor(Value value) : handle_(reinterpret_cast<Handle>(value)) {
+  explicit Tensor(Value value) {
+    const Handle handle = reinterpret_cast<Handle>(value);
     std::int64_t* sizes = nullptr;
     std::int64_t* strides = nullptr;
+    std::int64_t stored = 0;
     std::int32_t device = 0;
-    call(torch.dim(handle_, &dims));
-    call(torch.sizes(handle_, &sizes));
-    call(torch.strides(handle_, &strides));
-    call(torch.dtype(handle_, &dtype));
-    call(torch.device(handle_, &device));
-    call(torch.data(handle_, &data));
+    call(torch.dim(handle, &dims));
+    call(torch.sizes(handle, &sizes));
+    call(torch.strides(handle, &strides));
+    call(torch.dtype(handle, &dtype));
+    call(torch.device(handle, &device));
+    call(torch.data(handle, &data));
+    call(torch.storage(handle, &stored));
     require(device == 0, "native ops take tensors on the CPU");
     require(dims <= kMostDims, "a tensor has too many dimensions");
     count = 1;
@@ -80,10 +101,10 @@ class Tensor {
       stride[i] = strides[i];
       count *= size[i];
     }
+    require(count == 0 || stored > 0, "a tensor's memory has been given up");
   }
   Tensor(const Tensor&) = delete;
   Tensor& operator=(const Tensor&) = delete;
-  ~Tensor() { torch.release(handle_); }
 
   static constexpr int kMostDims = 16;
 
@@ -101,9 +122,6 @@ class Tensor {
   std::int64_t size[kMostDims], stride[kMostDims];
   std::int32_t dtype = 0;
   void* data = nullptr;
-
- private:
-  Handle handle_;
 };
 
 std::int32_t float_dtype(std::int32_t dtype) {
@@ -125,8 +143,30 @@ void keep_freed_blocks() {
   });
 }
 
+// A tensor that was made, until it is handed on.
+class Made {
+ public:
+  explicit Made(Handle handle = nullptr) : handle_(handle) {}
+  Made(Made&& other) noexcept : handle_(other.handle_) { other.handle_ = nullptr; }
+  Made& operator=(Made&& other) noexcept {
+    std::swap(handle_, other.handle_);
+    return *this;
+  }
+  ~Made() {
+    if (handle_) torch.release(handle_);
+  }
+  Value hand_on() {
+    const Value value = reinterpret_cast<Value>(handle_);
+    handle_ = nullptr;
+    return value;
+  }
+
+ private:
+  Handle handle_;
+};
+
 // A new contiguous tensor.
-Value make(const std::int64_t* sizes, std::int64_t dims, std::int32_t dtype, void** data) {
+Made make(const std::int64_t* sizes, std::int64_t dims, std::int32_t dtype, void** data) {
   constexpr std::int64_t kLarge = 1 << 18;  // numbers
   std::int64_t strides[Tensor::kMostDims + 1], step = 1, count = 1;
   for (std::int64_t i = 0; i < dims; ++i) count *= sizes[i];
@@ -137,12 +177,13 @@ Value make(const std::int64_t* sizes, std::int64_t dims, std::int32_t dtype, voi
   }
   Handle made = nullptr;
   call(torch.empty(dims, sizes, strides, dtype, 0, -1, &made));
+  Made owned(made);
   call(torch.data(made, data));
-  return reinterpret_cast<Value>(made);
+  return owned;
 }
 
 // One of the sizes of `like` but for the last, which is `last` (left as it is when negative), or comes after.
-Value make(const Tensor& like, std::int64_t last, std::int32_t dtype, bool append, void** data) {
+Made make(const Tensor& like, std::int64_t last, std::int32_t dtype, bool append, void** data) {
   std::int64_t sizes[Tensor::kMostDims + 1];
   const std::int64_t dims = like.dims + (append ? 1 : 0);
   for (std::int64_t i = 0; i < like.dims; ++i) sizes[i] = like.size[i];
@@ -272,6 +313,7 @@ void run(const ProgramSpec& spec, Step* steps) {
 
 // (input, blocks, spec, bias, channels) -> output
 void linear(Value* stack, std::uint64_t, std::uint64_t) {
+  const Owned<4> owned(stack);
   const Tensor input(stack[0]), blocks(stack[1]), spec_tensor(stack[2]), bias(stack[3]);
   const ProgramSpec spec = spec_of(spec_tensor);
   const StepSpec& part = spec.steps[0];
@@ -288,13 +330,15 @@ void linear(Value* stack, std::uint64_t, std::uint64_t) {
   step.activation = part.activation;
   step.weight_count = 1;
   set_weight(part, part.weights[0], blocks, bias, &step.weights[0]);
-  stack[0] = make(input, part.weights[0].channels, input.dtype, false, &step.weights[0].output);
+  Made output = make(input, part.weights[0].channels, input.dtype, false, &step.weights[0].output);
   step.weights[0].output_stride = part.weights[0].channels;
   run(spec, &step);
+  stack[0] = output.hand_on();
 }
 
 // (input, three blocks, spec, three biases, three times channels) -> three outputs, the last one empty where there are two weights
 void linears(Value* stack, std::uint64_t, std::uint64_t) {
+  const Owned<8> owned(stack);
   const Arguments given(stack);
   const ProgramSpec spec = spec_of(given.spec);
   const StepSpec& part = spec.steps[0];
@@ -309,7 +353,7 @@ void linears(Value* stack, std::uint64_t, std::uint64_t) {
   step.input.dtype = step.output_dtype = float_dtype(given.input.dtype);
   step.rows = rows.rows;
   step.weight_count = part.weight_count;
-  Value outputs[kMostWeights];
+  Made outputs[kMostWeights];
   for (int w = 0; w < kMostWeights; ++w) {
     const bool used = w < part.weight_count;
     const std::int64_t channels = used ? part.weights[w].channels : 0;
@@ -325,12 +369,13 @@ void linears(Value* stack, std::uint64_t, std::uint64_t) {
     }
   }
   run(spec, &step);
-  for (int w = 0; w < kMostWeights; ++w) stack[w] = outputs[w];
+  for (int w = 0; w < kMostWeights; ++w) stack[w] = outputs[w].hand_on();
 }
 
 // (input, three blocks, spec, three biases, residual, weight and bias of a norm, its kind and epsilon, channels) -> output:
 // one product, or two with an activation between them, plus residual, normalised
 void block(Value* stack, std::uint64_t, std::uint64_t) {
+  const Owned<11> owned(stack);
   const Arguments given(stack);
   const Tensor residual(stack[8]), norm_weight(stack[9]), norm_bias(stack[10]);
   const std::int64_t norm = static_cast<std::int64_t>(stack[11]);
@@ -385,14 +430,15 @@ void block(Value* stack, std::uint64_t, std::uint64_t) {
     }
   }
   Weight& out = final_step.weights[0];
-  const Value output = make(given.input, made.channels, given.input.dtype, false, &out.output);
+  Made output = make(given.input, made.channels, given.input.dtype, false, &out.output);
   out.output_stride = made.channels;
   run(spec, steps);
-  stack[0] = output;
+  stack[0] = output.hand_on();
 }
 
 // (indices, blocks, spec, like, channels) -> rows of a packed weight, in the dtype of `like`
 void embedding(Value* stack, std::uint64_t, std::uint64_t) {
+  const Owned<4> owned(stack);
   const Tensor indices(stack[0]), blocks(stack[1]), spec_tensor(stack[2]), like(stack[3]);
   const ProgramSpec spec = spec_of(spec_tensor);
   const StepSpec& part = spec.steps[0];
@@ -416,15 +462,16 @@ void embedding(Value* stack, std::uint64_t, std::uint64_t) {
   request.flags = weight.flags;
   request.rotation = part.rotation;
   request.output_dtype = float_dtype(like.dtype);
-  const Value made = make(indices, part.width, like.dtype, true, &request.output);
+  Made made = make(indices, part.width, like.dtype, true, &request.output);
   // A few rows are looked up faster than threads start.
   const int threads = request.count * request.width < 65536 ? 1 : torch.threads();
   check(hf_quant_embed(&request, threads));
-  stack[0] = made;
+  stack[0] = made.hand_on();
 }
 
 // (input, weight, bias, kind, epsilon) -> normalised input
 void norm(Value* stack, std::uint64_t, std::uint64_t) {
+  const Owned<3> owned(stack);
   const Tensor input(stack[0]), weight(stack[1]), bias(stack[2]);
   const std::int64_t kind = static_cast<std::int64_t>(stack[3]);
   double epsilon;
@@ -452,10 +499,10 @@ void norm(Value* stack, std::uint64_t, std::uint64_t) {
     request.norm_bias = bias.data;
   }
   void* data = nullptr;
-  const Value made = make(input, -1, input.dtype, false, &data);
+  Made made = make(input, -1, input.dtype, false, &data);
   const int threads = input.count < 65536 ? 1 : torch.threads();
   if (rows.rows > 0) check(hf_quant_normalize(&request, rows.rows, data, width, threads));
-  stack[0] = made;
+  stack[0] = made.hand_on();
 }
 
 // Strides of the first three of four dimensions, the last of which has to be contiguous.
@@ -466,6 +513,7 @@ void set_strides(const Tensor& tensor, std::int64_t* strides) {
 
 // (query, key, value, mask, scale, causal) -> output [batch, queries, heads, width]
 void attention(Value* stack, std::uint64_t, std::uint64_t) {
+  const Owned<4> owned(stack);
   const Tensor query(stack[0]), key(stack[1]), value(stack[2]), mask(stack[3]);
   double scale;
   std::memcpy(&scale, &stack[4], sizeof scale);
@@ -502,11 +550,11 @@ void attention(Value* stack, std::uint64_t, std::uint64_t) {
   request.causal = stack[5] != 0;
   request.dtype = float_dtype(query.dtype);
   const std::int64_t sizes[4] = {request.batch, request.queries, request.heads, request.width};
-  const Value made = make(sizes, 4, query.dtype, &request.output);
+  Made made = make(sizes, 4, query.dtype, &request.output);
   // Multiplications that are worth the start of threads.
   const std::int64_t work = query.count * request.keys;
-  if (query.count > 0) check(hf_quant_attend(&request, work < 1 << 18 ? 1 : torch.threads()));
-  stack[0] = made;
+  if (query.count > 0) check(hf_quant_attend(&request, work < 1 << 16 ? 1 : torch.threads()));
+  stack[0] = made.hand_on();
 }
 
 template <class Function>
@@ -515,14 +563,24 @@ bool find(void* library, const char* name, Function* function) {
   return *function != nullptr;
 }
 
+int one_thread() { return 1; }
+
 bool find_torch(const char* path) {
   void* library = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
-  return library && find(library, "aoti_torch_library_init_impl", &torch.init_impl) &&
+  if (!library) return false;
+  // at::get_num_threads, which also lets threads that torch has not seen yet use as many as it was told to. The number
+  // itself is kept in the OpenMP runtime.
+  if (!find(library, "_ZN2at15get_num_threadsEv", &torch.threads) &&
+      !find(RTLD_DEFAULT, "omp_get_max_threads", &torch.threads)) {
+    torch.threads = one_thread;
+  }
+  return find(library, "aoti_torch_library_init_impl", &torch.init_impl) &&
          find(library, "aoti_torch_library_impl", &torch.impl) &&
          find(library, "aoti_torch_empty_strided", &torch.empty) && find(library, "aoti_torch_get_data_ptr", &torch.data) &&
          find(library, "aoti_torch_get_dim", &torch.dim) && find(library, "aoti_torch_get_sizes", &torch.sizes) &&
          find(library, "aoti_torch_get_strides", &torch.strides) && find(library, "aoti_torch_get_dtype", &torch.dtype) &&
          find(library, "aoti_torch_get_device_type", &torch.device) &&
+         find(library, "aoti_torch_get_storage_size", &torch.storage) &&
          find(library, "aoti_torch_delete_tensor_object", &torch.release) &&
          find(library, "aoti_torch_dtype_float32", &torch.float32) &&
          find(library, "aoti_torch_dtype_bfloat16", &torch.bfloat16) &&
@@ -532,8 +590,6 @@ bool find_torch(const char* path) {
          find(library, "aoti_torch_dtype_int32", &torch.int32) && find(library, "aoti_torch_dtype_int64", &torch.int64);
 }
 
-int one_thread() { return 1; }
-
 }  // namespace
 }  // namespace hf_quant
 
@@ -542,9 +598,6 @@ int one_thread() { return 1; }
 HF_QUANT_API std::int32_t hf_quant_register_ops(const char* path) {
   using namespace hf_quant;
   if (!find_torch(path)) return 1;
-  // The same number that torch computes with: it is kept in the OpenMP runtime.
-  torch.threads = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_max_threads"));
-  if (!torch.threads) torch.threads = one_thread;
   Handle library = nullptr;
   if (torch.init_impl("hf_quant", "CPU", __FILE__, __LINE__, &library) != 0) return 1;
   const struct {

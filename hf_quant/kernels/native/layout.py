@@ -60,6 +60,7 @@ def unpack(blocks: torch.Tensor, spec: LinearSpec) -> torch.Tensor:
     )
     if (
         blocks.dtype != torch.uint8
+        or blocks.device.type != "cpu"
         or not blocks.is_contiguous()
         or blocks.numel() != library.hf_quant_packed_bytes(ctypes.byref(neutral))
     ):
@@ -94,7 +95,8 @@ def _neutral(operands: LinearOperands, spec: LinearSpec) -> structs.Neutral:
 
 
 def _check(tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...], name: str) -> None:
-    if tensor.dtype != dtype or tuple(tensor.shape) != shape or not tensor.is_contiguous() or tensor.is_meta:
+    is_there = tensor.device.type == "cpu" and tensor.is_contiguous()
+    if tensor.dtype != dtype or tuple(tensor.shape) != shape or not is_there:
         raise KernelError(
             f"{name} is {tensor.dtype} {list(tensor.shape)}, not contiguous {dtype} {list(shape)} in memory: "
             "load the checkpoint again"

@@ -25,6 +25,16 @@ ISA_VARIABLE = "HF_QUANT_ISA"
 ISAS = {"neon-i8mm": 5, "neon-dotprod": 4, "avx512-vnni": 3, "avx2-vnni": 2, "avx2": 1, "portable": 0}
 """Instruction sets by preference, to their numbers in the library."""
 
+NEEDS = {
+    "neon-i8mm": "aarch64 with NEON dot products and i8mm",
+    "neon-dotprod": "aarch64 with NEON dot products",
+    "avx512-vnni": "x86-64 with AVX-512 (F, BW, DQ, VL) and its VNNI",
+    "avx2-vnni": "x86-64 with AVX2, FMA, F16C and AVX-VNNI",
+    "avx2": "x86-64 with AVX2, FMA and F16C",
+    "portable": "any",
+}
+"""Instruction set to the processor that it takes, in words."""
+
 _NAME = "libhf_quant_kernels.so"
 
 
@@ -36,6 +46,9 @@ def load() -> ctypes.CDLL | None:
         KernelError: The environment variable names an instruction set that is not known or does not run here.
     """
     if os.environ.get(ISA_VARIABLE) == "none":
+        logger.warning(
+            "hf_quant runs on torch's own kernels, which are slower, because of %s=none: unset it", ISA_VARIABLE
+        )
         return None
     for path in _candidates():
         library = _open(path)
@@ -47,6 +60,18 @@ def load() -> ctypes.CDLL | None:
         "where there is a C++ compiler (g++ or clang++): pip install --force-reinstall --no-deps hf-quant"
     )
     return None
+
+
+@lru_cache(maxsize=1)
+def absence() -> str | None:
+    """Why `load` gives no library, as the end of a sentence; None where it gives one."""
+    if load() is not None:
+        return None
+    if os.environ.get(ISA_VARIABLE) == "none":
+        return f"which {ISA_VARIABLE}=none turns off"
+    if not any(_candidates()):
+        return "which is built on installation where there is a C++ compiler"
+    return "and the one that was built fits another version of this package or of torch"
 
 
 def isa() -> str | None:

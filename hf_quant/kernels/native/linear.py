@@ -8,10 +8,11 @@ from hf_quant.formats import affine_format
 from hf_quant.kernels.base import LinearOperands, LinearSpec
 from hf_quant.kernels.native import structs
 from hf_quant.kernels.native.layout import GROUP_MULTIPLE, flags_of, group_of, pack, unpack
-from hf_quant.kernels.native.library import load
+from hf_quant.kernels.native.library import absence, load
 
 _MOST_INPUTS = 1 << 16
-"""Sums of products of 8-bit codes over this many inputs fit 32 bits."""
+_LARGEST_SUM = 2**31 - 1
+"""Sums of products of codes are kept in 32 bits."""
 
 _linear_op = torch.ops.hf_quant.native_linear.default
 _embedding_op = torch.ops.hf_quant.native_embedding.default
@@ -34,7 +35,7 @@ class NativeKernel:
         if device.type != "cpu":
             return "is for CPUs"
         if load() is None:
-            return "needs the native library, which was not built for this machine"
+            return f"needs the native library, {absence()}"
         if not weight.is_integer or weight.bits > 8:
             return "needs weights of 2 to 8 bits"
         if group_of(spec) % GROUP_MULTIPLE:
@@ -45,8 +46,12 @@ class NativeKernel:
             return "needs 8-bit or float inputs"
         if input.dynamic and input.granularity == "tensor":
             return "needs dynamic inputs to have a scale per token or group"
-        if spec.in_features > _MOST_INPUTS:
-            return f"needs at most {_MOST_INPUTS} inputs"
+        # Codes less zero points: those of asymmetric formats may be all on one side.
+        largest_weight = 2 ** (weight.bits - 1) if weight.symmetric else 2**weight.bits - 1
+        largest_input = 127 if input.symmetric else 255
+        most = min(_MOST_INPUTS, _LARGEST_SUM // (largest_weight * largest_input))
+        if spec.in_features > _MOST_INPUTS or spec.group_size > most:
+            return f"needs at most {most} inputs"
         return None
 
     def prepack(self, operands: LinearOperands, spec: LinearSpec) -> tuple[torch.Tensor, ...]:

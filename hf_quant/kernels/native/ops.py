@@ -3,7 +3,7 @@
 `blocks` is a packed weight (uint8, from `layout.pack`), `spec` the bytes of a `ProgramSpec` that says what it means;
 both are checked against each other in C++ before anything is read. An empty tensor stands for a bias that is not there.
 `channels` repeats what the spec says of the output's width. Outputs have the dtype of the input: float32, bfloat16 or
-float16. None of the ops has a gradient.
+float16. All tensors are on one device. None of the ops has a gradient.
 """
 
 from __future__ import annotations
@@ -38,21 +38,32 @@ for _name, _schema in SCHEMAS.items():
     torch.library.define(f"hf_quant::{_name}", _schema)
 
 
+def _check_devices(*arguments: Any) -> None:
+    # Where one tensor is on the meta device, torch takes the fake for the op: it must not make up numbers of others.
+    devices = {str(argument.device) for argument in arguments if isinstance(argument, torch.Tensor)}
+    torch._check(
+        len(devices) == 1, lambda: f"hf_quant: tensors are on {' and '.join(sorted(devices))}, not on one device"
+    )
+
+
 @torch.library.register_fake("hf_quant::native_linear")
 def _linear(
     input: torch.Tensor, blocks: torch.Tensor, spec: torch.Tensor, bias: torch.Tensor, channels: int
 ) -> torch.Tensor:
+    _check_devices(input, blocks, spec, bias)
     return input.new_empty(*input.shape[:-1], channels)
 
 
 @torch.library.register_fake("hf_quant::native_linears")
 def _linears(input: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    _check_devices(input, *rest)
     a, b, c = (input.new_empty(*input.shape[:-1], channels) for channels in rest[-3:])
     return a, b, c
 
 
 @torch.library.register_fake("hf_quant::native_block")
 def _block(input: torch.Tensor, *rest: Any) -> torch.Tensor:
+    _check_devices(input, *rest)
     return input.new_empty(*input.shape[:-1], rest[-1])
 
 
@@ -60,6 +71,7 @@ def _block(input: torch.Tensor, *rest: Any) -> torch.Tensor:
 def _embedding(
     indices: torch.Tensor, blocks: torch.Tensor, spec: torch.Tensor, like: torch.Tensor, channels: int
 ) -> torch.Tensor:
+    _check_devices(indices, blocks, spec, like)
     return like.new_empty(*indices.shape, channels)
 
 
@@ -67,10 +79,12 @@ def _embedding(
 def _attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float, causal: bool
 ) -> torch.Tensor:
+    _check_devices(query, key, value, mask)
     batch, heads, queries, width = query.shape
     return query.new_empty(batch, queries, heads, width)
 
 
 @torch.library.register_fake("hf_quant::native_norm")
 def _norm(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, kind: int, epsilon: float) -> torch.Tensor:
+    _check_devices(input, weight, bias)
     return torch.empty_like(input, memory_format=torch.contiguous_format)

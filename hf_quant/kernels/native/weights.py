@@ -72,7 +72,7 @@ def quantize_rows(
     assert library is not None
     # Rows have to be contiguous. One that is the transpose of something is turned part by part.
     step = rows if weight.stride(1) == 1 or width == 1 else max(1, _ROWS_BYTES // (width * weight.element_size()))
-    for start in range(0, rows, step):
+    for start in range(0, rows, max(step, 1)):
         part = slice(start, min(start + step, rows))
         real = weight[part] if step == rows else weight[part].contiguous()
         request = structs.Quantize(
@@ -100,5 +100,8 @@ def quantize_rows(
 
 
 def _check(tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    if tensor.dtype != dtype or tuple(tensor.shape) != shape or not tensor.is_contiguous():
-        raise KernelError(f"{tensor.dtype} {list(tensor.shape)} is not contiguous {dtype} {list(shape)}")
+    is_there = tensor.device.type == "cpu" and tensor.is_contiguous()
+    if tensor.dtype != dtype or tuple(tensor.shape) != shape or not is_there:
+        raise KernelError(
+            f"{tensor.dtype} {list(tensor.shape)} on {tensor.device} is not contiguous {dtype} {list(shape)} on cpu"
+        )

@@ -11,21 +11,24 @@ import torch
 
 from hf_quant.errors import KernelError
 from hf_quant.kernels.native import library
-from tests.quantized_linear import run_python
 
 
 @pytest.fixture
 def library_at(monkeypatch):
     """Let `library.load` find a given file, with a cache of its own."""
 
+    def forget():
+        library.load.cache_clear()
+        library.absence.cache_clear()
+
     def place(path):
         monkeypatch.setattr(library, "_candidates", lambda: iter([] if path is None else [path]))
-        library.load.cache_clear()
+        forget()
         return library.load()
 
     yield place
     monkeypatch.undo()
-    library.load.cache_clear()
+    forget()
 
 
 def compiled(directory, source):
@@ -44,6 +47,7 @@ def test_the_library_loads_where_it_was_built():
         pytest.skip("installed without a compiler: there is no native library")
     loaded = library.load()
     assert isinstance(loaded, ctypes.CDLL) and loaded.hf_quant_abi_version() == library.ABI_VERSION
+    assert library.absence() is None
 
 
 def test_the_library_is_loaded_once():
@@ -78,21 +82,40 @@ def test_a_library_that_tells_no_version_is_refused(library_at):
     assert library_at(libraries[0]) is None
 
 
+def test_why_there_is_no_library_is_told(tmp_path, library_at, monkeypatch):
+    monkeypatch.delenv(library.ISA_VARIABLE, raising=False)
+    library_at(None)
+    assert library.absence() == "which is built on installation where there is a C++ compiler"
+    (tmp_path / "library.so").write_bytes(b"not a library")
+    library_at(tmp_path / "library.so")
+    assert "another version of this package or of torch" in library.absence()
+    monkeypatch.setenv(library.ISA_VARIABLE, "none")
+    library_at(None)
+    assert library.absence() == "which HF_QUANT_ISA=none turns off"
+
+
+def test_every_instruction_set_says_what_it_needs():
+    assert list(library.NEEDS) == list(library.ISAS)
+
+
 def test_a_file_that_is_no_library_is_refused(tmp_path, library_at):
     (tmp_path / "library.so").write_bytes(b"not a library")
     assert library_at(tmp_path / "library.so") is None
 
 
-PRINT_ISA = "from hf_quant.kernels.native import library; print(library.isa())"
-
-
 @pytest.mark.parametrize("isa", library.runnable_isas())
-def test_the_environment_forces_a_lower_instruction_set(isa):
-    assert run_python(PRINT_ISA, HF_QUANT_ISA=isa).strip() == isa
+def test_the_environment_forces_a_lower_instruction_set(isa, monkeypatch):
+    # That it is used then: tests/kernels/test_dispatch.py, which starts a Python for each.
+    monkeypatch.setenv(library.ISA_VARIABLE, isa)
+    assert library._choose_isa(library.load()) == isa
 
 
-def test_the_environment_turns_the_native_kernels_off():
-    assert run_python(PRINT_ISA, HF_QUANT_ISA="none").strip() == "None"
+def test_the_environment_turns_the_native_kernels_off_and_a_warning_says_so_once(library_at, monkeypatch, caplog):
+    path = next(library._candidates(), None)
+    monkeypatch.setenv(library.ISA_VARIABLE, "none")
+    assert library_at(path) is None and library.load() is None and library.isa() is None
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "hf_quant runs on torch's own kernels" in caplog.text and "HF_QUANT_ISA=none: unset it" in caplog.text
 
 
 def test_an_instruction_set_that_does_not_run_here_is_a_typed_error(monkeypatch):

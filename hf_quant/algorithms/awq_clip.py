@@ -1,0 +1,105 @@
+"""The weight clipping of AWQ (Lin et al., arXiv:2306.00978): a narrower range rounds what is left in it more finely."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hf_quant.algorithms.base import InputStatistics, Transformed
+from hf_quant.algorithms.pair_error import checked
+from hf_quant.algorithms.rounding import rounded
+from hf_quant.calibration.pairs import Pair, weight_matrix
+from hf_quant.config.scheme import Scheme, TensorScheme
+from hf_quant.formats.rotation import rotate
+
+_STEPS, _NARROWEST = 20, 0.5
+"""As in the authors' program: half the range is the narrowest that is tried."""
+
+
+class AwqClip:
+    """Clips every weight that becomes integers, each group or channel to the share of its range that costs least.
+
+    This changes what the block computes, so it goes last, right before a solver. The authors leave queries and keys
+    unclipped, by name; here they are clipped like any other, since the error of a linear's own output, which includes
+    what clipping alone does, is never raised: the whole range is one of the choices.
+    """
+
+    needs: frozenset[str] = frozenset({"hessian"})
+
+    @torch.no_grad()
+    def apply(
+        self,
+        block: nn.Module,
+        pairs: Sequence[Pair],
+        inputs: Mapping[str, InputStatistics],
+        schemes: Mapping[str, Scheme],
+    ) -> Transformed:
+        """Clip the linears of `block` in place, those in no pair too; see `Transform`. Statistics stay as they are."""
+        report = []
+        for name, scheme in schemes.items():
+            # A range that a whole matrix shares cannot be chosen row by row.
+            if not scheme.weight.is_integer or scheme.weight.granularity == "tensor":
+                continue
+            hessian = checked(inputs, name, self.needs).hessian
+            assert hessian is not None
+            weight = weight_matrix(block.get_submodule(name))
+            clipped, share = clip(weight, scheme.weight, hessian, name)
+            weight.copy_(clipped)
+            report.append(f"{name}: squared error within groups {share:.3f} of what it was")
+        if not report:
+            warnings.warn(
+                f"awq-clip found no weight in groups or channels to clip in {type(block).__name__}, and leaves it as "
+                "it is: take the transform out of the recipe for this model and these schemes",
+                stacklevel=2,
+            )
+        return Transformed(dict(inputs), report)
+
+
+def clip(weight: Tensor, scheme: TensorScheme, hessian: Tensor, name: str) -> tuple[Tensor, float]:
+    """Clip each group of each row to the share of its largest magnitude that loses least when rounded to nearest.
+
+    The error of a group is ``d H d^T`` with the group's own block of ``H``: groups are chosen one without the other.
+
+    Args:
+        weight: ``[rows, width]`` floats.
+        scheme: Integers in groups, or per channel, which is one group.
+        hessian: float32 ``[width, width]``.
+        name: For error messages.
+
+    Returns:
+        float32 clipped weights, and their error as a share of that without clipping.
+
+    Raises:
+        WeightError: The weight holds NaN or Inf.
+    """
+    rows, width = weight.shape
+    size = scheme.group_size or width
+    # Ranges are those of rotated rows, which are rounded as they are: without a rotation of their own.
+    plain = TensorScheme.from_dict({**scheme.to_dict(), "rotation": None})
+    real = weight.to(torch.float32)
+    if scheme.rotation is not None:
+        real, hessian = rotate(real, scheme.rotation), rotate(rotate(hessian, scheme.rotation).T, scheme.rotation)
+    blocks = hessian.view(width // size, size, width // size, size).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    largest = real.view(rows, -1, size).abs().amax(-1, keepdim=True)
+
+    def clipped(share: float | Tensor) -> Tensor:
+        bound = (largest * share).expand(rows, -1, size).reshape(rows, width)
+        return real.clamp(-bound, bound)
+
+    def errors(share: float) -> Tensor:
+        difference = (rounded(clipped(share), plain, name) - real).view(rows, -1, size).transpose(0, 1)
+        return ((difference @ blocks) * difference).sum(-1).T
+
+    whole = least = errors(1.0)
+    best = torch.ones_like(least)
+    for step in range(1, _STEPS + 1):
+        share = 1 - (1 - _NARROWEST) * step / _STEPS
+        found = errors(share)
+        best = torch.where(found < least, share, best)
+        least = torch.minimum(found, least)
+    result = clipped(best[..., None])
+    result = result if scheme.rotation is None else rotate(result, scheme.rotation)
+    return result, (least.sum() / whole.sum().clamp(min=torch.finfo(torch.float32).tiny)).item()

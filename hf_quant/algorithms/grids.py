@@ -1,0 +1,135 @@
+"""Scales and zero points of weights: from the extremes, or from a range clipped to the least squared error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from hf_quant.errors import ConfigError
+from hf_quant.formats.affine import AffineFormat
+
+Grid = tuple[torch.Tensor, torch.Tensor | None]
+"""float32 scale and zero point, as `AffineFormat.scale_and_zero_point` returns them."""
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """Ranges that are tried: both ends of the whole one are shrunk by the same factor.
+
+    Args:
+        trials: Number of ranges, 2 at least. The first is the whole one.
+        narrowest: Share of the range that the last trial keeps, more than 0 and less than 1; the others lie evenly
+            between.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+
+    trials: int = 41
+    narrowest: float = 0.4
+
+    def __post_init__(self) -> None:
+        if isinstance(self.trials, bool) or not isinstance(self.trials, int) or self.trials < 2:
+            raise ConfigError(f"trials must be an integer of 2 or more, not {self.trials!r}")
+        if not isinstance(self.narrowest, float) or not 0 < self.narrowest < 1:
+            raise ConfigError(f"narrowest must be a share of the range between 0 and 1, not {self.narrowest!r}")
+
+    def shares(self) -> list[float]:
+        """Shares of the range, from 1 down to `narrowest`, in float32 arithmetic as the native kernels have it."""
+        steps = torch.arange(self.trials, dtype=torch.float32, device="cpu")
+        narrowest = torch.tensor(self.narrowest, dtype=torch.float32, device="cpu")
+        return (1 - (1 - narrowest) * steps / (self.trials - 1)).tolist()
+
+
+def choose(
+    real: torch.Tensor,
+    low: torch.Tensor,
+    high: torch.Tensor,
+    format: AffineFormat,
+    clipping: Clipping | None = None,
+    importance: torch.Tensor | None = None,
+) -> Grid:
+    """One grid for each row of `real`.
+
+    Args:
+        real: float32 ``[..., n]``.
+        low: Smallest numbers of the rows, ``[...]``.
+        high: Largest numbers of the rows, ``[...]``.
+        format: What the numbers are rounded to, scales included: errors are those of scales as they are stored.
+        clipping: None takes the whole range. Otherwise the range with the least sum of
+            ``importance * (real - rounded) ** 2``, and of ranges that are equally good the widest.
+        importance: Of each number, not negative; broadcasts against `real`. None: all matter alike.
+
+    Returns:
+        Scale and zero point ``[...]``.
+    """
+    scale, zero_point = format.scale_and_zero_point(low, high)
+    if clipping is None:
+        return scale, zero_point
+    least = squared_error(real, scale, zero_point, format, importance)
+    for share in clipping.shares()[1:]:
+        tried, tried_zero = format.scale_and_zero_point(low * share, high * share)
+        error = squared_error(real, tried, tried_zero, format, importance)
+        better = error < least
+        least = torch.where(better, error, least)
+        scale = torch.where(better, tried, scale)
+        if zero_point is not None and tried_zero is not None:
+            zero_point = torch.where(better, tried_zero, zero_point)
+    return scale, zero_point
+
+
+def choose_one(
+    blocks: Iterable[torch.Tensor],
+    low: torch.Tensor,
+    high: torch.Tensor,
+    format: AffineFormat,
+    clipping: Clipping | None = None,
+    importance: torch.Tensor | None = None,
+) -> Grid:
+    """One grid for all of a tensor whose rows come in `blocks` ``[rows, width]``; otherwise as `choose`.
+
+    Args:
+        blocks: Read once, and not at all without `clipping`.
+        low: Smallest number of the tensor, ``[]``.
+        high: Largest number of the tensor, ``[]``.
+        format: As in `choose`.
+        clipping: As in `choose`.
+        importance: ``[width]``, as in `choose`.
+
+    Returns:
+        Scale and zero point ``[1, 1]``.
+    """
+    shares = torch.tensor([1.0] if clipping is None else clipping.shares(), device=low.device)
+    scales, zero_points = format.scale_and_zero_point(low * shares, high * shares)
+    best = 0
+    if clipping is not None:
+        errors = torch.zeros(len(shares), dtype=torch.float64, device=low.device)
+        for block in blocks:
+            for trial in range(len(shares)):
+                zero_point = None if zero_points is None else zero_points[trial]
+                errors[trial] += squared_error(block, scales[trial], zero_point, format, importance).double().sum()
+        # The first of the least, which `argmin` does not promise.
+        found = errors.tolist()
+        best = found.index(min(found))
+    return scales[best].view(1, 1), None if zero_points is None else zero_points[best].view(1, 1)
+
+
+def squared_error(
+    real: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor | None,
+    format: AffineFormat,
+    importance: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """float32 ``[...]``: sums over the last dimension of ``importance * (real - rounded) ** 2``.
+
+    `scale` and `zero_point`, ``[...]`` or ``[]``, are those of whole rows. Rounds as `AffineFormat.encode`, but stays
+    in float32 from the numbers to the errors.
+    """
+    zero = torch.zeros_like(scale) if zero_point is None else zero_point.to(torch.float32)
+    steps = (real * scale.reciprocal()[..., None]).round_()
+    steps.clamp_((format.quant_min - zero)[..., None], (format.quant_max - zero)[..., None])
+    squares = steps.mul_(scale[..., None]).sub_(real).square_()
+    return (squares if importance is None else squares.mul_(importance)).sum(-1)

@@ -1,0 +1,129 @@
+"""What rounding does to the outputs of the consumers of a pair, for any scales of their inputs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hf_quant.algorithms.base import InputStatistics, scaled
+from hf_quant.algorithms.rounding import rounded, rounded_input
+from hf_quant.calibration.pairs import Pair, apply_scales, weight_matrix
+from hf_quant.config.scheme import Scheme
+from hf_quant.errors import CalibrationError
+
+_TOKENS = 64
+"""Tokens drawn to measure what rounding the inputs costs."""
+
+
+@dataclass(frozen=True)
+class PairError:
+    """A pair, and what its errors are computed from.
+
+    Scales are float32 ``[width]``, one for each input of the consumers, equal where inputs share a channel.
+
+    Args:
+        pair: Of the block.
+        inputs: Statistics of what the consumers get.
+        weights: ``[out, width]``, of all consumers.
+        schemes: Of the consumers that are quantized.
+    """
+
+    pair: Pair
+    inputs: InputStatistics
+    weights: Mapping[str, Tensor]
+    schemes: Mapping[str, Scheme]
+
+    def of_weights(self, scales: Tensor) -> float:
+        """Mean squared error of the outputs by rounding weights to nearest, summed over channels and consumers.
+
+        With ``D`` the error of the weights as unscaled inputs see it and ``H`` the mean of ``x x^T``, this is exactly
+        ``trace(D H D^T)``.
+        """
+        assert self.inputs.hessian is not None
+        total = 0.0
+        for name, scheme in self.schemes.items():
+            weight = self.weights[name].to(torch.float32)
+            difference = rounded(weight * scales, scheme.weight, name) / scales - weight
+            total += ((difference @ self.inputs.hessian) * difference).sum().item()
+        return total
+
+    def of_inputs(self, scales: Tensor) -> float:
+        """The same by rounding inputs, estimated on normal tokens with the mean and variance of each input."""
+        assert self.inputs.hessian is not None
+        deviation = (self.inputs.hessian.diagonal() - self.inputs.mean.square()).clamp(min=0).sqrt()
+        noise = torch.randn(_TOKENS, len(deviation), generator=torch.Generator().manual_seed(0)).to(deviation)
+        tokens = self.inputs.mean + noise * deviation
+        # None is larger than any that was seen.
+        tokens = tokens.clamp(-self.inputs.max_abs, self.inputs.max_abs) / scales
+        total = 0.0
+        for name, scheme in self.schemes.items():
+            difference = rounded_input(tokens, scheme, self.inputs.max_abs / scales) - tokens
+            outputs = difference @ (self.weights[name].to(torch.float32) * scales).T
+            total += outputs.square().sum(-1).mean().item()
+        return total
+
+    def shared(self, per_input: Tensor, reduce: str) -> Tensor:
+        """`per_input`, ``[width]``, reduced (``"amax"`` or ``"mean"``) over the inputs that share a channel."""
+        return self.pair.spread(self.pair.collect(per_input, reduce))
+
+    def commit(self, block: nn.Module, scales: Tensor, inputs: dict[str, InputStatistics]) -> None:
+        """Scale the pair in `block`, and the statistics of its consumers in `inputs`."""
+        apply_scales(block, self.pair, self.pair.collect(scales, "amax"))
+        for name in self.pair.consumers:
+            if name in inputs:
+                inputs[name] = scaled(inputs[name], scales)
+
+    def __str__(self) -> str:
+        return f"{self.pair.producer} -> {', '.join(self.pair.consumers)}"
+
+
+def pair_errors(
+    block: nn.Module,
+    pairs: Sequence[Pair],
+    inputs: Mapping[str, InputStatistics],
+    schemes: Mapping[str, Scheme],
+    needs: frozenset[str],
+    transform: str,
+) -> list[PairError]:
+    """The pairs with a consumer among `schemes` whose weight becomes integers; a warning where there are none.
+
+    Raises:
+        CalibrationError: Statistics that a transform `needs` of such a consumer are missing, or hold NaN or Inf.
+    """
+    found = []
+    for pair in pairs:
+        chosen = {name: schemes[name] for name in pair.consumers if name in schemes and schemes[name].weight.is_integer}
+        if chosen:
+            weights = {name: weight_matrix(block.get_submodule(name)).detach() for name in pair.consumers}
+            found.append(PairError(pair, checked(inputs, next(iter(chosen)), needs), weights, chosen))
+    if not found:
+        warnings.warn(
+            f"{transform} found no pair of modules to scale in {type(block).__name__}, and leaves it as it is: "
+            "take the transform out of the recipe for this model and these schemes",
+            stacklevel=3,
+        )
+    return found
+
+
+def checked(inputs: Mapping[str, InputStatistics], name: str, needs: frozenset[str]) -> InputStatistics:
+    """The statistics of `name`.
+
+    Raises:
+        CalibrationError: They are missing, or those that are needed hold NaN or Inf.
+    """
+    if name not in inputs or inputs[name].count < 1:
+        raise CalibrationError(f"no statistics of the inputs of {name}: let calibration data reach it")
+    for need in sorted(needs):
+        values = getattr(inputs[name], need)
+        if values is None:
+            raise CalibrationError(f"statistics of {name} lack {need}: gather what the transform `needs`")
+        if not bool(values.isfinite().all()):
+            raise CalibrationError(
+                f"{need} of the inputs of {name} holds NaN or Inf: look for it in the calibration data, "
+                "or run the model in float32"
+            )
+    return inputs[name]

@@ -1,0 +1,1 @@
+"""What a model does to real inputs: statistics of activations, and which modules feed which."""

@@ -1,0 +1,185 @@
+"""Pairs of modules between which the scale of a channel can move without changing what their block computes.
+
+Nothing here knows a model's name. Candidates are read off runs of the block, and each is proved by scaling: channels of
+the producer by random factors, inputs of its consumers by their reciprocals. Whatever else the producer feeds shows,
+since nothing compensates there: a norm whose output is also the residual, as after the attention of BERT, is no
+producer. Neither is a linear before an activation, unless that is a ReLU, which positive factors pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from hf_quant.calibration.tracing import Run, Tracer, channel_maps, is_linear, norm_consumers, out_features
+from hf_quant.errors import CalibrationError
+
+_SAME = 1e-4
+"""Relative change of a block's output that is still rounding, in float32."""
+
+_COMPENSATED = 1e-3
+"""Share of the change that scaling the producer alone makes, which may be left once its consumers are scaled, too."""
+
+_OFFSETS = (0.0, 1.0)
+"""What norms add to their weight before they multiply with it."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A producer, and linears whose inputs are its channels, each times something that is not a channel's own.
+
+    Args:
+        producer: Name of a norm or linear within the block.
+        consumers: Names of linears; all have the same input.
+        expand: For each input of the consumers, the producer's channel that it comes from. Several inputs may share
+            one, as query heads share a key-value head; channels may feed none, as queries and keys of a fused linear.
+        channels: Output width of the producer.
+        offset: What a norm adds to its weight before it multiplies with it.
+    """
+
+    producer: str
+    consumers: tuple[str, ...]
+    expand: tuple[int, ...]
+    channels: int
+    offset: float = 0.0
+
+    def spread(self, per_channel: Tensor) -> Tensor:
+        """What the consumers' inputs have of ``[channels]`` numbers, ``[width]``."""
+        return per_channel[self._index(per_channel)]
+
+    def collect(self, per_input: Tensor, reduce: str) -> Tensor:
+        """``[width]`` numbers of the consumers' inputs as the channels' own, ``[channels]``; 0 for channels with none.
+
+        Args:
+            per_input: Floats.
+            reduce: ``"amax"`` or ``"mean"``, of the inputs that share a channel.
+        """
+        empty = per_input.new_zeros(self.channels)
+        return empty.scatter_reduce(0, self._index(per_input), per_input, reduce, include_self=False)
+
+    def _index(self, like: Tensor) -> Tensor:
+        return torch.tensor(self.expand, device=like.device)
+
+
+def weight_matrix(module: nn.Module, weight: Tensor | None = None) -> Tensor:
+    """The weight of a linear or ``Conv1D``, or `weight` in its place, as a view ``[out, in]``."""
+    weight = module.weight if weight is None else weight  # type: ignore[assignment]
+    assert weight is not None
+    return weight.T if isinstance(module, Conv1D) else weight
+
+
+def find_pairs(block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Pair]:
+    """The pairs of a transformer block, in the order in which their producers are called.
+
+    The block is run some five times per linear, in float32; its parameters are not touched.
+
+    Args:
+        block: In eval mode.
+        args: Inputs that the block was really called with, without a key-value cache; a few sequences suffice.
+        kwargs: Likewise, by name.
+
+    Raises:
+        CalibrationError: The block gives NaN, or another output each time.
+    """
+    tracer = Tracer(block, args, kwargs)
+    run, again = tracer.run(), tracer.run()
+    if not _change(again, run) <= _SAME:
+        raise CalibrationError(
+            f"{type(block).__name__} gives NaN or another output each time it is run: "
+            "call eval() on the model, and capture its inputs with use_cache=False"
+        )
+    pairs: list[Pair] = []
+    for norm, consumers in norm_consumers(run).items():
+        channels = run.norm_outputs[norm][0].shape[-1]
+        candidates = (Pair(norm, consumers, tuple(range(channels)), channels, offset) for offset in _OFFSETS)
+        pairs.extend(_first_proved(tracer, candidates, run))
+    for producer in run.inputs:
+        channels = out_features(block.get_submodule(producer))
+        for found in channel_maps(tracer, producer, run):
+            proved = [
+                pair
+                for expand in dict.fromkeys(found.values())
+                for consumers in [tuple(name for name in found if found[name] == expand)]
+                for pair in _first_proved(tracer, [Pair(producer, consumers, expand, channels)], run)
+            ]
+            if proved:
+                pairs.extend(proved)
+                break
+    return sorted(pairs, key=lambda pair: list(run.inputs).index(pair.consumers[0]))
+
+
+@torch.no_grad()
+def apply_scales(block: nn.Module, pair: Pair, scales: Tensor, inverse: bool = False) -> None:
+    """Divide a producer's channels and multiply its consumers' inputs, in place; dtypes stay.
+
+    Args:
+        block: Holds the pair; its parameters are changed.
+        pair: As `find_pairs` gave it for this block or one of the same structure.
+        scales: Positive floats ``[pair.channels]``; those of channels that feed no consumer are not used.
+        inverse: Multiply the producer and divide the consumers instead, which undoes the same call without it.
+
+    Raises:
+        CalibrationError: A scale is not a positive number, or there are too many or few of them.
+    """
+    if scales.shape != (pair.channels,):
+        raise CalibrationError(f"{pair.producer} has {pair.channels} channels, but scales are {list(scales.shape)}")
+    used = pair.spread(scales)
+    if not bool((used.isfinite() & (used > 0)).all()):
+        raise CalibrationError(f"scales for {pair.producer} must be positive numbers: are the statistics usable?")
+    _scale(dict(block.named_parameters()), block, pair, scales.reciprocal() if inverse else scales)
+
+
+def _names(block: nn.Module, pair: Pair) -> list[str]:
+    """Names of the parameters that scaling changes, the producer's first."""
+    producer = block.get_submodule(pair.producer)
+    own = [name for name in ("weight", "bias") if getattr(producer, name, None) is not None]
+    return [f"{pair.producer}.{name}" for name in own] + [f"{consumer}.weight" for consumer in pair.consumers]
+
+
+def _scale(tensors: Mapping[str, Tensor], block: nn.Module, pair: Pair, scales: Tensor) -> None:
+    producer = block.get_submodule(pair.producer)
+    feeding = torch.zeros(pair.channels, dtype=torch.bool)
+    feeding[list(pair.expand)] = True
+    weight = tensors[f"{pair.producer}.weight"]
+    scales = scales.to(weight.device, torch.float32).where(feeding.to(weight.device), 1.0)
+    if is_linear(producer):
+        weight_matrix(producer, weight).div_(scales[:, None])
+    else:
+        weight.copy_((weight.to(torch.float32) + pair.offset) / scales - pair.offset)
+    if getattr(producer, "bias", None) is not None:
+        tensors[f"{pair.producer}.bias"].div_(scales)
+    for consumer in pair.consumers:
+        matrix = weight_matrix(block.get_submodule(consumer), tensors[f"{consumer}.weight"])
+        matrix.mul_(pair.spread(scales).to(matrix.device))
+
+
+def _first_proved(tracer: Tracer, candidates: Sequence[Pair] | Iterator[Pair], run: Run) -> list[Pair]:
+    """The first candidate, in a list, that leaves the block's output as it was in `run`; or an empty list."""
+    return next(([pair] for pair in candidates if _is_proved(tracer, pair, run)), [])
+
+
+def _is_proved(tracer: Tracer, pair: Pair, run: Run) -> bool:
+    names = _names(tracer.block, pair)
+    if not set(names) <= tracer.parameters.keys():
+        # Two modules share a parameter, or compute it: it cannot be scaled for one of them.
+        return False
+    changed = {name: tracer.parameters[name].clone() for name in names}
+    generator = torch.Generator().manual_seed(0)
+    _scale(changed, tracer.block, pair, torch.rand(pair.channels, generator=generator).mul(4).sub(2).exp2())
+    alone = {name: value for name, value in changed.items() if name.startswith(f"{pair.producer}.")}
+    left = _change(tracer.run(changed), run)
+    # A block may hardly notice a wrong scale, its residual being so large: the change is held against that, too.
+    return left <= min(_SAME, _COMPENSATED * _change(tracer.run(alone), run))
+
+
+def _change(run: Run, reference: Run) -> float:
+    """Relative change of a block's output, in norm; NaN where it holds any."""
+    pairs = list(zip(run.output, reference.output, strict=True))
+    difference = sum((found - expected).square().sum().item() for found, expected in pairs)
+    size = sum(expected.square().sum().item() for _, expected in pairs)
+    return float((difference / size) ** 0.5) if size else float("nan")

@@ -1,0 +1,14 @@
+"""Lowest and highest of a batch."""
+
+from __future__ import annotations
+
+import torch
+
+
+def extremes(values: torch.Tensor, granularity: str) -> dict[str, torch.Tensor]:
+    """``low`` and ``high`` of ``[tokens, features]`` on the CPU: of each feature (``"channel"``) or over all."""
+    if granularity == "channel":
+        low, high = torch.aminmax(values, dim=0)
+    else:
+        low, high = torch.aminmax(values)
+    return {"low": low.cpu(), "high": high.cpu()}
