@@ -188,22 +188,28 @@ inline void quantize_row(const hf_quant::Input& in, const float* x, const Extrem
   float* scales = rows.scales + r * rows.scales_per_row;
   rows.zeros[r] = 0;
   if (in.mode == hf_quant::kGroupSymmetric) {
-    bool finite = true;
     for (std::int64_t g = 0; g < rows.sums_per_row; ++g) {
       const std::int64_t begin = g * in.group, end = begin + in.group;
       const Range range = range_of(x, begin, end);
-      finite = finite && range.finite;
+      if (!range.finite) {
+        scales[g] = kNaN;
+        sums[g] = 0;
+        std::memset(out + begin, 0, static_cast<std::size_t>(in.group));
+        continue;
+      }
       const Grid grid = grid_of(range, true);
       scales[g] = grid.scale;
       sums[g] = encode<false>(x, out, begin, end, grid);
     }
-    if (!finite) scales[0] = kNaN;
+  } else if (const Range range = seen ? seen->range() : range_of(x, 0, padded); !range.finite) {
+    // A row that cannot be told in codes becomes NaN as a whole.
+    scales[0] = kNaN;
+    for (std::int64_t g = 0; g < rows.sums_per_row; ++g) sums[g] = 0;
+    std::memset(out, 0, static_cast<std::size_t>(padded));
   } else {
-    const Range range = seen ? seen->range() : range_of(x, 0, padded);
     Grid grid{in.static_scale, 1.0f / in.static_scale, in.static_zero, in.static_lowest, true};
     if (in.mode != hf_quant::kStatic) grid = grid_of(range, in.mode == hf_quant::kTokenSymmetric);
-    // A row that cannot be told in codes becomes NaN as a whole.
-    scales[0] = range.finite ? grid.scale : kNaN;
+    scales[0] = grid.scale;
     rows.zeros[r] = grid.zero;
     for (std::int64_t g = 0; g < rows.sums_per_row; ++g) {
       const std::int64_t begin = g * rows.sum_group;

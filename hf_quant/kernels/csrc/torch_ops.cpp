@@ -497,6 +497,7 @@ void norm(Value* stack, std::uint64_t, std::uint64_t) {
   if (bias.count > 0) {
     require(bias.contiguous() && bias.count == width && bias.dtype == weight.dtype, "a norm's bias does not fit");
     request.norm_bias = bias.data;
+    request.norm_dtype = float_dtype(bias.dtype);
   }
   void* data = nullptr;
   Made made = make(input, -1, input.dtype, false, &data);

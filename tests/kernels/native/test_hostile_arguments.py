@@ -14,7 +14,8 @@ from hf_quant.kernels.native import layout, library
 from hf_quant.kernels.native.weights import quantize_rows
 from tests.kernels.native.test_ops import ARGUMENTS, NONE, OPS, linear_arguments, op_of, packed
 
-pytestmark = pytest.mark.skipif(library.load() is None, reason="installed without a compiler")
+if library.load() is None:
+    pytest.skip("installed without a compiler", allow_module_level=True)
 
 REFUSALS = (RuntimeError, ValueError, IndexError, TypeError)
 """NotImplementedError, for a device or layout that an op is not for, is a RuntimeError."""
