@@ -25,11 +25,11 @@ from hf_quant.demo.quality import perplexity, topic_accuracy
 from hf_quant.demo.texts import news_split
 
 MODELS = {
-    "minilm": (minilm_directory, AutoModel, ("fp32", "int8", "int8 rotated", "int4")),
+    "minilm": (minilm_directory, AutoModel, ("fp32", "int8", "int8 unrotated", "int4")),
     "smollm2": (
         smollm2_directory,
         AutoModelForCausalLM,
-        ("fp32", "int8", "int8 rotated", "w8a16", "int4", "int4 rotated", "w4a16"),
+        ("fp32", "int8", "int8 unrotated", "w8a16", "int4", "w4a16"),
     ),
     "gpt2": (gpt2_directory, AutoModelForCausalLM, ("fp32", "int8", "int4", "3 bits", "2 bits")),
 }
@@ -38,8 +38,8 @@ MODELS = {
 def config_of(name: str) -> HfQuantConfig | None:
     if name == "fp32":
         return None
-    if name.endswith("rotated"):
-        return HfQuantConfig(name.split()[0], rotation=64)
+    if name.endswith("unrotated"):
+        return HfQuantConfig(name.split()[0], rotation=0)
     if not name.endswith("bits"):
         return HfQuantConfig(name)
     inputs = TensorScheme(bits=8, symmetric=False, granularity="token", dynamic=True)

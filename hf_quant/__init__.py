@@ -1,6 +1,8 @@
 """Quantization for Hugging Face Transformers: importing this package registers the method ``hf_quant``."""
 
+from hf_quant.calibration.data import Calibration
 from hf_quant.config.plan import Plan
+from hf_quant.config.recipe import Recipe
 from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.integration.compile import compile, compile_config
 from hf_quant.integration.config import HfQuantConfig
@@ -11,8 +13,10 @@ from hf_quant.workflows.quantize import quantize
 __version__ = "0.1.0"
 
 __all__ = [
+    "Calibration",
     "HfQuantConfig",
     "Plan",
+    "Recipe",
     "Scheme",
     "TensorScheme",
     "__version__",

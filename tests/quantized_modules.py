@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_quant.algorithms.rtn import RoundToNearest
 from hf_quant.config.plan import preset_plan
+from hf_quant.formats import affine_format
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.conv1d import QuantizedConv1D
 from hf_quant.modules.linear import QuantizedLinear
@@ -67,8 +68,12 @@ class Model(nn.Module):
 IDS = torch.tensor([[1, 2, 3, 95], [0, 7, 7, 50]])
 
 
+REACH = torch.tensor(3.5)
+"""No input of `Model` is further from 0."""
+
+
 def fill(module, source):
-    """Weights of the float module `source` as codes, or as stored floats, of its counterpart."""
+    """Weights of the float module `source`, as codes or stored floats, in `module`; static grids reach `REACH`."""
     if getattr(source, "bias", None) is not None:
         module.bias.data.copy_(source.bias.data)
     weight = source.weight.data
@@ -79,6 +84,11 @@ def fill(module, source):
         solved = RoundToNearest().solve(weight, module.spec.scheme.weight, "weight")
         for name, tensor in solved.tensors().items():
             getattr(module, name).data = tensor
+        if module.input_scale is not None:
+            scale, zero_point = affine_format(module.spec.scheme.input).scale_and_zero_point(-REACH, REACH)
+            module.input_scale.fill_(scale)
+            if zero_point is not None:
+                module.input_zero_point.fill_(zero_point)
 
 
 def quantize(model, plan):

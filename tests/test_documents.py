@@ -11,18 +11,23 @@ import nbformat
 import pytest
 import torch
 from nbclient import NotebookClient
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from hf_quant.algorithms import BLOCK_SOLVERS, SOLVERS, TRANSFORMS
 from hf_quant.config.presets import PRESETS
+from hf_quant.config.recipe import Recipe
+from hf_quant.observers import OBSERVERS
 from tests.test_floors import FILES, FLOOR, room_of
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CALIBRATION = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
 
 
 def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", README + CALIBRATION, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +44,20 @@ def workplace(tmp_path_factory):
         num_key_value_heads=2,
         tie_word_embeddings=True,
     )
+    text = "\n\n".join(f"the number {number} follows {number - 1}" for number in range(1000))
+    words = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.train_from_iterator([text], trainers.WordPieceTrainer(vocab_size=128, special_tokens=["<unk>"]))
     for name in ("your/model", "smollm2"):
         LlamaForCausalLM(config).save_pretrained(folder / name)
+        PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>").save_pretrained(folder / name)
+    (folder / "texts.txt").write_text(text)
+    (folder / "recipes").symlink_to(ROOT / "recipes")
     return folder
 
 
 @pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[0])
-def test_python_blocks_of_the_readme_run(code, workplace):
+def test_python_blocks_run(code, workplace):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=workplace, env=environment, capture_output=True, text=True, check=False
@@ -53,7 +65,7 @@ def test_python_blocks_of_the_readme_run(code, workplace):
     assert result.returncode == 0, result.stderr
 
 
-def test_shell_commands_of_the_readme_run(workplace):
+def test_shell_commands_run(workplace):
     lines = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("hf-quant ")]
     assert len(lines) >= 3
     for line in lines:
@@ -97,10 +109,23 @@ def test_the_rooms_of_the_architecture_are_those_of_the_package():
 
 def test_presets_of_the_readme_are_those_there_are():
     rows = "".join(re.findall(r"^\| (`[^|]+) \|", README, re.MULTILINE))
-    assert sorted(re.findall(r"`(\w+)`", rows)) == sorted(PRESETS)
-    for row in re.findall(r"^\| `(?:int|w)\w+` \|.*$", README, re.MULTILINE):
-        name, rotation = re.match(r"\| `(\w+)` \|[^|]+\| (\w+) \|", row).groups()
+    assert sorted(re.findall(r"`([\w-]+)`", rows)) == sorted(PRESETS)
+    for row in re.findall(r"^\| `(?:int|w)[\w-]+` \|.*$", README, re.MULTILINE):
+        name, rotation = re.match(r"\| `([\w-]+)` \|[^|]+\| (\w+) \|", row).groups()
         assert str(PRESETS[name].linear.weight.rotation or "none") == rotation
+
+
+def test_recipes_of_the_document_are_those_there_are():
+    rows = re.findall(r"^\|[^|]+\| `([\w-]+\.yaml)` \| (yes|no) \|", CALIBRATION, re.MULTILINE)
+    takes_data = {path.name: bool(Recipe.from_file(path).calibration) for path in (ROOT / "recipes").glob("*.yaml")}
+    assert {name: data == "yes" for name, data in rows} == takes_data
+
+
+@pytest.mark.parametrize("table", [TRANSFORMS, {**SOLVERS.table, **BLOCK_SOLVERS.table}, OBSERVERS])
+def test_algorithms_of_the_document_are_those_there_are(table):
+    rows = re.findall(r"^\| `([\w-]+)` \|", CALIBRATION, re.MULTILINE)
+    assert set(table) <= set(rows)
+    assert set(rows) == {*TRANSFORMS, *SOLVERS, *BLOCK_SOLVERS, *OBSERVERS}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.name)

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from hf_quant.algorithms.base import InputStatistics, Transformed
+from hf_quant.algorithms.base import Transformed
 from hf_quant.algorithms.pair_error import PairError, pair_errors
 from hf_quant.calibration.pairs import Pair
+from hf_quant.calibration.statistics import InputStatistics
 from hf_quant.config.scheme import Scheme
 
 _STEPS = 20
@@ -36,7 +37,7 @@ class Awq:
     ) -> Transformed:
         """Scale the pairs of `block` in place; see `Transform`."""
         done = Transformed(dict(inputs), [])
-        for error in pair_errors(block, pairs, inputs, schemes, self.needs, "awq"):
+        for error in pair_errors(block, pairs, done.inputs, schemes, self.needs, "awq"):
             scales, line = _best_scales(error)
             error.commit(block, scales, done.inputs)
             done.report.append(f"{error}: {line}")

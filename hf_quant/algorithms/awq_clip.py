@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from hf_quant.algorithms.base import InputStatistics, Transformed
+from hf_quant.algorithms.base import Transformed
 from hf_quant.algorithms.pair_error import checked
 from hf_quant.algorithms.rounding import rounded
 from hf_quant.calibration.pairs import Pair, weight_matrix
+from hf_quant.calibration.statistics import InputStatistics
 from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.formats.rotation import rotate
 
@@ -39,14 +40,17 @@ class AwqClip:
     ) -> Transformed:
         """Clip the linears of `block` in place, those in no pair too; see `Transform`. Statistics stay as they are."""
         report = []
-        for name, scheme in schemes.items():
-            # A range that a whole matrix shares cannot be chosen row by row.
-            if not scheme.weight.is_integer or scheme.weight.granularity == "tensor":
-                continue
-            hessian = checked(inputs, name, self.needs).hessian
+        # A range that a whole matrix shares cannot be chosen row by row.
+        chosen = {
+            name: scheme.weight
+            for name, scheme in schemes.items()
+            if scheme.weight.is_integer and scheme.weight.granularity != "tensor"
+        }
+        hessians = {name: checked(inputs, name, self.needs).hessian for name in chosen}
+        for name, scheme in chosen.items():
+            weight, hessian = weight_matrix(block.get_submodule(name)), hessians[name]
             assert hessian is not None
-            weight = weight_matrix(block.get_submodule(name))
-            clipped, share = clip(weight, scheme.weight, hessian, name)
+            clipped, share = clip(weight, scheme, hessian, name)
             weight.copy_(clipped)
             report.append(f"{name}: squared error within groups {share:.3f} of what it was")
         if not report:
@@ -82,7 +86,7 @@ def clip(weight: Tensor, scheme: TensorScheme, hessian: Tensor, name: str) -> tu
     real = weight.to(torch.float32)
     if scheme.rotation is not None:
         real, hessian = rotate(real, scheme.rotation), rotate(rotate(hessian, scheme.rotation).T, scheme.rotation)
-    blocks = hessian.view(width // size, size, width // size, size).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    blocks = hessian.reshape(width // size, size, width // size, size).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
     largest = real.view(rows, -1, size).abs().amax(-1, keepdim=True)
 
     def clipped(share: float | Tensor) -> Tensor:

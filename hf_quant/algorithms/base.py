@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from hf_quant.calibration.pairs import Pair
+from hf_quant.calibration.statistics import InputStatistics
 from hf_quant.config.scheme import Scheme, TensorScheme
 
 
@@ -30,25 +32,6 @@ class QuantizedWeight:
         """The tensors under the names that quantized modules give them."""
         named = {"weight": self.codes, "weight_scale": self.scale, "weight_zero_point": self.zero_point}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
-
-
-@dataclass(frozen=True)
-class InputStatistics:
-    """What calibration gathered about the inputs of one module, over the tokens that the mask keeps.
-
-    Args:
-        count: Tokens seen.
-        mean: float32 ``[width]``: means of each input.
-        mean_abs: float32 ``[width]``: means of magnitudes.
-        max_abs: float32 ``[width]``: largest magnitudes.
-        hessian: float32 ``[width, width]``: mean of ``x x^T``; None unless something `needs` it.
-    """
-
-    count: int
-    mean: torch.Tensor
-    mean_abs: torch.Tensor
-    max_abs: torch.Tensor
-    hessian: torch.Tensor | None = None
 
 
 def scaled(statistics: InputStatistics, scales: torch.Tensor) -> InputStatistics:

@@ -18,8 +18,8 @@ from typing import ClassVar
 import torch
 
 from hf_quant.algorithms.base import InputStatistics, QuantizedWeight
-from hf_quant.algorithms.grids import Clipping, Grid, choose, choose_one
-from hf_quant.algorithms.rtn import check_shape, checked_range, hessian_of, rows_of
+from hf_quant.algorithms.grids import Clipping, Grid, choose
+from hf_quant.algorithms.rtn import blocks_of, check_shape, checked_range, grid_of_all, hessian_of, rows_of
 from hf_quant.config.scheme import TensorScheme
 from hf_quant.errors import ConfigError, WeightError
 from hf_quant.formats import affine_format, scale_dtype
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 GRIDS: dict[str, Clipping | None] = {"minmax": None, "mse": Clipping()}
 """Name of a choice of scales to the ranges it tries."""
 
-_ROWS = 4096
+_ROWS = 2048
 """Rows that are worked on at a time, which bounds the temporaries."""
 
 
@@ -88,15 +88,17 @@ class GPTQ:
         rows, width = weight.shape
         format = affine_format(scheme)
         clipping = GRIDS[self.grid]
-        parts = [slice(start, start + _ROWS) for start in range(0, rows, _ROWS)]
-        whole = _grid_of_all(weight, scheme, name, parts, clipping, hessian) if scheme.granularity == "tensor" else None
         hessian = _normalized(hessian)
-        order = _order(hessian) if self.activation_order else torch.arange(width, device=weight.device)
+        importance = hessian.diagonal()
+        whole = grid_of_all(weight, scheme, name, clipping, importance) if scheme.granularity == "tensor" else None
+        order = torch.arange(width, device=weight.device)
+        if self.activation_order:
+            order = torch.argsort(importance, descending=True, stable=True)
         lower = self._factor(hessian[order][:, order], name)
         codes, grids = [], []
-        for part in parts:
-            real = rows_of(weight[part], scheme)
-            grid = whole or _grid_of_rows(real, scheme, name, clipping, hessian)
+        for start in range(0, rows, _ROWS):
+            real = rows_of(weight[start : start + _ROWS], scheme)
+            grid = whole or _grid_of_rows(real, scheme, name, clipping, importance)
             nearest = _nearest(real, grid, format)
             found = _compensated(real, grid, format, order, lower, self.block_size)
             errors = [_output_error(real, candidate, grid, format, hessian) for candidate in (found, nearest)]
@@ -148,31 +150,18 @@ def _normalized(hessian: torch.Tensor) -> torch.Tensor:
     return hessian
 
 
-def _order(hessian: torch.Tensor) -> torch.Tensor:
-    return torch.argsort(hessian.diagonal(), descending=True, stable=True)
-
-
-def _grid_of_all(
-    weight: torch.Tensor,
-    scheme: TensorScheme,
-    name: str,
-    parts: list[slice],
-    clipping: Clipping | None,
-    hessian: torch.Tensor,
-) -> Grid:
-    ranges = [checked_range(rows_of(weight[part], scheme).flatten(), 0, name) for part in parts]
-    low, high = (torch.stack(ends) for ends in zip(*ranges, strict=True))
-    blocks = (rows_of(weight[part], scheme) for part in parts)
-    return choose_one(blocks, low.amin(), high.amax(), affine_format(scheme), clipping, hessian.diagonal().clamp(min=0))
-
-
 def _grid_of_rows(
-    real: torch.Tensor, scheme: TensorScheme, name: str, clipping: Clipping | None, hessian: torch.Tensor
+    real: torch.Tensor, scheme: TensorScheme, name: str, clipping: Clipping | None, importance: torch.Tensor
 ) -> Grid:
     groups = real.shape[1] // scheme.group_size if scheme.group_size else 1
-    block = real.unflatten(-1, (groups, -1))
-    low, high = checked_range(block, -1, name)
-    return choose(block, low, high, affine_format(scheme), clipping, hessian.diagonal().view(groups, -1))
+    scales, zero_points = [], []
+    for part in blocks_of(*real.shape):
+        block = real[part].unflatten(-1, (groups, -1))
+        low, high = checked_range(block, -1, name)
+        scale, zero_point = choose(block, low, high, affine_format(scheme), clipping, importance.view(groups, -1))
+        scales.append(scale)
+        zero_points += [] if zero_point is None else [zero_point]
+    return torch.cat(scales), torch.cat(zero_points) if zero_points else None
 
 
 def _nearest(real: torch.Tensor, grid: Grid, format: AffineFormat) -> torch.Tensor:

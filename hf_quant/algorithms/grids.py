@@ -130,6 +130,8 @@ def squared_error(
     """
     zero = torch.zeros_like(scale) if zero_point is None else zero_point.to(torch.float32)
     steps = (real * scale.reciprocal()[..., None]).round_()
-    steps.clamp_((format.quant_min - zero)[..., None], (format.quant_max - zero)[..., None])
+    # Not `clamp_`, which is ten times as slow with bounds that broadcast.
+    torch.minimum(steps, (format.quant_max - zero)[..., None], out=steps)
+    torch.maximum(steps, (format.quant_min - zero)[..., None], out=steps)
     squares = steps.mul_(scale[..., None]).sub_(real).square_()
     return (squares if importance is None else squares.mul_(importance)).sum(-1)

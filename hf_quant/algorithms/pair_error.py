@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from hf_quant.algorithms.base import InputStatistics, scaled
+from hf_quant.algorithms.base import scaled
 from hf_quant.algorithms.rounding import rounded, rounded_input
 from hf_quant.calibration.pairs import Pair, apply_scales, weight_matrix
+from hf_quant.calibration.statistics import InputStatistics
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CalibrationError
 
@@ -88,25 +89,29 @@ def pair_errors(
     schemes: Mapping[str, Scheme],
     needs: frozenset[str],
     transform: str,
-) -> list[PairError]:
+) -> Iterator[PairError]:
     """The pairs with a consumer among `schemes` whose weight becomes integers; a warning where there are none.
+
+    `inputs` is checked at once, but read for each pair anew: two pairs may have a consumer in common, as where both the
+    gate and its factor are linear in their channels.
 
     Raises:
         CalibrationError: Statistics that a transform `needs` of such a consumer are missing, or hold NaN or Inf.
     """
-    found = []
-    for pair in pairs:
-        chosen = {name: schemes[name] for name in pair.consumers if name in schemes and schemes[name].weight.is_integer}
-        if chosen:
-            weights = {name: weight_matrix(block.get_submodule(name)).detach() for name in pair.consumers}
-            found.append(PairError(pair, checked(inputs, next(iter(chosen)), needs), weights, chosen))
-    if not found:
+    integer = {name: scheme for name, scheme in schemes.items() if scheme.weight.is_integer}
+    quantized = {pair: [name for name in pair.consumers if name in integer] for pair in pairs}
+    quantized = {pair: names for pair, names in quantized.items() if names}
+    for names in quantized.values():
+        checked(inputs, names[0], needs)
+    if not quantized:
         warnings.warn(
             f"{transform} found no pair of modules to scale in {type(block).__name__}, and leaves it as it is: "
             "take the transform out of the recipe for this model and these schemes",
             stacklevel=3,
         )
-    return found
+    for pair, names in quantized.items():
+        weights = {name: weight_matrix(block.get_submodule(name)).detach() for name in pair.consumers}
+        yield PairError(pair, inputs[names[0]], weights, {name: integer[name] for name in names})
 
 
 def checked(inputs: Mapping[str, InputStatistics], name: str, needs: frozenset[str]) -> InputStatistics:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hf_quant.algorithms.base import InputStatistics, QuantizedWeight
-from hf_quant.algorithms.grids import Clipping, choose, choose_one
+from hf_quant.algorithms.grids import Clipping, Grid, choose, choose_one
 from hf_quant.config.scheme import TensorScheme
 from hf_quant.errors import ConfigError, WeightError
 from hf_quant.formats import affine_format, scale_dtype
@@ -58,11 +58,7 @@ def rounded(
     rows, width = weight.shape
     format = affine_format(scheme)
     groups = width // scheme.group_size if scheme.group_size else 1
-    whole = None
-    if scheme.granularity == "tensor":
-        low, high = _range_of_all(weight, scheme, name)
-        blocks = (rows_of(weight[part], scheme) for part in _blocks(rows, width))
-        whole = choose_one(blocks, low, high, format, clipping, importance)
+    whole = grid_of_all(weight, scheme, name, clipping, importance) if scheme.granularity == "tensor" else None
     shape = (1, 1) if whole is not None else (rows, groups)
     device = weight.device
     codes = torch.empty(rows, words_per_row(width, scheme.bits), dtype=torch.int32, device=device)
@@ -78,7 +74,7 @@ def rounded(
         if zero_point is not None and whole[1] is not None:
             zero_point.copy_(whole[1])
     grouped = None if importance is None else importance.view(groups, -1)
-    for part in _blocks(rows, width):
+    for part in blocks_of(rows, width):
         block = rows_of(weight[part], scheme).unflatten(-1, (groups, -1))
         if whole is None:
             low, high = checked_range(block, -1, name)
@@ -113,14 +109,22 @@ def checked_range(block: torch.Tensor, dim: int, name: str) -> tuple[torch.Tenso
     return low, high
 
 
-def _range_of_all(weight: torch.Tensor, scheme: TensorScheme, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    parts = _blocks(*weight.shape)
+def grid_of_all(
+    weight: torch.Tensor,
+    scheme: TensorScheme,
+    name: str,
+    clipping: Clipping | None = None,
+    importance: torch.Tensor | None = None,
+) -> Grid:
+    """The one grid of a weight per tensor, ``[1, 1]``; otherwise as `rounded`."""
+    parts = blocks_of(*weight.shape)
     # Made beforehand: small tensors kept between the blocks would keep the allocator from using their memory again.
     extremes = torch.empty(2, len(parts), dtype=torch.float32, device=weight.device)
     for index, part in enumerate(parts):
         low, high = checked_range(rows_of(weight[part], scheme).flatten(), 0, name)
         extremes[0, index], extremes[1, index] = low, high
-    return extremes[0].amin(), extremes[1].amax()
+    blocks = (rows_of(weight[part], scheme) for part in parts)
+    return choose_one(blocks, extremes[0].amin(), extremes[1].amax(), affine_format(scheme), clipping, importance)
 
 
 def rows_of(weight: torch.Tensor, scheme: TensorScheme) -> torch.Tensor:
@@ -158,6 +162,7 @@ def hessian_of(
     return rotate(rotate(hessian, scheme.rotation).t(), scheme.rotation).t()
 
 
-def _blocks(rows: int, width: int) -> list[slice]:
+def blocks_of(rows: int, width: int) -> list[slice]:
+    """Rows that are worked on at a time, so that temporaries stay small."""
     step = max(1, _BLOCK_NUMBERS // width)
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]

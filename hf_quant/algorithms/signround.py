@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from hf_quant.algorithms.signround_rounding import LearnedRounding
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import ConfigError
 from hf_quant.hardware.detect import cpu_features
+from hf_quant.registry import unknown
 
 _CHECKS = 5
 """How often, evenly spread over the steps, the loss on all tokens is computed and the best numbers are kept."""
@@ -88,10 +89,22 @@ class LearnedBlock:
 
 
 class SignRound:
-    """Learns with the float block's outputs as targets; see `SignRoundOptions`."""
+    """Learns with the float block's outputs as targets.
 
-    def __init__(self, options: SignRoundOptions | None = None):
-        self.options = options or SignRoundOptions()
+    Args:
+        options: How long and how fast.
+        **changes: Fields of `SignRoundOptions`, in place of those of `options`.
+
+    Raises:
+        ConfigError: No such option, or a value is out of range.
+    """
+
+    def __init__(self, options: SignRoundOptions | None = None, /, **changes: Any):
+        known = [field.name for field in fields(SignRoundOptions)]
+        for name in changes:
+            if name not in known:
+                raise ConfigError(unknown("option of signround", name, known))
+        self.options = SignRoundOptions(**{**asdict(options or SignRoundOptions()), **changes})
 
     def solve_block(
         self,

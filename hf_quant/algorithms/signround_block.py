@@ -16,6 +16,9 @@ from hf_quant.errors import ConfigError, UnsupportedModel
 from hf_quant.formats import affine_format
 from hf_quant.formats.rotation import rotate
 
+_CHUNK = 1 << 17
+"""Numbers of an input quantized at a time, so that the temporaries stay in cache."""
+
 
 class BlockRunner:
     """A block in float32, whose quantized linears get their weights anew for each run.
@@ -102,17 +105,25 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, real: torch.Tensor, scheme: TensorScheme) -> torch.Tensor:
-        format = affine_format(scheme)
-        codes, scale, zero_point = format.quantize_input(real, scheme.group_size, scheme.granularity == "tensor")
-        if scheme.group_size is not None:
-            decoded = format.decode(codes.unflatten(-1, (-1, scheme.group_size)), scale[..., None]).flatten(-2)
-        else:
-            decoded = format.decode(codes, scale, zero_point)
-        return decoded.to(real.dtype)
+        if scheme.granularity == "tensor":
+            return _quantized_and_decoded(real, scheme).to(real.dtype)
+        decoded = torch.empty_like(real, memory_format=torch.contiguous_format)
+        step = max(1, _CHUNK // real.shape[-1])
+        for source, target in zip(real.flatten(0, -2).split(step), decoded.flatten(0, -2).split(step), strict=True):
+            target.copy_(_quantized_and_decoded(source, scheme))
+        return decoded
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         return gradients[0], None
+
+
+def _quantized_and_decoded(real: torch.Tensor, scheme: TensorScheme) -> torch.Tensor:
+    format = affine_format(scheme)
+    codes, scale, zero_point = format.quantize_input(real, scheme.group_size, scheme.granularity == "tensor")
+    if scheme.group_size is None:
+        return format.decode(codes, scale, zero_point)
+    return format.decode(codes.unflatten(-1, (-1, scheme.group_size)), scale[..., None]).flatten(-2)
 
 
 def _linear(block: nn.Module, name: str, scheme: Scheme) -> nn.Module:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import Cache
 
 from hf_quant.algorithms.signround_block import BlockRunner
 from hf_quant.errors import CalibrationError
@@ -54,7 +55,7 @@ def examples_of(
     """Batches in which something counts; `name` is that of the block, for messages.
 
     Raises:
-        CalibrationError: Nothing counts anywhere, or the lists or the shapes of masks do not fit.
+        CalibrationError: Nothing counts anywhere, the lists or the shapes of masks do not fit, or there is a cache.
     """
     if not len(batches) == len(targets) == len(keep):
         raise CalibrationError(
@@ -66,6 +67,8 @@ def examples_of(
             raise CalibrationError(
                 f"a mask for {name} is {mask.dtype} {list(mask.shape)}; it must be bool {list(target.shape[:-1])}"
             )
+    if any(isinstance(value, Cache) for args, kwargs in batches for value in (*args, *kwargs.values())):
+        raise CalibrationError(f"{name} was called with a cache, which would grow with each run: pass use_cache=False")
     triples = zip(batches, targets, keep, strict=True)
     examples = [Example(args, kwargs, target, mask) for (args, kwargs), target, mask in triples]
     examples = [example for example in examples if example.numbers]

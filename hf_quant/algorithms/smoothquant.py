@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hf_quant.algorithms.base import InputStatistics, Transformed
+from hf_quant.algorithms.base import Transformed
 from hf_quant.algorithms.pair_error import PairError, pair_errors
 from hf_quant.calibration.pairs import Pair
+from hf_quant.calibration.statistics import InputStatistics
 from hf_quant.calibration.tracing import is_linear
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import ConfigError
@@ -60,7 +61,7 @@ class SmoothQuant:
             pairs = [pair for pair in pairs if not is_linear(block.get_submodule(pair.producer))]
         schemes = {name: scheme for name, scheme in schemes.items() if scheme.input is not None}
         done = Transformed(dict(inputs), [])
-        for error in pair_errors(block, pairs, inputs, schemes, self.needs, "smoothquant"):
+        for error in pair_errors(block, pairs, done.inputs, schemes, self.needs, "smoothquant"):
             if self.alpha == "auto":
                 scales, line = _best_scales(error)
             else:

@@ -97,7 +97,8 @@ class Tracer:
         if constant is not None:
             row = constant[1]
             module = self.block.get_submodule(constant[0])
-            handles.append(module.register_forward_hook(lambda _, __, output: row.to(output).expand_as(output)))
+            # Of its own memory, since an activation may work in place.
+            handles.append(module.register_forward_hook(lambda _, __, output: row.to(output).expand_as(output).clone()))
         try:
             yield
         finally:

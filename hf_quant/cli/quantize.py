@@ -2,24 +2,61 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
+from hf_quant.calibration.data import Calibration
+from hf_quant.calibration.files import open_dataset
+from hf_quant.calibration.resume import forget
 from hf_quant.config.presets import PRESETS
+from hf_quant.config.recipe import Recipe
 from hf_quant.errors import ConfigError
 from hf_quant.integration.config import HfQuantConfig
-from hf_quant.workflows.checkpoints import copy_tokenizer, load_model
+from hf_quant.workflows.checkpoints import copy_tokenizer, load_model, load_tokenizer
 from hf_quant.workflows.inspect import inspect
+from hf_quant.workflows.quantize import quantize
 
 _PRESETS = ", ".join(f"{name} ({preset.summary})" for name, preset in PRESETS.items())
 
 
 def run(
     model: Annotated[str, typer.Argument(help="Directory or repository id of a float checkpoint (safetensors).")],
-    preset: Annotated[str, typer.Argument(help=f"One of: {_PRESETS}.")],
+    preset: Annotated[
+        str | None, typer.Argument(help=f"One of: {_PRESETS}. Or give --recipe instead.", show_default=False)
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Directory to save to.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="YAML file with what to quantize to, and by which algorithms.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="Texts to calibrate on: a .txt file (blank lines between texts), .jsonl, .csv, or the id of a dataset "
+            "(name or name:subset).",
+        ),
+    ] = None,
+    text_column: Annotated[str | None, typer.Option(help="Where the texts of --data are, if it is not plain.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Sequences to calibrate on. [default: the recipe's, or 128]")
+    ] = None,
+    sequence_length: Annotated[
+        int | None, typer.Option(help="Most tokens of a sequence. [default: the recipe's, or 512]")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume",
+            help="Folder to keep the progress of a calibrated run in, and to go on from. [default: .NAME.progress "
+            "beside the output]",
+        ),
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away the progress of an earlier run.")] = False,
     keep_float: Annotated[
         list[str] | None, typer.Option("--keep-float", help="Name of a module to keep float; may be repeated.")
     ] = None,
@@ -30,7 +67,11 @@ def run(
     dtype: Annotated[str, typer.Option(help="Dtype of what stays float: auto, float32, bfloat16 or float16.")] = "auto",
     push_to_hub: Annotated[str | None, typer.Option(help="Repository id to push to, e.g. user/name-int4.")] = None,
 ) -> None:
-    """Quantize a checkpoint while loading it, one tensor at a time, and save or push the result.
+    """Quantize a checkpoint and save or push the result: by a preset, or by a recipe, with or without data.
+
+    Without data, it is quantized while it is loaded, one tensor at a time. With data, it is loaded and quantized block
+    by block; what was done is kept beside the output until everything is, so that the same command goes on where an
+    earlier one was stopped.
 
     For example:
 
@@ -39,12 +80,26 @@ def run(
         hf-quant quantize bert-base-uncased int8 -o ./bert-int8 --keep-float classifier
 
         hf-quant quantize ./llama int4 -o ./out --override "*.down_proj=int8" --push-to-hub user/llama-int4
+
+        hf-quant quantize ./llama --recipe recipes/llama-int4-balanced.yaml --data texts.txt -o ./llama-int4
+
+        hf-quant quantize ./bert int8-static --data reviews.csv --text-column review --samples 64 -o ./bert-int8
     """
     if output is None and push_to_hub is None:
         raise ConfigError("nowhere to put the result: give --output DIRECTORY, --push-to-hub ID, or both")
-    overrides = dict(_split(entry) for entry in override or [])
-    config = HfQuantConfig(preset, overrides=overrides, modules_to_not_convert=keep_float)
-    quantized = load_model(model, config, dtype)
+    config = _config(preset, recipe, dict(_split(entry) for entry in override or []), keep_float or [])
+    sizes: dict[str, Any] = {"samples": samples, "sequence_length": sequence_length, "text_column": text_column}
+    sizes = {name: value for name, value in sizes.items() if value is not None}
+    if data is None:
+        if sizes or resume is not None or restart:
+            raise ConfigError("--samples, --sequence-length, --text-column, --resume and --restart need --data, too")
+        quantized = load_model(model, config, dtype)
+    else:
+        sizes = {**(config.recipe.calibration if config.recipe is not None else {}), **sizes}
+        config.calibration = Calibration(open_dataset(data), load_tokenizer(model), **sizes)
+        if resume is None and output is not None:
+            resume = output.absolute().parent / f".{output.absolute().name}.progress"
+        quantized = quantize(load_model(model, dtype=dtype), config, resume=resume, restart=restart)
     typer.echo(str(inspect(quantized)))
     if output is not None:
         quantized.save_pretrained(output)
@@ -53,6 +108,31 @@ def run(
     if push_to_hub is not None:
         quantized.push_to_hub(push_to_hub)
         typer.echo(f"Pushed to {push_to_hub}")
+    if resume is not None:
+        forget(resume)
+    _print_errors(quantized.hf_quantizer.block_errors)
+
+
+def _config(preset: str | None, file: Path | None, overrides: dict[str, str], keep_float: list[str]) -> HfQuantConfig:
+    if (preset is None) == (file is None):
+        raise ConfigError(f"give a preset ({', '.join(PRESETS)}) or --recipe FILE, one of them")
+    if file is None:
+        return HfQuantConfig(preset, overrides=overrides, modules_to_not_convert=keep_float or None)
+    recipe = Recipe.from_file(file)
+    if recipe.preset is None and recipe.scheme is None:
+        raise ConfigError(f"{file} names no preset and no scheme: add a line such as `preset: int4`")
+    kept = dict.fromkeys([*recipe.modules_to_not_convert, *keep_float])
+    recipe = replace(recipe, overrides={**recipe.overrides, **overrides}, modules_to_not_convert=tuple(kept))
+    return HfQuantConfig.from_recipe(recipe)
+
+
+def _print_errors(errors: dict[str, float]) -> None:
+    if not errors:
+        return
+    table = Table("block", "relative error", title="What each block adds to the error, on calibration data")
+    for name, error in errors.items():
+        table.add_row(name, f"{error:.2e}")
+    Console().print(table)
 
 
 def _split(entry: str) -> tuple[str, str]:

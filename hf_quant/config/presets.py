@@ -49,6 +49,8 @@ _GROUPS_4 = TensorScheme(bits=4, symmetric=False, granularity="group")
 _PER_TOKEN_8 = TensorScheme(bits=8, symmetric=False, granularity="token", dynamic=True)
 # An outlier coarsens its own group only; kernels for weights in groups scale group by group anyway.
 _PER_GROUP_8 = TensorScheme(bits=8, granularity="group", dynamic=True)
+# One grid for all tokens, from calibration; weights and inputs as they are, for the fastest kernels.
+_STATIC_8 = TensorScheme(bits=8, symmetric=False, granularity="tensor")
 _PER_TOKEN_16 = TensorScheme(bits=16, granularity="token", dynamic=True)
 
 
@@ -72,6 +74,12 @@ PRESETS: dict[str, Preset] = {
         Scheme(_PER_CHANNEL_8),
         Scheme(_PER_CHANNEL_8, _PER_TOKEN_8),
         "W8A8: symmetric weights per channel, asymmetric activations per token (dynamic), both rotated in blocks",
+    ),
+    "int8-static": Preset(
+        Scheme(TensorScheme(bits=8), _STATIC_8),
+        Scheme(TensorScheme(bits=8)),
+        Scheme(TensorScheme(bits=8), _PER_TOKEN_8),
+        "W8A8 with one grid per input for all tokens, from calibration data; heads as in int8, not rotated",
     ),
     "w8a16": Preset(
         Scheme(_PER_CHANNEL_8),

@@ -5,19 +5,34 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from hf_quant.calibration.data import Calibration
 from hf_quant.config.plan import FORMAT_VERSION, Candidate, Plan, check_format_version, preset_plan
 from hf_quant.config.presets import PRESETS, get_preset, rotated
+from hf_quant.config.recipe import Recipe
 from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.errors import ConfigError
 from hf_quant.registry import unknown
 
 QUANT_METHOD = "hf_quant"
 
-_KEYS = ("preset", "scheme", "plan", "overrides", "rotation", "modules_to_not_convert", "kept_float", "format_version")
+_KEYS = (
+    "preset",
+    "scheme",
+    "plan",
+    "overrides",
+    "rotation",
+    "recipe",
+    "calibration",
+    "modules_to_not_convert",
+    "kept_float",
+    "calibration_fingerprint",
+    "format_version",
+)
 
 Override = Scheme | str | None | Mapping[str, Any]
 
@@ -33,22 +48,27 @@ class HfQuantConfig(QuantizationConfigMixin):
     ```
 
     Args:
-        preset: ``fp32 fp16 bf16 int16 int8 w8a16 int4 w4a16``: linears as the name says; embeddings and heads
-            INT8 per row for integer presets of at most 8 bits.
+        preset: ``fp32 fp16 bf16 int16 int8 int8-static w8a16 int4 w4a16``: linears as the name says; embeddings and
+            heads INT8 per row for integer presets of at most 8 bits.
         scheme: A scheme for every linear; embeddings and heads are INT8 per row, the head with the scheme's input.
         plan: Patterns to schemes. Modules that no pattern matches stay float.
         overrides: Patterns to a preset's name, a scheme or None (keep float), on top of `preset` or `scheme`.
             An exact name wins over patterns; among patterns the last that matches wins.
         rotation: Block size of a Hadamard rotation of every integer weight whose width it divides, and of the inputs to
             match (`TensorScheme.rotation`), instead of what the preset says: 64 for weights of 8 bits. 0 turns it off.
+        recipe: Algorithms for the weights and static inputs (`Recipe`); without one, weights are rounded to nearest.
+            What else it says counts as if it were said here. `from_recipe` takes one from a file.
+        calibration: Data for what needs any. It is not written to ``config.json``; its fingerprint is.
         modules_to_not_convert: Names, prefixes or name parts of modules to keep float, as in every Transformers
             quantizer. A module tied to one of them stays float with it.
         kept_float: Module name to the reason why it stayed float; written when a model is quantized.
+        calibration_fingerprint: Of the data that a model was quantized with; written likewise.
         format_version: Of the checkpoint; written when a model is saved.
         quant_method: Accepted because ``config.json`` holds it.
 
     Raises:
-        ConfigError: Unknown names or keys, values of the wrong type, or more than one of preset, scheme and plan.
+        ConfigError: Unknown names or keys, values of the wrong type, more than one of preset, scheme and plan, or
+            something else here than in the recipe.
     """
 
     def __init__(
@@ -59,8 +79,11 @@ class HfQuantConfig(QuantizationConfigMixin):
         plan: Plan | Mapping[str, Any] | None = None,
         overrides: Mapping[str, Override] | None = None,
         rotation: int | None = None,
+        recipe: Recipe | Mapping[str, Any] | None = None,
+        calibration: Calibration | None = None,
         modules_to_not_convert: Sequence[str] | None = None,
         kept_float: Mapping[str, str] | None = None,
+        calibration_fingerprint: str | None = None,
         format_version: int = FORMAT_VERSION,
         quant_method: str = QUANT_METHOD,
         **unknown_keys: Any,
@@ -74,13 +97,21 @@ class HfQuantConfig(QuantizationConfigMixin):
             if not isinstance(preset, str):
                 raise ConfigError(f"preset is a name ({', '.join(PRESETS)}), not {preset!r}")
             get_preset(preset)
+        self.recipe = Recipe.from_dict(recipe) if isinstance(recipe, Mapping) else recipe
+        self.calibration = calibration
+        self.calibration_fingerprint = calibration_fingerprint
+        if not isinstance(self.recipe, Recipe | None) or not isinstance(calibration, Calibration | None):
+            raise ConfigError("recipe takes a Recipe or what its to_dict() writes, and calibration a Calibration")
         self.quant_method = QUANT_METHOD
         self.format_version = format_version
         self.preset = preset
         self.scheme = Scheme.from_dict(scheme) if isinstance(scheme, Mapping) else scheme
         self.plan = Plan.from_dict(plan) if isinstance(plan, Mapping) else plan
-        self.overrides = {pattern: _override(pattern, value) for pattern, value in _mapping(overrides, "overrides")}
+        self.overrides = _overrides(overrides)
         self.modules_to_not_convert = _names(modules_to_not_convert)
+        self.rotation = rotation
+        if self.recipe is not None and kept_float is None:
+            self._adopt(self.recipe)
         self.kept_float = {str(name): str(reason) for name, reason in _mapping(kept_float, "kept_float")}
         if not isinstance(self.scheme, Scheme | None) or not isinstance(self.plan, Plan | None):
             raise ConfigError("scheme takes a Scheme and plan a Plan, or the dicts that their to_dict() writes")
@@ -90,13 +121,42 @@ class HfQuantConfig(QuantizationConfigMixin):
                 f"give exactly one of preset, scheme and plan; got {', '.join(given) or 'none'}. "
                 f"Presets: {', '.join(PRESETS)}"
             )
-        if rotation is not None and (isinstance(rotation, bool) or rotation != 0):
-            TensorScheme(rotation=rotation)  # checks the value
-        self.rotation = rotation
-        if self.plan is not None and (self.overrides or rotation is not None):
+        if self.rotation is not None and (isinstance(self.rotation, bool) or self.rotation != 0):
+            TensorScheme(rotation=self.rotation)  # checks the value
+        if self.plan is not None and (self.overrides or self.rotation is not None):
             raise ConfigError(
                 "overrides and rotation apply to a preset or a scheme; write the exceptions into the plan itself"
             )
+
+    @classmethod
+    def from_recipe(
+        cls, recipe: Recipe | Mapping[str, Any] | str | Path, calibration: Calibration | None = None
+    ) -> HfQuantConfig:
+        """The config of a recipe, or of a YAML file that holds one, with the data to calibrate on.
+
+        Raises:
+            ConfigError: The file cannot be read, or is no recipe.
+        """
+        return cls(
+            recipe=Recipe.from_file(recipe) if isinstance(recipe, str | Path) else recipe, calibration=calibration
+        )
+
+    def _adopt(self, recipe: Recipe) -> None:
+        # Said once, here or there, or twice alike: whatever lost would be ignored in silence.
+        said = {
+            "preset": recipe.preset,
+            "scheme": recipe.scheme,
+            "overrides": _overrides(recipe.overrides),
+            "rotation": recipe.rotation,
+            "modules_to_not_convert": list(recipe.modules_to_not_convert),
+        }
+        for key, value in said.items():
+            own = getattr(self, key)
+            if value in (None, {}, []):
+                continue
+            if own not in (None, {}, []) and own != value:
+                raise ConfigError(f"the recipe says {key} {value!r}, the config {own!r}: leave one of them out")
+            setattr(self, key, value)
 
     def requested_plan(self, candidates: Mapping[str, Candidate]) -> Plan:
         """The plan for a model with these modules, before ties and skips are looked at.
@@ -131,9 +191,17 @@ class HfQuantConfig(QuantizationConfigMixin):
             return PRESETS["w8a16" if input is None else "int8"].scheme_for(candidate.kind, candidate.width)
         return replace(PRESETS["int8"].scheme_for(candidate.kind, candidate.width), input=input)
 
-    def resolved(self, plan: Plan, kept_float: Mapping[str, str]) -> HfQuantConfig:
-        """A config of the plan that a model was really quantized with; the preset's name is kept for people."""
-        return HfQuantConfig(self.preset, plan=plan, kept_float=dict(kept_float))
+    def resolved(
+        self, plan: Plan, kept_float: Mapping[str, str], calibration_fingerprint: str | None = None
+    ) -> HfQuantConfig:
+        """A config of the plan that a model was really quantized with; preset and recipe are kept for people."""
+        return HfQuantConfig(
+            self.preset,
+            plan=plan,
+            kept_float=dict(kept_float),
+            recipe=self.recipe,
+            calibration_fingerprint=calibration_fingerprint or self.calibration_fingerprint,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; ``HfQuantConfig(**config.to_dict())`` is equal."""
@@ -147,6 +215,10 @@ class HfQuantConfig(QuantizationConfigMixin):
             values["kept_float"] = dict(self.kept_float)
         if self.rotation is not None:
             values["rotation"] = self.rotation
+        if self.recipe is not None:
+            values["recipe"] = self.recipe.to_dict()
+        if self.calibration_fingerprint is not None:
+            values["calibration_fingerprint"] = self.calibration_fingerprint
         if self.overrides:
             values["overrides"] = {
                 pattern: value.to_dict() if isinstance(value, Scheme) else value
@@ -177,6 +249,10 @@ def _resolve_overrides(overrides: Mapping[str, Any], candidates: Mapping[str, Ca
         plan = Plan(rules).resolve(candidates)
         resolved.update({name: scheme for name, scheme in plan.modules.items() if candidates[name] == sort})
     return resolved
+
+
+def _overrides(overrides: Mapping[str, Override] | None) -> dict[str, Scheme | str | None]:
+    return {pattern: _override(pattern, value) for pattern, value in _mapping(overrides, "overrides")}
 
 
 def _override(pattern: str, value: Any) -> Scheme | str | None:

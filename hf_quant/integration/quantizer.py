@@ -11,13 +11,17 @@ import torch
 from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name
 
+from hf_quant.algorithms import SOLVERS
+from hf_quant.algorithms.base import Solver
 from hf_quant.config.plan import Plan
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CheckpointError, ConfigError, HfQuantError, UnsupportedModel
 from hf_quant.fusion.fuse import fuse, unfuse
 from hf_quant.integration import attention, checkpoint, peft, saving
+from hf_quant.integration.algorithms import algorithms_of
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.resolve import Resolution, resolve
+from hf_quant.integration.solve import Outcome, check_data, quantize_weights
 from hf_quant.integration.weight_ops import QuantizeOnLoad
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.stored import StoredModule
@@ -41,6 +45,10 @@ class HfQuantQuantizer(HfQuantizer):
         self.resolution = Resolution(Plan({}), {}, {})
         self.failures: list[HfQuantError] = []
         self.in_checkpoint: set[str] = set()
+        self.solver: Solver = SOLVERS["rtn"]()
+        self.is_calibrated = False
+        self.block_errors: dict[str, float] = {}
+        """Of a model that was calibrated in this process; see `Outcome`."""
 
     def validate_environment(self, *args: Any, device_map: Any = None, **kwargs: Any) -> None:
         """Refuse what would give wrong results."""
@@ -73,6 +81,12 @@ class HfQuantQuantizer(HfQuantizer):
             resolution = resolve(model, self.quantization_config, self.in_checkpoint)
             self.resolution = replace(resolution, ties=self._ties_without_own_weight(resolution.ties))
             checkpoint.check_float_headers(self.resolution.plan, names)
+            algorithms = algorithms_of(self.quantization_config.recipe)
+            self.solver = algorithms.solver
+            self.is_calibrated = check_data(algorithms, self.quantization_config, self.resolution)
+            if self.is_calibrated:
+                # Float weights are loaded first: blocks need them to run.
+                return
             swap(model, self.resolution.plan, self.resolution.ties, device="meta")
         for _, module in quantized_modules(model):
             # Codes are never drawn at random; without this mark Transformers tries to where they stay on disk.
@@ -132,13 +146,22 @@ class HfQuantQuantizer(HfQuantizer):
 
     def get_quantize_ops(self) -> QuantizeOnLoad:
         """The conversion for one such tensor."""
-        return QuantizeOnLoad(self.resolution.ties, self.in_checkpoint, self.failures)
+        return QuantizeOnLoad(self.resolution.ties, self.in_checkpoint, self.failures, self.solver)
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         if self.failures:
             raise self.failures[0]
-        share_tied(model, _settled_ties(model))
-        self.quantization_config = self.quantization_config.resolved(self.resolution.plan, self.resolution.kept_float)
+        if self.is_calibrated:
+            # Which weights are tied is only certain now that they are loaded.
+            self.resolution = replace(self.resolution, ties=tied_in(model, self.resolution))
+            outcome = quantize_weights(model, self.quantization_config, self.resolution)
+        else:
+            outcome = Outcome()
+            share_tied(model, _settled_ties(model))
+        self.block_errors = outcome.block_errors
+        self.quantization_config = self.quantization_config.resolved(
+            self.resolution.plan, self.resolution.kept_float, outcome.fingerprint
+        )
         finish(model, self.quantization_config, self)
         return model
 
@@ -186,6 +209,8 @@ def finish(model: Any, config: HfQuantConfig, quantizer: HfQuantQuantizer) -> No
         CheckpointError: A tensor holds values that no quantizer writes.
     """
     for name, module in quantized_modules(model):
+        if module.kernel is not None:
+            continue  # checked and laid out already, as calibration needs it
         module.check_values(name)
         if not _is_offloaded(module):
             module.prepack()
@@ -209,6 +234,12 @@ def require_pretrained(model: Any) -> None:
         raise UnsupportedModel(f"hf_quant works on Transformers models, not on {type(model).__name__}")
     if getattr(model, "is_quantized", False) or any(True for _ in quantized_modules(model)):
         raise UnsupportedModel("the model is quantized already; call model.dequantize() first")
+
+
+def tied_in(model: Any, resolution: Resolution) -> dict[str, str]:
+    """Ties of a float model among the modules of the plan."""
+    plan = resolution.plan.modules
+    return {target: source for target, source in tied_modules(model).items() if target in plan and source in plan}
 
 
 def _settled_ties(model: Any) -> dict[str, str]:

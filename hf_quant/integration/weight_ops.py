@@ -8,7 +8,7 @@ import torch
 from transformers.core_model_loading import ConversionOps
 from transformers.quantizers.quantizers_utils import get_module_from_name
 
-from hf_quant.algorithms import SOLVERS
+from hf_quant.algorithms.base import Solver
 from hf_quant.errors import HfQuantError, WeightError
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.conv1d import QuantizedConv1D
@@ -21,10 +21,11 @@ class QuantizeOnLoad(ConversionOps):
     `failures` for the quantizer to raise once loading ends, and later tensors are not worked on in vain.
     """
 
-    def __init__(self, ties: dict[str, str], in_checkpoint: set[str], failures: list[HfQuantError]):
+    def __init__(self, ties: dict[str, str], in_checkpoint: set[str], failures: list[HfQuantError], solver: Solver):
         self.ties = ties
         self.in_checkpoint = in_checkpoint
         self.failures = failures
+        self.solver = solver
 
     def convert(
         self, input_dict: dict[str, Any], *, full_layer_name: str, model: Any, **kwargs: Any
@@ -56,7 +57,7 @@ class QuantizeOnLoad(ConversionOps):
                 f"{name}.weight has shape {tuple(weight.shape)} in the checkpoint, but the model expects {expected}: "
                 "do config.json and checkpoint belong together?"
             )
-        return SOLVERS["rtn"]().solve(weight, module.spec.scheme.weight, f"{name}.weight").tensors()
+        return self.solver.solve(weight, module.spec.scheme.weight, f"{name}.weight").tensors()
 
 
 def _placeholders(module: QuantizedModule) -> dict[str, torch.Tensor]:

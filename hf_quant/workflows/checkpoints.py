@@ -39,11 +39,18 @@ def load_model(source: str, config: HfQuantConfig | None = None, dtype: str = "a
     return model_class.from_pretrained(source, dtype=dtype, quantization_config=config)
 
 
+def load_tokenizer(source: str) -> Any:
+    """The tokenizer in `source`; None if there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError):
+        return None
+
+
 def copy_tokenizer(source: str, directory: Path) -> bool:
     """Save the tokenizer of `source` beside a quantized model; False if there is none."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError):
+    tokenizer = load_tokenizer(source)
+    if tokenizer is None:
         return False
     tokenizer.save_pretrained(directory)
     return True

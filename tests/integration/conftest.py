@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import hf_quant  # noqa: F401 - registers the method
-from hf_quant import HfQuantConfig
+from tests.integration.calibration_data import preset_config
 from tests.integration.tiny import CHECKPOINTS, auto_class, outputs, tiny_model
 
 
@@ -28,7 +28,7 @@ def load(checkpoints):
     """`load(name, preset or config, **options)`: a float checkpoint, quantized on the fly."""
 
     def load_quantized(name, config="int8", model_class=None, **options):
-        config = HfQuantConfig(config) if isinstance(config, str) else config
+        config = preset_config(config) if isinstance(config, str) else config
         options = {"dtype": torch.float32, **options}
         return (
             (model_class or auto_class(name))

@@ -10,6 +10,7 @@ import hf_quant
 from hf_quant.config.presets import PRESETS
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.stored import StoredModule
+from tests.integration.calibration_data import preset_config
 from tests.integration.tiny import FAMILIES, auto_class, outputs, tiny_model, token_ids
 
 
@@ -37,7 +38,7 @@ def made(request, load, tmp_path):
 
     def make(name, preset):
         if request.param == "memory":
-            return hf_quant.quantize(tiny_model(name), preset, progress=False)
+            return hf_quant.quantize(tiny_model(name), preset_config(preset), progress=False)
         model = load(name, preset)
         if request.param == "saved":
             model.save_pretrained(tmp_path / "saved")

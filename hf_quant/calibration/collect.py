@@ -1,0 +1,152 @@
+"""Statistics of what linears get, gathered while their block runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from hf_quant.calibration.statistics import InputStatistics
+from hf_quant.errors import CalibrationError
+from hf_quant.formats.rotation import rotate
+from hf_quant.observers.base import Observer
+
+
+class _Sums:
+    def __init__(self, width: int, device: torch.device, with_hessian: bool):
+        self.count = 0
+        self.total, self.total_abs, self.max_abs = (torch.zeros(width, device=device) for _ in range(3))
+        self.hessian = torch.zeros(width, width, device=device) if with_hessian else None
+
+    def add(self, rows: Tensor) -> None:
+        if not len(rows):
+            return  # all of it is padding, or an expert that no token was sent to
+        magnitudes = rows.abs()
+        self.count += len(rows)
+        self.total += rows.sum(0)
+        self.total_abs += magnitudes.sum(0)
+        self.max_abs = torch.maximum(self.max_abs, magnitudes.amax(0))
+        if self.hessian is not None:
+            self.hessian.addmm_(rows.T, rows)
+
+    def reduce(self) -> None:
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return
+        count = torch.tensor([float(self.count)], dtype=torch.float64, device=self.total.device)
+        for sums in (count, self.total, self.total_abs, *([] if self.hessian is None else [self.hessian])):
+            distributed.all_reduce(sums)
+        distributed.all_reduce(self.max_abs, op=distributed.ReduceOp.MAX)
+        self.count = int(count.item())
+
+    def statistics(self) -> InputStatistics:
+        count = max(self.count, 1)
+        hessian = None if self.hessian is None else self.hessian / count
+        return InputStatistics(self.count, self.total / count, self.total_abs / count, self.max_abs, hessian)
+
+
+class Collector:
+    """Sums up the inputs of linears over batches. Linears that get the very same tensor share their sums.
+
+    Args:
+        modules: Name to linear or ``Conv1D``.
+        hessian: Whether ``x x^T`` is summed up, too.
+        observers: Name to an observer of the input, where it gets a static grid.
+        rotations: Name to the size of the blocks that its input is rotated in before it is quantized.
+        prefix: Of the names in messages.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        hessian: bool = False,
+        observers: Mapping[str, Observer] | None = None,
+        rotations: Mapping[str, int] | None = None,
+        prefix: str = "",
+    ):
+        self.modules = dict(modules)
+        self.hessian = hessian
+        self.observers = dict(observers or {})
+        self.rotations = dict(rotations or {})
+        self.prefix = prefix
+        self.keep: Tensor | None = None
+        """Of the batch that runs: bool ``[batch, tokens]``."""
+        self._leaders: dict[str, str] = {}
+        self._sums: dict[str, _Sums] = {}
+        self._seen: list[tuple[Tensor, int, str]] = []
+
+    @contextmanager
+    def watching(self) -> Iterator[Collector]:
+        """While this is open, what the modules are called with counts."""
+        handles = [
+            module.register_forward_pre_hook(self._hook(name), with_kwargs=True)
+            for name, module in self.modules.items()
+        ]
+        try:
+            yield self
+        finally:
+            self._seen = []
+            for handle in handles:
+                handle.remove()
+
+    def next_batch(self, keep: Tensor | None) -> None:
+        """Say which tokens of the batch that runs next are no padding."""
+        self.keep, self._seen = keep, []
+
+    def statistics(self) -> dict[str, InputStatistics]:
+        """Of every module, over all ranks of ``torch.distributed`` if it is in use.
+
+        Raises:
+            CalibrationError: A module was never called, or with NaN or infinite values.
+        """
+        found = {}
+        for leader, sums in self._sums.items():
+            sums.reduce()
+            found[leader] = sums.statistics()
+            if not bool(torch.isfinite(sums.total_abs).all() & torch.isfinite(sums.max_abs).all()):
+                raise CalibrationError(
+                    f"{self.prefix}{leader} gets NaN or infinite inputs: load the model in bfloat16 or float32, or "
+                    "keep what makes them float with modules_to_not_convert"
+                )
+        for name in self.modules:
+            if found.get(self._leaders.get(name, "")) is None or found[self._leaders[name]].count == 0:
+                raise CalibrationError(
+                    f"{self.prefix}{name} was never called with a token that counts: calibrate on data that reaches "
+                    "it, or list it in modules_to_not_convert"
+                )
+        for observer in self.observers.values():
+            observer.reduce()
+        return {name: found[leader] for name, leader in self._leaders.items()}
+
+    def _hook(self, name: str) -> Any:
+        def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._take(name, args[0] if args else next(iter(kwargs.values())))
+
+        return watch
+
+    @torch.no_grad()
+    def _take(self, name: str, input: Tensor) -> None:
+        version = 0 if input.is_inference() else input._version
+        same = next((leader for seen, at, leader in self._seen if seen is input and at == version), None)
+        leader = self._leaders.setdefault(name, same or name)
+        fits = self.keep is not None and input.shape[:-1] == self.keep.shape
+        if name in self.observers:
+            rotation = self.rotations.get(name)
+            seen_by_kernel = input if rotation is None else rotate(input.to(torch.float32), rotation)
+            try:
+                self.observers[name].update(seen_by_kernel, self.keep if fits else None)
+            except CalibrationError as error:
+                raise CalibrationError(f"{self.prefix}{name}: {error}") from error
+        if leader != name and same == leader:
+            return
+        rows = input.detach().flatten(0, -2)
+        if fits:
+            assert self.keep is not None
+            rows = rows[self.keep.flatten()]
+        sums = self._sums.get(leader)
+        if sums is None:
+            sums = self._sums[leader] = _Sums(input.shape[-1], input.device, self.hessian)
+        sums.add(rows.to(torch.float32))
+        self._seen.append((input, version, leader))

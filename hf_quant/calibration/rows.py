@@ -1,0 +1,139 @@
+"""From whatever a user calls a dataset to rows: the tensors of one text or sequence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_quant.errors import CalibrationError
+from hf_quant.registry import unknown
+
+Row = dict[str, torch.Tensor]
+"""int64 ``[tokens]`` each: ``input_ids``, ``attention_mask``, and ``token_type_ids`` if the tokenizer gives them."""
+
+FIELDS = ("input_ids", "attention_mask", "token_type_ids")
+_TEXT_COLUMNS = ("text", "sentence", "content")
+
+
+def examples(dataset: Any, seed: int) -> Iterator[Any]:
+    """The dataset's items, in an order that `seed` fixes if they can be looked up, otherwise in their own order.
+
+    Raises:
+        CalibrationError: There is no such text file, or `dataset` is nothing that can be iterated.
+    """
+    if isinstance(dataset, str | Path):
+        dataset = paragraphs(Path(dataset))
+    elif isinstance(dataset, Mapping):
+        if "input_ids" not in dataset:
+            raise CalibrationError(f"the dataset is a mapping of {list(dataset)}: pass one of them, such as a split")
+        dataset = [dataset]
+    if not isinstance(dataset, Iterable) and not hasattr(dataset, "__getitem__"):
+        raise CalibrationError(
+            f"cannot calibrate on a {type(dataset).__name__}: pass a datasets.Dataset, a DataLoader, a list of texts "
+            "or of token ids, or the path of a text file"
+        )
+    if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
+        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+        return (dataset[int(index)] for index in order)
+    return iter(dataset)
+
+
+def paragraphs(path: Path) -> list[str]:
+    """The blocks of a UTF-8 text file that blank lines separate.
+
+    Raises:
+        CalibrationError: The file cannot be read as text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CalibrationError(
+            f"cannot read {str(path)[:200]!r} as a text file ({error}); "
+            "to calibrate on texts themselves, pass a list of them"
+        ) from error
+    return [block.strip() for block in re.split(r"\n\s*\n", text) if block.strip()]
+
+
+def is_batch(example: Any) -> bool:
+    """Whether somebody has prepared this: rows of token ids, padded to one length."""
+    return isinstance(example, Mapping) and torch.is_tensor(example.get("input_ids")) and example["input_ids"].ndim == 2
+
+
+def rows(example: Any, encode: Callable[[str], Mapping[str, Any]] | None, text_column: str | None) -> list[Row]:
+    """Rows of one example: a text, token ids, a mapping with either, or a batch of them. Empty ones are left out.
+
+    Args:
+        example: An item of the dataset.
+        encode: The tokenizer for texts, None if there is none.
+        text_column: Where texts are in mappings; None to find out.
+
+    Raises:
+        CalibrationError: No text and no token ids, or not to be told which; a text without a tokenizer; malformed ids.
+    """
+    if isinstance(example, Mapping):
+        if text_column is None and "input_ids" in example:
+            return _token_rows({name: example[name] for name in FIELDS if example.get(name) is not None})
+        example = example[_text_column(example, text_column)]
+    if example is None:
+        return []
+    texts = [example] if isinstance(example, str) else example
+    if not (isinstance(texts, list | tuple) and texts and all(isinstance(text, str) for text in texts)):
+        return _token_rows({"input_ids": example})
+    if encode is None:
+        raise CalibrationError("texts need a tokenizer: pass tokenizer=AutoTokenizer.from_pretrained(...)")
+    encoded = [encode(text) for text in texts if text.strip()]
+    return [row for fields in encoded for row in _token_rows({name: fields[name] for name in FIELDS if name in fields})]
+
+
+def _text_column(example: Mapping[str, Any], wanted: str | None) -> str:
+    if wanted is not None:
+        if wanted not in example:
+            raise CalibrationError(unknown("text column", wanted, example))
+        return wanted
+    strings = [name for name, value in example.items() if isinstance(value, str)]
+    named = [name for name in _TEXT_COLUMNS if name in strings]
+    if named or len(strings) == 1:
+        return (named or strings)[0]
+    if any(torch.is_tensor(value) for value in example.values()):
+        raise CalibrationError(
+            f"a batch has {list(example)} but no input_ids: let the loader's collate_fn name them so"
+        )
+    raise CalibrationError(
+        f"no telling which column is the text: pass text_column=..., one of {list(example)}, or preprocess=... that "
+        "returns a text"
+    )
+
+
+def _token_rows(fields: Mapping[str, Any]) -> list[Row]:
+    """One row for each sequence, without the padding at its ends."""
+    tensors = {name: _integers(name, value) for name, value in fields.items()}
+    ids = tensors["input_ids"]
+    for name, tensor in tensors.items():
+        if tensor.shape != ids.shape:
+            raise CalibrationError(
+                f"{name} has shape {tuple(tensor.shape)}, input_ids {tuple(ids.shape)}: make them alike"
+            )
+    found = []
+    for index in range(len(ids)):
+        row = {"attention_mask": torch.ones_like(ids[index]), **{name: each[index] for name, each in tensors.items()}}
+        kept = row["attention_mask"].nonzero().flatten()
+        if len(kept):
+            found.append({name: row[name][int(kept[0]) : int(kept[-1]) + 1] for name in FIELDS if name in row})
+    return found
+
+
+def _integers(name: str, value: Any) -> torch.Tensor:
+    """int64 ``[rows, tokens]`` on the CPU."""
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CalibrationError(f"{name} must be integers of one length, not {str(value)[:80]}: {error}") from error
+    if (tensor.numel() and (tensor.is_floating_point() or tensor.is_complex())) or tensor.ndim not in (1, 2):
+        raise CalibrationError(
+            f"{name} must be integers [tokens] or [batch, tokens], not {tensor.dtype} {list(tensor.shape)}"
+        )
+    return torch.atleast_2d(tensor.detach().to("cpu", torch.int64))

@@ -1,0 +1,297 @@
+"""Quantization with data: block by block, each on the outputs of the quantized blocks before it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from tqdm.auto import tqdm
+
+from hf_quant.algorithms import SOLVERS
+from hf_quant.algorithms.base import InputStatistics, QuantizedWeight
+from hf_quant.calibration.blocks import BlockInput, find_blocks, first_inputs, passed_over, run_block
+from hf_quant.calibration.collect import Collector
+from hf_quant.calibration.data import Calibration
+from hf_quant.calibration.pairs import find_pairs
+from hf_quant.calibration.resume import Progress
+from hf_quant.config.scheme import Scheme
+from hf_quant.errors import CalibrationError
+from hf_quant.integration.algorithms import Algorithms, is_static
+from hf_quant.integration.fill import replace_module, rows_of_weight
+from hf_quant.integration.resolve import Resolution
+from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.stored import StoredModule
+from hf_quant.modules.swap import candidates, share_tied
+from hf_quant.observers.base import grid
+
+logger = logging.getLogger(__name__)
+
+Inputs = Mapping[str, InputStatistics]
+
+_LOSS = "error of the block"
+"""Among the tensors of a block that is kept; no parameter is called so."""
+
+
+class CalibratedRun:
+    """One run over a model. Call `quantize`.
+
+    Memory: beside the model it holds the inputs of one block and the statistics of its linears; float weights are
+    freed block by block as their codes are made.
+
+    Args:
+        model: Float, in evaluation; changed in place.
+        resolution: What is quantized, and how.
+        algorithms: The recipe's.
+        calibration: The data.
+        progress: Show a progress bar.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        resolution: Resolution,
+        algorithms: Algorithms,
+        calibration: Calibration,
+        progress: bool = True,
+    ):
+        self.model = model
+        self.resolution = resolution
+        self.algorithms = algorithms
+        self.calibration = calibration
+        self.show = progress
+        self.list_name = find_blocks(model)
+        self.blocks: nn.ModuleList = model.get_submodule(self.list_name)
+        self.losses: dict[str, float] = {}
+        """Relative error of each block's output on the first batch, against the float block on the same inputs."""
+
+    @torch.no_grad()
+    def quantize(self, kept: Progress | None = None) -> None:
+        """Quantize everything that the plan names.
+
+        Args:
+            kept: Where to keep progress, and to go on from.
+
+        Raises:
+            CalibrationError: The data or what the model makes of it is not usable.
+            WeightError: A weight holds NaN or Inf.
+        """
+        training = self.model.training
+        self.model.eval()
+        try:
+            for name, scheme in self._outside("embedding").items():
+                self._replace(name, scheme, self._round(name, scheme), None)
+            share_tied(self.model, {t: s for t, s in self.resolution.ties.items() if self._is_replaced(t)})
+            entries = list(first_inputs(self.model, self.blocks, self._batches()))
+            if not entries:
+                raise CalibrationError("the calibration data has no batch for this process: give more samples")
+            for index in (bar := tqdm(range(len(self.blocks)), desc="Calibrating", disable=not self.show)):
+                name = f"{self.list_name}.{index}"
+                if kept is not None and index < kept.done:
+                    tensors = kept.load(index)
+                    self.losses[name] = float(tensors.pop(_LOSS))
+                    self._restore(index, tensors)
+                    if index + 1 == kept.done:
+                        carried = kept.carried()
+                        for position, entry in enumerate(entries):
+                            entry.hidden = carried[f"{position:06}"].to(entry.hidden.device)
+                    continue
+                self._quantize_block(index, entries)
+                bar.set_postfix({"error": f"{self.losses[name]:.2e}"})
+                if kept is not None:
+                    tensors = {**self.blocks[index].state_dict(), _LOSS: torch.tensor(self.losses[name]).double()}
+                    kept.save(
+                        index, tensors, {f"{position:06}": entry.hidden for position, entry in enumerate(entries)}
+                    )
+            self._quantize_rest(entries)
+        finally:
+            self.model.train(training)
+
+    def _batches(self) -> list[dict[str, Tensor]]:
+        calibration = self.calibration
+        if distributed.is_available() and distributed.is_initialized():
+            calibration = calibration.shard(distributed.get_rank(), distributed.get_world_size())
+        device = next(self.blocks.parameters()).device
+        batches = calibration.batches(self.model.config)
+        return [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
+
+    def _quantize_block(self, index: int, entries: list[BlockInput]) -> None:
+        block, prefix = self.blocks[index], f"{self.list_name}.{index}."
+        schemes = {
+            name.removeprefix(prefix): scheme
+            for name, scheme in self.resolution.plan.modules.items()
+            if name.startswith(prefix) and scheme is not None
+        }
+        integer = {name: scheme for name, scheme in schemes.items() if scheme.weight.is_integer}
+        algorithms = self.algorithms
+        targets: list[Tensor] = []
+        inputs: Inputs = {}
+        is_observed = any(is_static(scheme) for scheme in integer.values())
+        watches_first = bool(algorithms.needs) or (is_observed and not algorithms.transforms)
+        collector = self._collector(block, prefix, integer, observe=is_observed and not algorithms.transforms)
+        needs_targets = algorithms.block_solver is not None
+        if watches_first or needs_targets:
+            targets = self._pass(block, index, entries, collector, len(entries) if needs_targets else 1)
+            inputs = collector.statistics()
+        else:
+            targets = [run_block(block, index, entries[0])]
+        if algorithms.transforms and integer:
+            args, kwargs = entries[0].call(index)
+            pairs = find_pairs(block, args, kwargs)
+            for transform in algorithms.transforms:
+                transformed = transform.apply(block, pairs, inputs, integer)
+                inputs = transformed.inputs
+                for line in transformed.report:
+                    logger.debug("%s%s", prefix, line)
+            if is_observed:
+                collector = self._collector(block, prefix, integer, observe=True, with_hessian=False)
+                self._pass(block, index, entries, collector, 0)
+                collector.statistics()
+        grids = {name: grid(observer) for name, observer in collector.observers.items()}
+        solved = self._solve_block(block, index, integer, inputs, entries, targets, prefix)
+        for name, scheme in schemes.items():
+            mean = inputs[name].mean if algorithms.bias_correction and name in inputs else None
+            self._replace(prefix + name, scheme, solved.get(name), mean, grids.get(name))
+        for position, entry in enumerate(entries):
+            output = run_block(block, index, entry)
+            if position == 0:
+                self.losses[prefix[:-1]] = _relative_error(output, targets[0], entry.keep)
+            entry.hidden = output
+
+    def _solve_block(
+        self,
+        block: nn.Module,
+        index: int,
+        schemes: dict[str, Scheme],
+        inputs: Inputs,
+        entries: list[BlockInput],
+        targets: list[Tensor],
+        prefix: str,
+    ) -> dict[str, QuantizedWeight]:
+        if self.algorithms.block_solver is not None and schemes:
+            calls = [entry.call(index) for entry in entries]
+            keep = [entry.keep for entry in entries]
+            with torch.enable_grad():
+                return self.algorithms.block_solver.solve_block(
+                    block, schemes, calls, targets, keep, self.calibration.seed
+                )
+        return {
+            name: self.algorithms.solver.solve(
+                rows_of_weight(block.get_submodule(name)), scheme.weight, f"{prefix}{name}.weight", inputs.get(name)
+            )
+            for name, scheme in schemes.items()
+        }
+
+    def _quantize_rest(self, entries: list[BlockInput]) -> None:
+        # What comes after the blocks, and whatever is called beside them.
+        rest = {name: scheme for name, scheme in self._outside().items() if not self._is_replaced(name)}
+        integer = {name: scheme for name, scheme in rest.items() if scheme.weight.is_integer}
+        untied = {name for name in integer if name not in self.resolution.ties}
+        observed = {name: scheme for name, scheme in integer.items() if name in untied or is_static(scheme)}
+        inputs: Inputs = {}
+        needs = bool(self.algorithms.needs) and bool(untied)
+        collector = self._collector(self.model, "", observed, observe=True)
+        if observed and (needs or collector.observers):
+            with passed_over(self.blocks, entries[0].in_tuples) as result, collector.watching():
+                for batch, entry in zip(self._batches(), entries, strict=True):
+                    result[:] = [entry.hidden]
+                    collector.next_batch(entry.keep)
+                    self.model(**batch)
+            inputs = collector.statistics()
+        for name, scheme in rest.items():
+            solved = None
+            if name in untied:
+                weight = rows_of_weight(self.model.get_submodule(name))
+                solved = self.algorithms.solver.solve(weight, scheme.weight, f"{name}.weight", inputs.get(name))
+            mean = inputs[name].mean if self.algorithms.bias_correction and name in inputs else None
+            observer = collector.observers.get(name)
+            self._replace(name, scheme, solved, mean, None if observer is None else grid(observer))
+        share_tied(self.model, self.resolution.ties)
+        for name in self._outside():
+            module = self.model.get_submodule(name)
+            if isinstance(module, QuantizedModule):
+                # So far on whatever kernel takes codes as they are; those it shares a weight with are known now.
+                module.release_kernel()
+
+    def _collector(
+        self, root: nn.Module, prefix: str, schemes: Mapping[str, Scheme], observe: bool, with_hessian: bool = True
+    ) -> Collector:
+        static = {name: scheme for name, scheme in schemes.items() if observe and is_static(scheme)}
+        return Collector(
+            {name: root.get_submodule(name) for name in schemes},
+            with_hessian and "hessian" in self.algorithms.needs,
+            {name: self.algorithms.observe(scheme) for name, scheme in static.items()},
+            {name: scheme.weight.rotation for name, scheme in static.items() if scheme.weight.rotation is not None},
+            prefix,
+        )
+
+    def _pass(
+        self, block: nn.Module, index: int, entries: list[BlockInput], collector: Collector, keep_outputs: int
+    ) -> list[Tensor]:
+        outputs: list[Tensor] = []
+        with collector.watching():
+            for entry in entries:
+                collector.next_batch(entry.keep)
+                output = run_block(block, index, entry)
+                if len(outputs) < keep_outputs:
+                    outputs.append(output)
+        return outputs
+
+    def _outside(self, kind: str | None = None) -> dict[str, Scheme]:
+        kinds = candidates(self.model) if kind is not None else {}
+        return {
+            name: scheme
+            for name, scheme in self.resolution.plan.modules.items()
+            if scheme is not None
+            and not name.startswith(f"{self.list_name}.")
+            and (kind is None or (name in kinds and kinds[name].kind == kind))
+        }
+
+    def _round(self, name: str, scheme: Scheme) -> QuantizedWeight | None:
+        if name in self.resolution.ties or not scheme.weight.is_integer:
+            return None
+        weight = rows_of_weight(self.model.get_submodule(name))
+        solved: QuantizedWeight = SOLVERS["rtn"]().solve(weight, scheme.weight, f"{name}.weight")
+        return solved
+
+    def _is_replaced(self, name: str) -> bool:
+        module = self.model.get_submodule(name)
+        return isinstance(module, QuantizedModule | StoredModule)
+
+    def _replace(
+        self,
+        name: str,
+        scheme: Scheme,
+        solved: QuantizedWeight | None,
+        mean: Tensor | None,
+        input_grid: tuple[Tensor, Tensor | None] | None = None,
+    ) -> None:
+        replaced = replace_module(self.model, name, scheme, self.resolution.ties, solved, mean, input_grid)
+        if isinstance(replaced, QuantizedModule) and name.startswith(f"{self.list_name}."):
+            replaced.check_values(name)
+            replaced.prepack()
+
+    def _restore(self, index: int, tensors: dict[str, Tensor]) -> None:
+        prefix = f"{self.list_name}.{index}."
+        for name, scheme in self.resolution.plan.modules.items():
+            if name.startswith(prefix) and scheme is not None:
+                inner = name.removeprefix(prefix)
+                solved = None
+                if scheme.weight.is_integer:
+                    zero_point = tensors.get(f"{inner}.weight_zero_point")
+                    solved = QuantizedWeight(tensors[f"{inner}.weight"], tensors[f"{inner}.weight_scale"], zero_point)
+                replace_module(self.model, name, scheme, self.resolution.ties, solved)
+        self.blocks[index].load_state_dict(tensors)
+        for name, module in self.blocks[index].named_modules():
+            if isinstance(module, QuantizedModule):
+                module.check_values(prefix + name)
+                module.prepack()
+
+
+def _relative_error(found: Tensor, expected: Tensor, keep: Tensor | None) -> float:
+    found, expected = found.float(), expected.float()
+    if keep is not None:
+        found, expected = found[keep], expected[keep]
+    return float((found - expected).norm() / expected.norm().clamp(min=1e-30))

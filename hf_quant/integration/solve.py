@@ -1,0 +1,103 @@
+"""From the float weights of a model in memory to codes, with data or without."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import distributed
+from tqdm.auto import tqdm
+
+from hf_quant.calibration.resume import Progress
+from hf_quant.errors import ConfigError
+from hf_quant.integration.algorithms import Algorithms, algorithms_of
+from hf_quant.integration.calibrated import CalibratedRun
+from hf_quant.integration.config import HfQuantConfig
+from hf_quant.integration.fill import replace_module, rows_of_weight
+from hf_quant.integration.fingerprint import fingerprint
+from hf_quant.integration.resolve import Resolution
+from hf_quant.modules.swap import share_tied
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a calibrated run leaves beside the codes; nothing where no data was needed.
+
+    Args:
+        block_errors: Name of each block to the relative error of its output on the first batch, against the float block
+            on the same inputs.
+        fingerprint: Of the data.
+    """
+
+    block_errors: dict[str, float] = field(default_factory=dict)
+    fingerprint: str | None = None
+
+
+def quantize_weights(
+    model: Any,
+    config: HfQuantConfig,
+    resolution: Resolution,
+    progress: bool = True,
+    resume: str | Path | None = None,
+    restart: bool = False,
+) -> Outcome:
+    """Replace the modules of the plan, one at a time.
+
+    Args:
+        model: Float, changed in place.
+        config: Its recipe and data are used.
+        resolution: Of the two.
+        progress: Show a progress bar.
+        resume: Folder to keep progress in and go on from; only for what needs data.
+        restart: Throw away what it holds of other work.
+
+    Raises:
+        ConfigError: The recipe or plan needs data and there is none, or the folder holds other work.
+    """
+    algorithms = algorithms_of(config.recipe)
+    if not check_data(algorithms, config, resolution):
+        for name, scheme in tqdm(resolution.plan.modules.items(), desc="Quantizing", disable=not progress):
+            if scheme is None:
+                continue
+            solved = None
+            if scheme.weight.is_integer and name not in resolution.ties:
+                weight = rows_of_weight(model.get_submodule(name))
+                solved = algorithms.solver.solve(weight, scheme.weight, f"{name}.weight")
+            replace_module(model, name, scheme, resolution.ties, solved)
+        share_tied(model, resolution.ties)
+        return Outcome()
+    assert config.calibration is not None
+    run = CalibratedRun(model, resolution, algorithms, config.calibration, progress)
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        if resume is not None:
+            raise ConfigError("several processes cannot keep progress in one folder: leave resume out")
+        if algorithms.block_solver is not None:
+            # Each would learn other roundings from its own share of the data.
+            raise ConfigError("a solver of whole blocks, such as signround, works in one process: start only one")
+    kept = None
+    if resume is not None:
+        kept = Progress(Path(resume), fingerprint(model, resolution, config.recipe, config.calibration), restart)
+    run.quantize(kept)
+    return Outcome(run.losses, config.calibration.fingerprint(model.config))
+
+
+def check_data(algorithms: Algorithms, config: HfQuantConfig, resolution: Resolution) -> bool:
+    """Whether data is needed. A warning says so where there is some in vain.
+
+    Raises:
+        ConfigError: It is, and there is none.
+    """
+    if not algorithms.needs_data(resolution.plan):
+        if config.calibration is not None:
+            logger.warning("the calibration data is not used: neither the recipe nor a static input needs any")
+        return False
+    if config.calibration is None:
+        raise ConfigError(
+            "the recipe, or a static input in the plan, needs data: "
+            "HfQuantConfig(..., calibration=hf_quant.Calibration(dataset, tokenizer)), or --data on the command line"
+        )
+    return True

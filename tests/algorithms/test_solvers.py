@@ -1,0 +1,143 @@
+"""What every solver of the table keeps to, in every kind of scheme."""
+
+import math
+
+import pytest
+import torch
+
+from hf_quant.algorithms import SOLVERS
+from hf_quant.algorithms.base import QuantizedWeight
+from hf_quant.algorithms.rtn import RoundToNearest
+from hf_quant.config.scheme import FORMAT_BITS, TensorScheme
+from hf_quant.errors import WeightError
+from hf_quant.formats import affine_format, scale_dtype
+from hf_quant.formats.packing import padding_is_zero, unpack, words_per_row
+from tests.algorithms.problem import (
+    decoded,
+    make_inputs,
+    make_weight,
+    output_error,
+    statistics,
+    weighted_error,
+)
+
+WIDTH = 96
+GRAINS = [("tensor", None), ("channel", None), ("group", 8), ("group", 32)]
+SCHEMES = [
+    TensorScheme(bits=bits, symmetric=symmetric, granularity=granularity, group_size=size, rotation=rotation)
+    for bits in FORMAT_BITS["int"]
+    for symmetric in (True, False)
+    for granularity, size in GRAINS
+    for rotation in (None, 32)
+]
+
+
+def name_of(scheme):
+    kind = "sym" if scheme.symmetric else "asym"
+    return f"{scheme.bits}-{kind}-{scheme.granularity}-{scheme.group_size}-rot{scheme.rotation}"
+
+
+every_solver = pytest.mark.parametrize("solver", list(SOLVERS))
+every_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=name_of)
+INPUTS = statistics(make_inputs(WIDTH))
+
+
+@every_solver
+@every_scheme
+def test_tensors_are_those_that_modules_store(solver, scheme):
+    weight = make_weight(7, WIDTH)
+    solved = SOLVERS[solver]().solve(weight, scheme, "weight", INPUTS)
+    assert isinstance(solved, QuantizedWeight)
+    groups = WIDTH // scheme.group_size if scheme.group_size else 1
+    shape = (1, 1) if scheme.granularity == "tensor" else (7, groups)
+    assert solved.codes.dtype == torch.int32 and solved.codes.shape == (7, words_per_row(WIDTH, scheme.bits))
+    assert solved.codes.is_contiguous() and padding_is_zero(solved.codes, scheme.bits, WIDTH)
+    assert solved.scale.dtype == scale_dtype(scheme) and solved.scale.shape == shape
+    assert bool((solved.scale > 0).all()) and bool(solved.scale.isfinite().all())
+    assert (solved.zero_point is None) == scheme.symmetric
+    if solved.zero_point is not None:
+        assert solved.zero_point.dtype == affine_format(scheme).dtype and solved.zero_point.shape == shape
+    assert int(unpack(solved.codes, scheme.bits, WIDTH).min()) >= affine_format(scheme).quant_min
+
+
+@every_scheme
+def test_gptq_is_no_worse_than_rounding_for_the_outputs(scheme):
+    weight = make_weight(16, WIDTH)
+    errors = {
+        solver: output_error(weight, SOLVERS[solver]().solve(weight, scheme, "weight", INPUTS), scheme, INPUTS.hessian)
+        for solver in ("gptq", "rtn")
+    }
+    assert errors["gptq"] <= errors["rtn"] * (1 + 1e-5)
+
+
+@every_scheme
+def test_clipping_is_no_worse_than_the_whole_range_for_the_weights(scheme):
+    weight = make_weight(16, WIDTH)
+    errors = {
+        solver: weighted_error(weight, SOLVERS[solver]().solve(weight, scheme, "weight", INPUTS), scheme)
+        for solver in ("mse", "rtn")
+    }
+    assert errors["mse"] <= errors["rtn"] * (1 + 1e-5)
+
+
+@every_solver
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_gives_what_its_float32_values_give(solver, dtype):
+    scheme = TensorScheme(bits=4, symmetric=False, granularity="group", group_size=32)
+    weight = make_weight(9, WIDTH, dtype=dtype)
+    half, single = (SOLVERS[solver]().solve(w, scheme, "weight", INPUTS).tensors() for w in (weight, weight.float()))
+    assert all(torch.equal(half[name], single[name]) for name in single)
+
+
+@every_solver
+@pytest.mark.parametrize("scheme", SCHEMES[::5], ids=name_of)
+def test_runs_are_alike_to_the_last_bit_and_leave_what_they_are_given_alone(solver, scheme):
+    weight = torch.nn.Parameter(make_weight(20, WIDTH))
+    before, hessian = weight.detach().clone(), INPUTS.hessian.clone()
+    first, second = (SOLVERS[solver]().solve(weight, scheme, "weight", INPUTS).tensors() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) and not first[name].requires_grad for name in first)
+    assert torch.equal(weight, before) and torch.equal(INPUTS.hessian, hessian)
+
+
+@every_solver
+@pytest.mark.parametrize("scheme", SCHEMES[::5], ids=name_of)
+def test_a_transposed_view_gives_what_the_straight_weight_gives(solver, scheme):
+    weight = make_weight(20, WIDTH)
+    straight, turned = (
+        SOLVERS[solver]().solve(source, scheme, "weight", INPUTS).tensors()
+        for source in (weight, weight.t().contiguous().t())
+    )
+    assert all(torch.equal(straight[name], turned[name]) for name in straight)
+
+
+@every_solver
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_a_weight_that_is_not_finite_is_an_error_that_names_the_module(solver, value, granularity):
+    weight = make_weight(9, WIDTH)
+    weight[8, 31] = value
+    with pytest.raises(WeightError, match=r"layer\.weight holds NaN or Inf"):
+        SOLVERS[solver]().solve(weight, TensorScheme(bits=4, granularity=granularity), "layer.weight", INPUTS)
+
+
+@every_solver
+@pytest.mark.parametrize("shape", [(0, 8), (8, 0), (8,), (2, 3, 4), ()])
+def test_only_matrices_with_elements_are_taken(solver, shape):
+    with pytest.raises(WeightError, match=r"layer\.weight has shape .* only matrices with elements"):
+        SOLVERS[solver]().solve(torch.zeros(shape), TensorScheme(), "layer.weight", INPUTS)
+
+
+@every_solver
+def test_a_weight_of_zeros_stays_zero(solver):
+    scheme = TensorScheme(bits=4, symmetric=False, granularity="group", group_size=32)
+    solved = SOLVERS[solver]().solve(torch.zeros(3, WIDTH), scheme, "weight", INPUTS)
+    assert bool((decoded(solved, scheme, (3, WIDTH)) == 0).all())
+
+
+@every_solver
+def test_solvers_need_fields_that_statistics_have(solver):
+    assert SOLVERS[solver]().needs <= {"mean", "mean_abs", "max_abs", "hessian"}
+
+
+def test_rounding_needs_no_statistics():
+    assert RoundToNearest().needs == frozenset()

@@ -1,0 +1,121 @@
+import pytest
+import torch
+from torch import nn
+
+from hf_quant.calibration.collect import Collector
+from hf_quant.errors import CalibrationError
+from hf_quant.formats.affine import AffineFormat
+from hf_quant.formats.rotation import rotate
+from hf_quant.observers import OBSERVERS
+
+WIDTH = 16
+KEEP = torch.arange(5) < torch.tensor([5, 3])[:, None]
+
+
+class Projections(nn.Module):
+    """Two linears on one input, one on the first's output, and one that is never called."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key, self.out, self.idle = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    def forward(self, hidden):
+        query = self.query(hidden)
+        self.key(hidden)
+        return self.out(input=query)
+
+
+def collector(module, names=("query", "key", "out"), **options):
+    return Collector({name: module.get_submodule(name) for name in names}, **options)
+
+
+def run(module, found, inputs, keep=None):
+    with found.watching(), torch.no_grad():
+        for input in inputs:
+            found.next_batch(keep)
+            module(input)
+    return found.statistics()
+
+
+def inputs(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(2, 5, WIDTH, generator=generator) * 3 + 1 for _ in range(3)]
+
+
+def test_statistics_are_those_of_the_tokens_that_count():
+    module, given = Projections(), inputs()
+    found = run(module, collector(module, hessian=True), given, KEEP)["query"]
+    rows = torch.cat([input[KEEP] for input in given]).double()
+    assert found.count == len(rows) == 3 * 8
+    torch.testing.assert_close(found.mean.double(), rows.mean(0), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(found.mean_abs.double(), rows.abs().mean(0), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(found.hessian.double(), rows.T @ rows / len(rows), atol=1e-5, rtol=1e-5)
+    assert torch.equal(found.max_abs.double(), rows.abs().amax(0))
+
+
+def test_linears_on_one_tensor_share_their_sums():
+    module = Projections()
+    found = run(module, collector(module, hessian=True), inputs())
+    assert found["query"] is found["key"] and found["out"] is not found["query"]
+
+
+def test_an_input_that_was_changed_in_between_is_another_one():
+    module = Projections()
+
+    def forward(hidden):
+        module.query(hidden)
+        hidden.add_(1)
+        module.key(hidden)
+
+    module.forward = forward
+    found = run(module, collector(module, ("query", "key")), inputs())
+    torch.testing.assert_close(found["key"].mean, found["query"].mean + 1)
+
+
+def test_without_a_hessian_none_is_summed_up():
+    module = Projections()
+    assert run(module, collector(module), inputs())["query"].hessian is None
+
+
+def test_nan_in_padding_is_nothing_and_elsewhere_names_the_module():
+    module, given = Projections(), inputs()
+    given[1][1, 4] = torch.nan
+    assert run(module, collector(module), given, KEEP)["query"].mean.isfinite().all()
+    given[1][1, 0] = torch.inf
+    with pytest.raises(CalibrationError, match=r"layers\.3\.query gets NaN or infinite inputs"):
+        run(module, collector(module, prefix="layers.3."), given, KEEP)
+
+
+def test_a_module_that_no_token_reaches_is_named():
+    module = Projections()
+    with pytest.raises(CalibrationError, match=r"layers\.3\.idle was never called"):
+        run(module, collector(module, ("query", "idle"), prefix="layers.3."), inputs())
+    with pytest.raises(CalibrationError, match="query was never called with a token that counts"):
+        run(module, collector(module), inputs(), torch.zeros(2, 5, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("rotation", [None, 16])
+def test_observers_see_what_a_kernel_quantizes(rotation):
+    module, given = Projections(), inputs()
+    observers = {name: OBSERVERS["minmax"](AffineFormat(8)) for name in ("query", "key")}
+    rotations = {} if rotation is None else dict.fromkeys(observers, rotation)
+    run(module, collector(module, observers=observers, rotations=rotations), given, KEEP)
+    seen = torch.cat([(input if rotation is None else rotate(input, rotation))[KEEP] for input in given])
+    for observer in observers.values():
+        assert [float(end) for end in observer.range()] == [float(seen.min()), float(seen.max())]
+
+
+def test_an_observer_of_nan_names_the_module():
+    module, given = Projections(), inputs()
+    given[0][0, 0, 0] = torch.nan
+    found = collector(module, observers={"key": OBSERVERS["minmax"](AffineFormat(8))}, prefix="layers.3.")
+    with pytest.raises(CalibrationError, match=r"layers\.3\.key: 1 of 10 tokens hold NaN"):
+        run(module, found, given)
+
+
+def test_nothing_counts_outside_the_watch():
+    module, found = Projections(), None
+    found = collector(module)
+    run(module, found, inputs())
+    module(inputs()[0])
+    assert found.statistics()["query"].count == 30
