@@ -75,6 +75,8 @@ class FusedGatedMlp(FusedBlock):
             return []
         for last in found:
             first, second = (name for name in found if name != last)
+            if static_grid(found[first]) != static_grid(found[second]):
+                continue
             if found[first].out_features == found[second].out_features == found[last].in_features:
                 orders = ((first, second, last), (second, first, last))
                 return [parts_of({name: found[name] for name in order}, activation, gated=True) for order in orders]
@@ -122,13 +124,13 @@ class FusedActivation(FusedBlock):
 
 
 def on_native(linears: list[Any]) -> list[QuantizedLinear] | None:
-    """The linears, unless an adapter has taken the place of one, or a kernel for another device."""
+    """The linears, unless an adapter has taken the place of one, or a kernel for another device, or scales are new."""
     for linear in linears:
         if type(linear) not in (QuantizedLinear, QuantizedConv1D):
             return None
         if linear.repack:
             linear.prepack()
-        if linear.kernel != NATIVE:
+        if linear.kernel != NATIVE or linear.rescaled:
             return None
     return linears
 
@@ -146,6 +148,13 @@ def needs_gradient(module: nn.Module) -> bool:
 def drops_out(module: nn.Module) -> bool:
     """Whether a dropout among the children of `module` does something now."""
     return module.training and any(isinstance(child, nn.Dropout) and child.p > 0 for child in module.children())
+
+
+def static_grid(linear: QuantizedLinear) -> tuple[float, int] | None:
+    """Scale and zero point of a static input, which linears need to have in common to share their input."""
+    if linear.input_scale is None:
+        return None
+    return float(linear.input_scale), 0 if linear.input_zero_point is None else int(linear.input_zero_point)
 
 
 def bias_of(linear: QuantizedLinear, none: torch.Tensor) -> torch.Tensor:

@@ -39,6 +39,10 @@ def fuse(model: nn.Module) -> None:
     """
     if load() is None or all(module.kernel != NATIVE for _, module in quantized_modules(model)):
         return
+    if any(module.rescaled for _, module in quantized_modules(model)):
+        unfuse(model)
+        for _, module in quantized_modules(model):
+            module.rescaled = False
     # Parts before the wholes that are made of them.
     for module in reversed(list(model.modules())):
         if isinstance(module, Fused | QuantizedModule) or module is model:

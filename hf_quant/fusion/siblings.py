@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_quant.fusion.blocks import NATIVE, bias_of, on_native
+from hf_quant.fusion.blocks import NATIVE, bias_of, on_native, static_grid
 from hf_quant.kernels.native import structs
 from hf_quant.kernels.native.linear import spec_tensor, step_spec
 from hf_quant.modules.linear import QuantizedLinear
@@ -100,7 +100,7 @@ def find_siblings(module: nn.Module) -> list[QuantizedLinear]:
     by_input: dict[Any, list[QuantizedLinear]] = {}
     for linear in linears:
         weight = linear.spec.scheme.weight
-        key = (linear.in_features, linear.spec.scheme.input, weight.rotation, weight.group_size)
+        key = (linear.in_features, linear.spec.scheme.input, weight.rotation, weight.group_size, static_grid(linear))
         by_input.setdefault(key, []).append(linear)
     largest = max(by_input.values(), key=len, default=[])
     # The last linear of an attention block often has the width of its input, too: the first three are meant.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 TensorFacts = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """Tensor name to shape and dtype."""
+
+
+_prepacking = threading.RLock()
+"""Copies are laid out when they are first used, which several threads may do at once."""
 
 
 class QuantizedModule(nn.Module):
@@ -64,6 +69,8 @@ class QuantizedModule(nn.Module):
         """Set where others read the weight too, or where it is another's."""
         self.repack = False
         """Whether to `prepack` at first use, as a copy does."""
+        self.rescaled = False
+        """Whether static scales of inputs were loaded since others may have taken note of them."""
         for name, (shape, dtype) in self.tensor_facts().items():
             tensor = torch.empty(shape, dtype=dtype, device=device)
             if name == "weight":
@@ -117,6 +124,10 @@ class QuantizedModule(nn.Module):
         up its storage. A weight that several modules read is laid out once, if one layout serves them all; otherwise
         its codes stay as they are.
         """
+        with _prepacking:
+            self._prepack()
+
+    def _prepack(self) -> None:
         if self.kernel is not None or self.weight.is_meta or (self.shared is not None and self.shared.prepack()):
             return
         if not self.multiplies and (self.shared is not None or self._chosen(neutral_only=False).look_up is None):
@@ -232,6 +243,7 @@ class QuantizedModule(nn.Module):
         for module in packed:
             module.release_kernel()
         super()._load_from_state_dict(*args, **kwargs)
+        self.rescaled = self.input_scale is not None
         for module in members[1:]:
             module.share_weight(self)
         for module in packed:

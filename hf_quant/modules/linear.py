@@ -55,7 +55,8 @@ class QuantizedLinear(QuantizedModule, nn.Linear):  # type: ignore[misc]
             self.prepack()
         fast = self.fast
         if fast is not None and not (input.requires_grad and torch.is_grad_enabled()):
-            if self.siblings is not None and (output := self.siblings(self, input)) is not None:
+            siblings = self.siblings  # another thread may separate them
+            if siblings is not None and (output := siblings(self, input)) is not None:
                 return output
             return fast(input, self.packed, self._parameters["bias"], self.spec)
         if self.kernel is None:

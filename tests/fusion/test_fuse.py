@@ -10,6 +10,7 @@ from transformers import LlamaForCausalLM
 from transformers.activations import ACT2FN
 
 import hf_quant
+from hf_quant import Scheme, TensorScheme
 from hf_quant.fusion.activation import activation_number
 from hf_quant.fusion.fuse import fuse, unfuse
 from hf_quant.fusion.mixin import Fused
@@ -211,3 +212,40 @@ def test_the_logits_to_keep_and_hidden_states_of_a_fused_model_are_there():
     assert isinstance(model, LlamaForCausalLM)
     result = model(input_ids=token_ids(), output_hidden_states=True, logits_to_keep=1)
     assert result.logits.shape[1] == 1 and len(result.hidden_states) == 3
+
+
+STATIC = Scheme(TensorScheme(bits=8), TensorScheme(bits=8, symmetric=False, granularity="tensor"))
+
+
+def static_model():
+    """A Llama whose linears each have a static grid of their own."""
+    ids = [token_ids(rows=1, seed=seed)[0] for seed in range(4)]
+    config = hf_quant.HfQuantConfig(scheme=STATIC, calibration=hf_quant.Calibration(ids, samples=4, sequence_length=16))
+    return hf_quant.quantize(tiny_model("llama"), config, progress=False)
+
+
+def test_linears_whose_static_inputs_have_other_grids_do_not_share_them():
+    model = static_model()
+    unfuse(model)
+    for index, name in enumerate(("q_proj", "k_proj", "v_proj")):
+        getattr(model.model.layers[0].self_attn, name).input_scale.mul_(1 + index)
+    model.model.layers[0].mlp.gate_proj.input_scale.mul_(2)
+    model.load_state_dict(model.state_dict())
+    expected = outputs(model)
+    fuse(model)
+    assert error(outputs(model), expected) < 2e-2
+
+
+def test_static_grids_that_are_loaded_later_are_used():
+    model = static_model()
+    state = model.state_dict()
+    for name, tensor in state.items():
+        if name.endswith("input_scale"):
+            state[name] = tensor * 3
+    before = outputs(model)
+    model.load_state_dict(state)
+    found = outputs(model)
+    unfuse(model)
+    assert error(found, outputs(model)) < 2e-2 and error(found, before) > 1e-2
+    fuse(model)
+    assert error(outputs(model), found) < 2e-2
