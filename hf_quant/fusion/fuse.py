@@ -41,8 +41,8 @@ def fuse(model: nn.Module) -> None:
         return
     if any(module.rescaled for _, module in quantized_modules(model)):
         unfuse(model)
-        for _, module in quantized_modules(model):
-            module.rescaled = False
+        for _, quantized in quantized_modules(model):
+            quantized.rescaled = False
     # Parts before the wholes that are made of them.
     for module in reversed(list(model.modules())):
         if isinstance(module, Fused | QuantizedModule) or module is model:
