@@ -24,8 +24,8 @@ class AwqClip:
     """Clips every weight that becomes integers, each group or channel to the share of its range that costs least.
 
     This changes what the block computes, so it goes last, right before a solver. The authors leave queries and keys
-    unclipped, by name; here they are clipped like any other, since the error of a linear's own output, which includes
-    what clipping alone does, is never raised: the whole range is one of the choices.
+    unclipped, by name; here they are clipped like any other. The whole range is one of the choices, so the error of a
+    linear's output by any one group, which includes what clipping alone does, is never raised.
     """
 
     needs: frozenset[str] = frozenset({"hessian"})

@@ -268,7 +268,10 @@ def test_a_pad_token_that_the_model_has_no_row_for_is_not_used():
     assert batch["input_ids"].max() == 5
 
 
-@pytest.mark.parametrize("dataset", [[], ["", "  "], Dataset.from_dict({"text": []}), iter([])], ids=repr)
+EMPTY = {"list": [], "blanks": ["", "  "], "dataset": Dataset.from_dict({"text": []}), "iterator": iter([])}
+
+
+@pytest.mark.parametrize("dataset", EMPTY.values(), ids=EMPTY)
 @pytest.mark.parametrize("config", [DECODER, ENCODER], ids=["decoder", "encoder"])
 def test_an_empty_dataset_is_refused(dataset, config, tokenizer):
     with pytest.raises(CalibrationError, match="the dataset is empty"):
