@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hf_quant.algorithms.base import Transformed
 from hf_quant.algorithms.pair_error import checked
-from hf_quant.algorithms.rounding import rounded
+from hf_quant.algorithms.rounding import rounded_weight
 from hf_quant.calibration.pairs import Pair, weight_matrix
 from hf_quant.calibration.statistics import InputStatistics
 from hf_quant.config.scheme import Scheme, TensorScheme
@@ -94,7 +94,7 @@ def clip(weight: Tensor, scheme: TensorScheme, hessian: Tensor, name: str) -> tu
         return real.clamp(-bound, bound)
 
     def errors(share: float) -> Tensor:
-        difference = (rounded(clipped(share), plain, name) - real).view(rows, -1, size).transpose(0, 1)
+        difference = (rounded_weight(clipped(share), plain, name) - real).view(rows, -1, size).transpose(0, 1)
         return ((difference @ blocks) * difference).sum(-1).T
 
     whole = least = errors(1.0)

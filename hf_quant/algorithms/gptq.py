@@ -19,7 +19,8 @@ import torch
 
 from hf_quant.algorithms.base import InputStatistics, QuantizedWeight
 from hf_quant.algorithms.grids import Clipping, Grid, choose
-from hf_quant.algorithms.rtn import blocks_of, check_shape, checked_range, grid_of_all, hessian_of, rows_of
+from hf_quant.algorithms.hessian import hessian_of
+from hf_quant.algorithms.rtn import blocks_of, check_shape, checked_range, grid_of_all, rows_of
 from hf_quant.config.scheme import TensorScheme
 from hf_quant.errors import ConfigError, WeightError
 from hf_quant.formats import affine_format, scale_dtype

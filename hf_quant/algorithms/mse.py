@@ -8,7 +8,8 @@ import torch
 
 from hf_quant.algorithms.base import InputStatistics, QuantizedWeight
 from hf_quant.algorithms.grids import Clipping
-from hf_quant.algorithms.rtn import check_shape, hessian_of, rounded
+from hf_quant.algorithms.hessian import hessian_of
+from hf_quant.algorithms.rtn import check_shape, rounded
 from hf_quant.config.scheme import TensorScheme
 from hf_quant.errors import ConfigError
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_quant.algorithms.base import scaled
-from hf_quant.algorithms.rounding import rounded, rounded_input
+from hf_quant.algorithms.rounding import rounded_input, rounded_weight
 from hf_quant.calibration.pairs import Pair, apply_scales, weight_matrix
 from hf_quant.calibration.statistics import InputStatistics
 from hf_quant.config.scheme import Scheme
@@ -48,7 +48,7 @@ class PairError:
         total = 0.0
         for name, scheme in self.schemes.items():
             weight = self.weights[name].to(torch.float32)
-            difference = rounded(weight * scales, scheme.weight, name) / scales - weight
+            difference = rounded_weight(weight * scales, scheme.weight, name) / scales - weight
             total += ((difference @ self.inputs.hessian) * difference).sum().item()
         return total
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from hf_quant.algorithms.rtn import RoundToNearest
 from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.formats import affine_format
-from hf_quant.formats.packing import unpack
 from hf_quant.formats.rotation import rotate
+from hf_quant.kernels.base import LinearOperands, LinearSpec
+from hf_quant.kernels.weights import decode_rows
 
 
-def rounded(weight: Tensor, scheme: TensorScheme, name: str) -> Tensor:
+def rounded_weight(weight: Tensor, scheme: TensorScheme, name: str) -> Tensor:
     """``[rows, width]`` floats as they are after quantization by round to nearest; `name` is for error messages.
 
     Raises:
@@ -20,10 +20,8 @@ def rounded(weight: Tensor, scheme: TensorScheme, name: str) -> Tensor:
     """
     solved = RoundToNearest().solve(weight, scheme, name)
     rows, width = weight.shape
-    groups = solved.scale.shape[1]
-    codes = unpack(solved.codes, scheme.bits, width).view(rows, groups, -1)
-    zero_point = None if solved.zero_point is None else solved.zero_point[..., None]
-    real = affine_format(scheme).decode(codes, solved.scale.to(torch.float32)[..., None], zero_point).flatten(-2)
+    spec = LinearSpec(Scheme(scheme), width, rows)
+    real = decode_rows(LinearOperands(solved.codes, solved.scale, solved.zero_point), spec, slice(None))
     return real if scheme.rotation is None else rotate(real, scheme.rotation)
 
 

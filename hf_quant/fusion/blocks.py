@@ -40,6 +40,12 @@ class FusedBlock(Fused):
 
     fused: Parts
 
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As the original; in one call for one input that allows it."""
+        if len(args) == 1 and not kwargs and (linears := self.linears(args[0])) is not None:
+            return run_block(self.fused, args[0], linears)
+        return super().forward(*args, **kwargs)  # type: ignore[misc]
+
     def linears(self, input: Any) -> list[QuantizedLinear] | None:
         """The linears, if all of them are what they were and nothing needs a gradient or dropout."""
         if not isinstance(input, torch.Tensor) or drops_out(self):  # type: ignore[arg-type]
@@ -61,12 +67,6 @@ class FusedBlock(Fused):
 class FusedGatedMlp(FusedBlock):
     """``down(activation(gate(x)) * up(x))``."""
 
-    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """As the original."""
-        if len(args) == 1 and not kwargs and (linears := self.linears(args[0])) is not None:
-            return run_block(self.fused, args[0], linears)
-        return super().forward(*args, **kwargs)  # type: ignore[misc]
-
     @staticmethod
     def applies(module: nn.Module) -> list[Parts]:
         """Three linears, two of which widen, and an activation; which of the two is the gate has to be tried."""
@@ -85,12 +85,6 @@ class FusedGatedMlp(FusedBlock):
 
 class FusedMlp(FusedBlock):
     """``second(activation(first(x)))``, with a dropout that does nothing in evaluation."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """As the original."""
-        if len(args) == 1 and not kwargs and (linears := self.linears(args[0])) is not None:
-            return run_block(self.fused, args[0], linears)
-        return super().forward(*args, **kwargs)  # type: ignore[misc]
 
     @staticmethod
     def applies(module: nn.Module) -> list[Parts]:
@@ -114,7 +108,7 @@ class FusedActivation(FusedBlock):
             _, spec, none = self.fused
             input = args[0] if args[0].is_contiguous() else args[0].contiguous()
             return _linear_op(input, linear.packed[0], spec, bias_of(linear, none), linear.out_features)
-        return super().forward(*args, **kwargs)  # type: ignore[misc]
+        return super().forward(*args, **kwargs)
 
     @staticmethod
     def applies(module: nn.Module) -> list[Parts]:

@@ -28,7 +28,7 @@ class FusedOutput(FusedBlock):
         """As the original."""
         if len(args) == 2 and not kwargs and (linears := self.linears(args[0])) and _plain(args[1], args[0]):
             return run_block(self.fused, args[0], linears, args[1], layer_norm(self))  # type: ignore[arg-type]
-        return super().forward(*args, **kwargs)  # type: ignore[misc]
+        return super().forward(*args, **kwargs)
 
     @staticmethod
     def applies(module: nn.Module) -> list[Parts]:

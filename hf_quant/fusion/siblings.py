@@ -103,5 +103,8 @@ def find_siblings(module: nn.Module) -> list[QuantizedLinear]:
         key = (linear.in_features, linear.spec.scheme.input, weight.rotation, weight.group_size, static_grid(linear))
         by_input.setdefault(key, []).append(linear)
     largest = max(by_input.values(), key=len, default=[])
-    # The last linear of an attention block often has the width of its input, too: the first three are meant.
-    return largest[:_MOST] if len(largest) >= 2 else []
+    # The last linear of an attention block often has the width of its input, too: the first three are meant. Of two
+    # with unlike outputs the second most likely follows the first, as after one projection to query, key and value.
+    if len(largest) < 2 or (len(largest) == 2 and largest[0].out_features != largest[1].out_features):
+        return []
+    return largest[:_MOST]

@@ -15,12 +15,12 @@ from hf_quant.algorithms.base import InputStatistics, QuantizedWeight
 from hf_quant.calibration.blocks import BlockInput, find_blocks, first_inputs, passed_over, run_block
 from hf_quant.calibration.collect import Collector
 from hf_quant.calibration.data import Calibration
-from hf_quant.calibration.pairs import find_pairs
+from hf_quant.calibration.pairs import find_pairs, weight_matrix
 from hf_quant.calibration.resume import Progress
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CalibrationError
 from hf_quant.integration.algorithms import Algorithms, is_static
-from hf_quant.integration.fill import replace_module, rows_of_weight
+from hf_quant.integration.fill import replace_module
 from hf_quant.integration.resolve import Resolution
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.stored import StoredModule
@@ -179,7 +179,7 @@ class CalibratedRun:
                 )
         return {
             name: self.algorithms.solver.solve(
-                rows_of_weight(block.get_submodule(name)), scheme.weight, f"{prefix}{name}.weight", inputs.get(name)
+                weight_matrix(block.get_submodule(name)), scheme.weight, f"{prefix}{name}.weight", inputs.get(name)
             )
             for name, scheme in schemes.items()
         }
@@ -203,7 +203,7 @@ class CalibratedRun:
         for name, scheme in rest.items():
             solved = None
             if name in untied:
-                weight = rows_of_weight(self.model.get_submodule(name))
+                weight = weight_matrix(self.model.get_submodule(name))
                 solved = self.algorithms.solver.solve(weight, scheme.weight, f"{name}.weight", inputs.get(name))
             mean = inputs[name].mean if self.algorithms.bias_correction and name in inputs else None
             observer = collector.observers.get(name)
@@ -252,7 +252,7 @@ class CalibratedRun:
     def _round(self, name: str, scheme: Scheme) -> QuantizedWeight | None:
         if name in self.resolution.ties or not scheme.weight.is_integer:
             return None
-        weight = rows_of_weight(self.model.get_submodule(name))
+        weight = weight_matrix(self.model.get_submodule(name))
         solved: QuantizedWeight = SOLVERS["rtn"]().solve(weight, scheme.weight, f"{name}.weight")
         return solved
 

@@ -8,17 +8,12 @@ import torch
 
 from hf_quant.algorithms.base import QuantizedWeight
 from hf_quant.algorithms.bias_correction import bias_correction
+from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.config.plan import Plan
 from hf_quant.config.scheme import Scheme
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.swap import swap
-
-
-def rows_of_weight(module: Any) -> torch.Tensor:
-    """The float weight ``[out, in]`` of a module that can be quantized."""
-    weight = module.weight.data
-    return weight.t() if hasattr(module, "nf") else weight
 
 
 def replace_module(
@@ -45,7 +40,7 @@ def replace_module(
         The new module.
     """
     module = model.get_submodule(name)
-    weight = None if name in ties else rows_of_weight(module)
+    weight = None if name in ties else weight_matrix(module).detach()
     swap(model, Plan({name: scheme}), ties)
     replaced = model.get_submodule(name)
     if getattr(module, "bias", None) is not None:
@@ -58,7 +53,7 @@ def replace_module(
     if weight is None:
         return replaced
     if isinstance(replaced, StoredModule):
-        replaced.weight.data.copy_(weight.t() if hasattr(module, "nf") else weight)
+        replaced.weight.data.copy_(module.weight.data)
         return replaced
     assert isinstance(replaced, QuantizedModule) and solved is not None
     for key, tensor in solved.tensors().items():

@@ -10,12 +10,13 @@ from typing import Any
 from torch import distributed
 from tqdm.auto import tqdm
 
+from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.calibration.resume import Progress
 from hf_quant.errors import ConfigError
 from hf_quant.integration.algorithms import Algorithms, algorithms_of
 from hf_quant.integration.calibrated import CalibratedRun
 from hf_quant.integration.config import HfQuantConfig
-from hf_quant.integration.fill import replace_module, rows_of_weight
+from hf_quant.integration.fill import replace_module
 from hf_quant.integration.fingerprint import fingerprint
 from hf_quant.integration.resolve import Resolution
 from hf_quant.modules.swap import share_tied
@@ -65,7 +66,7 @@ def quantize_weights(
                 continue
             solved = None
             if scheme.weight.is_integer and name not in resolution.ties:
-                weight = rows_of_weight(model.get_submodule(name))
+                weight = weight_matrix(model.get_submodule(name))
                 solved = algorithms.solver.solve(weight, scheme.weight, f"{name}.weight")
             replace_module(model, name, scheme, resolution.ties, solved)
         share_tied(model, resolution.ties)

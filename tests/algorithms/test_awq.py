@@ -9,7 +9,7 @@ from hf_quant.algorithms import TRANSFORMS
 from hf_quant.algorithms.awq import Awq
 from hf_quant.algorithms.awq_clip import AwqClip, clip
 from hf_quant.algorithms.pair_error import pair_errors
-from hf_quant.algorithms.rounding import rounded
+from hf_quant.algorithms.rounding import rounded_weight
 from hf_quant.calibration.pairs import find_pairs, weight_matrix
 from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.errors import CalibrationError, WeightError
@@ -78,7 +78,7 @@ def test_the_error_that_is_minimised_is_that_of_the_outputs():
     pair = next(pair for pair in block.pairs() if pair.consumers == ("mlp.c_fc",))
     inputs = {"mlp.c_fc": statistics(rows)}
     (found,) = pair_errors(block.module, [pair], inputs, {"mlp.c_fc": W4}, Awq.needs, "awq")
-    outputs = (rows / scales) @ rounded(weight * scales, W4.weight, "c_fc").T
+    outputs = (rows / scales) @ rounded_weight(weight * scales, W4.weight, "c_fc").T
     expected = (outputs - rows @ weight.T).square().sum(-1).mean().item()
     assert found.of_weights(scales) == pytest.approx(expected, rel=1e-4)
 
@@ -192,8 +192,8 @@ def test_clipping_never_raises_the_error_within_groups(scheme):
     # Inputs of different groups do not go together, so that the error of a row is the sum of its groups'.
     hessian = torch.block_diag(*(statistics(torch.randn(200, size) ** 3).hessian for _ in range(64 // size)))
     clipped, share = clip(weight, scheme.weight, hessian, "weight")
-    before = hessian_error(rounded(weight, scheme.weight, "weight"), weight, hessian)
-    after = hessian_error(rounded(clipped, scheme.weight, "weight"), weight, hessian)
+    before = hessian_error(rounded_weight(weight, scheme.weight, "weight"), weight, hessian)
+    after = hessian_error(rounded_weight(clipped, scheme.weight, "weight"), weight, hessian)
     assert after < 0.98 * before
     assert after / before == pytest.approx(share, rel=1e-2)
 

@@ -115,6 +115,12 @@ def test_linears_of_other_widths_or_formats_are_no_siblings():
     assert find_siblings(Mixed()) == []
 
 
+def test_a_linear_that_follows_another_is_not_taken_for_its_sibling(calls):
+    model = hf_quant.quantize(tiny_model("gpt2"), "int8", progress=False)
+    outputs(model)
+    assert not calls and not any(getattr(module, "siblings", None) for module in model.modules())
+
+
 @pytest.mark.parametrize(("name", "count"), [("llama-gqa", 3), ("bert", 3)])
 def test_query_key_and_value_of_a_model_are_siblings(name, count, calls):
     model = hf_quant.quantize(tiny_model(name), "int8", progress=False)
