@@ -24,8 +24,11 @@ def load_model(source: str, config: HfQuantConfig | None = None, dtype: str = "a
         dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
 
     Raises:
-        ConfigError: Unknown dtype, or ``config.json`` names no architecture that Transformers has.
+        ConfigError: Unknown dtype, no such directory, or ``config.json`` names no architecture that Transformers has.
     """
+    if (source.startswith((".", "/", "~")) or source.count("/") > 1) and not Path(source).is_dir():
+        # No repository id; Transformers would only say what is wrong with it as one.
+        raise ConfigError(f"there is no directory {source}: give that of a checkpoint, or a repository id, user/name")
     if dtype not in DTYPES:
         raise ConfigError(unknown("dtype", dtype, DTYPES))
     model_config = AutoConfig.from_pretrained(source)

@@ -1,0 +1,23 @@
+"""Checkpoints by path: what a wrong one gives."""
+
+import pytest
+
+from hf_quant.errors import ConfigError
+from hf_quant.workflows.checkpoints import load_model
+
+
+@pytest.mark.parametrize("source", ["./nowhere", "/nowhere", "~/nowhere", "models/of/nobody"])
+def test_a_directory_that_is_not_there_is_called_one(source):
+    with pytest.raises(ConfigError, match="no directory"):
+        load_model(source)
+
+
+def test_a_file_is_no_directory(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ConfigError, match="no directory"):
+        load_model(str(tmp_path / "model.safetensors"))
+
+
+def test_an_unknown_dtype_names_the_nearest():
+    with pytest.raises(ConfigError, match="float32"):
+        load_model("user/name", dtype="flot32")
