@@ -56,7 +56,8 @@ def guards_on_inputs(guards: Sequence[Any]) -> list[bool]:
 def _is_kept(name: str) -> bool:
     if name == "self.training":
         return True
-    if name.startswith((*_MODEL, _GLOBALS)):
+    # What belongs to a global may be reached through others: "dict(type(G['...']).__dict__)['...']".
+    if name.startswith(_MODEL) or _GLOBALS in name:
         return False
     # All layers of a cache have one shape, and it only changes with the cache.
     return _CACHE not in name or f"{_CACHE}'].layers[0]" in name

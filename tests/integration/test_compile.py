@@ -1,5 +1,7 @@
 """`torch.compile`: one graph, and the logits of eager mode."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import StaticCache
@@ -130,3 +132,19 @@ def test_generate_compiles_on_the_cpu_and_says_the_same(load):
     )
     assert torch.equal(found, expected)
     assert hasattr(model, "_compiled_call")
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("kwargs['input_ids']", True),
+        ("kwargs['past_key_values'].layers[0].keys", True),
+        ("kwargs['past_key_values'].layers[1].keys", False),
+        ("self.training", True),
+        ("self.model.layers", False),
+        ("G['__import_torch'].compiler", False),
+        ("dict(type(G['ALL_MASK_ATTENTION_FUNCTIONS']).__dict__)['_global_mapping']", False),
+    ],
+)
+def test_guards_are_kept_on_what_can_change_from_call_to_call(name, kept):
+    assert guards_on_inputs([SimpleNamespace(name=name)]) == [kept]
