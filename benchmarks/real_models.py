@@ -25,18 +25,22 @@ from hf_quant.demo.quality import perplexity, topic_accuracy
 from hf_quant.demo.texts import news_split
 
 MODELS = {
-    "minilm": (minilm_directory, AutoModel, ("fp32", "int8", "int8 unrotated", "int4")),
+    "minilm": (minilm_directory, AutoModel, ("fp32", "bf16", "int8", "int8 unrotated", "w8a16", "int4")),
     "smollm2": (
         smollm2_directory,
         AutoModelForCausalLM,
-        ("fp32", "int8", "int8 unrotated", "w8a16", "int4", "w4a16"),
+        ("fp32", "bf16", "int8", "int8 unrotated", "w8a16", "int4", "w4a16"),
     ),
-    "gpt2": (gpt2_directory, AutoModelForCausalLM, ("fp32", "int8", "int4", "3 bits", "2 bits")),
+    "gpt2": (gpt2_directory, AutoModelForCausalLM, ("fp32", "bf16", "int8", "int4", "3 bits", "2 bits")),
 }
 
 
+# What rounding does to outputs is read against bfloat16, in which these models usually run: not quantized, computed so.
+FLOAT = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
 def config_of(name: str) -> HfQuantConfig | None:
-    if name == "fp32":
+    if name in FLOAT:
         return None
     if name.endswith("unrotated"):
         return HfQuantConfig(name.split()[0], rotation=0)
@@ -56,7 +60,8 @@ def figures(model: str, precision: str, articles: int) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(source)
     train, test = news_split()
     with PeakAnonymous() as memory:
-        loaded = auto_class.from_pretrained(source, quantization_config=config_of(precision), dtype=torch.float32)
+        dtype = FLOAT.get(precision, torch.float32)
+        loaded = auto_class.from_pretrained(source, quantization_config=config_of(precision), dtype=dtype)
     batch = tokenizer(test[0][1], truncation=True, max_length=128, return_tensors="pt")
     float_model = auto_class.from_pretrained(source, dtype=torch.float32)
     with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
@@ -69,11 +74,13 @@ def figures(model: str, precision: str, articles: int) -> dict[str, Any]:
     else:
         length = min(512, loaded.config.max_position_embeddings)
         quality = perplexity(loaded, tokenizer, [text for _, text in test[:articles]], length)
+    by_token = (output - expected).norm(dim=-1) / expected.norm(dim=-1)
     return {
         "file": size,
         "peak": memory.bytes,
         "reload": (reloaded - output).abs().max().item(),
         "error": ((output - expected).norm() / expected.norm()).item(),
+        "median": by_token.median().item(),
         "quality": quality,
     }
 
@@ -85,10 +92,8 @@ def main() -> None:
     arguments = parser.parse_args()
     for model in arguments.models:
         metric = "topic accuracy" if model == "minilm" else "perplexity"
-        print(
-            f"\n{model}\n\n| | file | peak anonymous memory of the load | reload difference | output error | {metric} |"
-        )
-        print("|---|---|---|---|---|---|")
+        print(f"\n{model}\n\n| | file | peak anonymous memory of the load | reload difference | output error ", end="")
+        print(f"| of the median token | {metric} |\n|---|---|---|---|---|---|---|")
         base = None
         for precision in MODELS[model][2]:
             row = in_fresh_process(figures, model, precision, arguments.articles)
@@ -96,7 +101,7 @@ def main() -> None:
             change = row["quality"] / base["quality"] - 1
             print(
                 f"| {precision} | {row['file'] / 1e6:.1f} MB ({row['file'] / base['file']:.1%}) "
-                f"| {row['peak'] / 1e6:.1f} MB | {row['reload']:g} | {row['error']:.2%} "
+                f"| {row['peak'] / 1e6:.1f} MB | {row['reload']:g} | {row['error']:.2%} | {row['median']:.2%} "
                 f"| {row['quality']:.4f} ({change:+.2%}) |",
                 flush=True,
             )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
+import torch._dynamo
 from torch import nn
 from transformers import CompileConfig
 
 _MODEL = ("self", "func.__self__")
 _CACHE = "past_key_values"
 _GLOBALS = "G["
+_UNCHECKED = {"size_asserts": False, "alignment_asserts": False}
+"""For inductor, which would check sizes of all weights and results of ops for every token: none can have changed."""
 
 
 def compile(model: nn.Module, **options: Any) -> Callable[..., Any]:
@@ -29,8 +33,32 @@ def compile(model: nn.Module, **options: Any) -> Callable[..., Any]:
     Returns:
         What to call in place of the model.
     """
-    backend_options = {"guard_filter_fn": guards_on_inputs, **options.pop("options", {})}
-    return torch.compile(model, **{"fullgraph": True, "dynamic": False, "options": backend_options, **options})
+    unchecked = _UNCHECKED if options.get("backend", "inductor") == "inductor" else {}
+    backend_options = {"guard_filter_fn": guards_on_inputs, **unchecked, **options.pop("options", {})}
+    compiled: Any = torch.compile(model, **{"fullgraph": True, "dynamic": False, "options": backend_options, **options})
+    compiled.forward = _with_weights_in_the_graph(compiled.forward)
+    return compiled
+
+
+def _with_weights_in_the_graph(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """`forward` of a compiled model, which makes weights part of its graph when it is traced.
+
+    Otherwise they are inputs of the graph, hundreds that are looked up in the modules for every token. Dynamo has no
+    argument for it, and what is traced, and when, is known by nobody before the call.
+    """
+    settings: Any = torch._dynamo.config
+
+    @wraps(forward)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        # config.patch() would do the same and take a hundred times as long.
+        before = settings.install_free_tensors
+        settings.install_free_tensors = True
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            settings.install_free_tensors = before
+
+    return call
 
 
 def compile_config() -> CompileConfig:
@@ -42,7 +70,7 @@ def compile_config() -> CompileConfig:
         fullgraph=True,
         dynamic=False,
         mode=None,  # options exclude a mode
-        options={"guard_filter_fn": guards_on_inputs},
+        options={"guard_filter_fn": guards_on_inputs, **_UNCHECKED},
     )
     config._compile_all_devices = True
     return config

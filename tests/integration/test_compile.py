@@ -83,9 +83,10 @@ def decode(forward, cache, token, steps=4):
 @pytest.mark.parametrize("name", ["gpt2", "llama-gqa"])
 def test_compiled_decoding_computes_what_eager_does_in_fewer_calls_and_guards(name, preset, load):
     model = load(name, preset)
-    kept, nodes = [], []
+    kept, nodes, given = [], [], []
 
     def backend(graph, inputs):
+        given.extend(inputs)
         nodes.extend(node.target for node in graph.graph.nodes if node.op == "call_function")
         return graph
 
@@ -98,6 +99,9 @@ def test_compiled_decoding_computes_what_eager_does_in_fewer_calls_and_guards(na
     assert error(decode(compiled, *decoder(model)), decode(model, *decoder(model))) < 5e-3
     names = {name for flag, name in kept if flag}
     assert len(names) < 0.1 * len(kept)
+    # The token and, per layer, keys, values and how many there are: no weights.
+    assert len(given) <= 1 + 4 * model.config.num_hidden_layers
+    assert not torch._dynamo.config.install_free_tensors
     assert any("input_ids" in name for name in names) and any("layers[0].keys" in name for name in names)
     if native.load() is not None:
         # Per layer: query, key and value, attention, the projection after it, and the feed-forward block.
