@@ -54,6 +54,7 @@ VARIANTS = {
     "torch.ao int8": Variant("torch_ao"),
     "int8": Variant("hf_quant_model", {"preset": "int8"}),
     "int4": Variant("hf_quant_model", {"preset": "int4"}, largest=True),
+    "int8-static": Variant("hf_quant_model", {"preset": "int8-static"}, decodes=False),
     "w8a16": Variant("hf_quant_model", {"preset": "w8a16"}),
     "w4a16": Variant("hf_quant_model", {"preset": "w4a16"}, largest=True),
     "int8 compiled": Variant("hf_quant_model", {"preset": "int8", "compiled": True}, encodes=False, decodes_only=True),

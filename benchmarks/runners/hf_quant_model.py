@@ -36,7 +36,13 @@ class CompiledModel(TransformersModel):
 
 def load(folder: Path, work: Path, preset: str, compiled: bool = False) -> TransformersModel:
     """The model in `preset`."""
-    from hf_quant import HfQuantConfig
+    from hf_quant import Calibration, HfQuantConfig
 
-    model = load_float(folder, quantization_config=HfQuantConfig(preset))
+    # Ranges of static inputs have to come from something: as random as the weights, and of no consequence for speed.
+    data = Calibration(_random_tokens(), samples=2, sequence_length=128) if preset.endswith("static") else None
+    model = load_float(folder, quantization_config=HfQuantConfig(preset, calibration=data))
     return (CompiledModel if compiled else TransformersModel)(model)
+
+
+def _random_tokens() -> list[list[int]]:
+    return np.random.default_rng(0).integers(0, 30000, (2, 128)).tolist()
