@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -279,4 +280,13 @@ def _names(value: Sequence[str] | None) -> list[str] | None:
         return None
     if isinstance(value, str) or not isinstance(value, Collection) or not all(isinstance(name, str) for name in value):
         raise ConfigError(f"modules_to_not_convert takes a list of module names, not {value!r}")
+    for name in value:
+        try:
+            re.compile(name)
+        except re.error as error:
+            # Transformers matches them so; its own error would come in the middle of loading.
+            raise ConfigError(
+                f"modules_to_not_convert takes names and regular expressions, and {name!r} is neither: {error}; "
+                f'for every module with that in its name write ".*{re.escape(name.strip("*"))}.*"'
+            ) from error
     return list(value)
