@@ -4,26 +4,37 @@ from hf_quant.calibration.data import Calibration
 from hf_quant.config.plan import Plan
 from hf_quant.config.recipe import Recipe
 from hf_quant.config.scheme import Scheme, TensorScheme
+from hf_quant.evaluation.benchmark_report import BenchmarkReport
+from hf_quant.hub.card import write_model_card
 from hf_quant.integration.compile import compile, compile_config
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.register import register as _register
+from hf_quant.reporting.report import Report
+from hf_quant.reporting.write import read_report, write_report
+from hf_quant.workflows.benchmark import benchmark
 from hf_quant.workflows.inspect import inspect
 from hf_quant.workflows.quantize import quantize
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BenchmarkReport",
     "Calibration",
     "HfQuantConfig",
     "Plan",
     "Recipe",
+    "Report",
     "Scheme",
     "TensorScheme",
     "__version__",
+    "benchmark",
     "compile",
     "compile_config",
     "inspect",
     "quantize",
+    "read_report",
+    "write_model_card",
+    "write_report",
 ]
 
 _register()

@@ -25,6 +25,14 @@ class CalibrationError(HfQuantError, ValueError):
     """Calibration data is missing or unusable, or what was observed of it is: NaN, Inf, or nothing at all."""
 
 
+class EvaluationError(HfQuantError, ValueError):
+    """Models cannot be compared, or not on this data: other labels or tokenizers, missing columns, NaN outputs."""
+
+
+class MetricUnavailable(EvaluationError):
+    """A metric needs the network, or a package that is not installed; the message names metrics that need neither."""
+
+
 class CheckpointError(HfQuantError, ValueError):
     """A quantized checkpoint is truncated, tampered with, or from a newer version."""
 

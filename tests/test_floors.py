@@ -17,7 +17,7 @@ FLOORS = [
     "modules",
     "fusion",
     "calibration evaluation",
-    "algorithms qat",
+    "algorithms qat reporting",
     "planner export",
     "hub",  # below integration, whose saving writes the model card
     "integration",

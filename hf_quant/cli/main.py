@@ -6,8 +6,9 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from hf_quant.cli import demo, hardware, inspect, quantize
+from hf_quant.cli import benchmark, demo, hardware, inspect, quantize, report
 from hf_quant.errors import HfQuantError
 
 app = typer.Typer(
@@ -17,6 +18,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command("quantize")(quantize.run)
+app.command("benchmark")(benchmark.run)
+app.command("report")(report.run)
 app.command("inspect")(inspect.run)
 app.command("hardware")(hardware.run)
 app.command("demo")(demo.run)
@@ -27,5 +30,7 @@ def main() -> None:
     try:
         app()
     except (HfQuantError, OSError) as error:
-        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {error}", highlight=False, markup=True)
+        Console(stderr=True).print(
+            f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False, markup=True
+        )
         sys.exit(1)

@@ -1,16 +1,24 @@
-"""The part of a model card that says what was quantized and how to load it."""
+"""The model card: its part on quantization is ours, all other text and metadata its owner's."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections import Counter
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import ModelCard, ModelCardData
 from yaml import YAMLError
 
-from hf_quant.errors import SaveError
+from hf_quant.errors import CheckpointError, ConfigError, SaveError
+from hf_quant.evaluation.benchmark_report import BenchmarkReport
+from hf_quant.evaluation.report import DropReport
+from hf_quant.hub.eval_results import eval_results, is_ours
+from hf_quant.hub.evidence import add_evidence, carry_evidence
+from hf_quant.hub.section import Quantization, section
+from hf_quant.reporting.json_file import write_text
+from hf_quant.reporting.report import Report
 
 _BEGIN, _END = "<!-- hf_quant: begin -->", "<!-- hf_quant: end -->"
 
@@ -18,38 +26,99 @@ _BEGIN, _END = "<!-- hf_quant: begin -->", "<!-- hf_quant: end -->"
 def extend_card(model: Any, directory: Path, existing: Path, source: str) -> None:
     """Write ``directory/README.md``: the card at `existing`, if any, with its section on quantization made new.
 
+    Figures are those of a report beside the earlier card, or where the model was loaded from, if it is about just the
+    tensors that `directory` holds now.
+
     Args:
         model: Quantized; its config holds the resolved plan.
-        directory: Where the card goes.
+        directory: Where the card goes; the checkpoint is there already.
         existing: Card whose other text and metadata are kept.
         source: Repository id or directory to load from, for the example.
     """
-    card = _read(existing)
-    if card is None:
-        name = getattr(model.config, "name_or_path", "") or type(model).__name__
-        card = ModelCard.from_template(
-            ModelCardData(library_name="transformers"),
-            template_str=f"---\n{{{{ card_data }}}}\n---\n\n# {Path(name).name}\n",
-        )
+    name = str(getattr(model.config, "name_or_path", ""))
+    card = _read(existing) or _new(name or type(model).__name__)
+    report = carry_evidence(directory, [existing.parent, *([Path(name)] if name else [])])
+    _renew(card, quantization_of(model), source, report)
+    base, data = _base_model(model), cast(Any, card.data)
+    if base is not None and not data.base_model:
+        data.base_model, data.base_model_relation = base, "quantized"
+    card.save(directory / "README.md")
+
+
+def write_model_card(
+    directory: str | PathLike[str],
+    drop: DropReport | None = None,
+    benchmark: BenchmarkReport | None = None,
+    source: str | None = None,
+) -> Path:
+    """Put what was measured on the card of a quantized checkpoint, beside what is known of it from before.
+
+    The reports are kept in ``hf_quant_report.json``, without texts of examples and without paths, so that saving,
+    copying or pushing the same tensors keeps the figures; other tensors lose them.
+
+    Args:
+        directory: Of the checkpoint; its ``README.md`` is made, or extended.
+        drop: What `evaluate_drop` found of this checkpoint; None leaves what is there.
+        benchmark: What `benchmark` found of it; likewise.
+        source: Repository id to load from, for the example; by default the name of the directory.
+
+    Returns:
+        The card's file.
+
+    Raises:
+        CheckpointError: The directory holds no checkpoint of this package.
+        EvaluationError: A report is about another checkpoint.
+        SaveError: The card cannot be read or written.
+    """
+    directory = Path(directory)
+    quantization = _quantization_in(directory)
+    file = directory / "README.md"
+    card = _read(file) or _new(directory.absolute().name)
+    if drop is None and benchmark is None:
+        report = carry_evidence(directory, [directory])
+    else:
+        report = add_evidence(directory, drop, benchmark)
+    _renew(card, quantization, source or directory.absolute().name, report)
+    write_text(file, card.content)
+    return file
+
+
+def quantization_of(model: Any) -> Quantization:
+    """What the config of a quantized model says."""
+    return Quantization.of(type(model).__name__, model.config.quantization_config.to_dict())
+
+
+def quantization_section(model: Any, source: str) -> str:
+    """Markdown: how to load, the plan in words, what stayed float and why."""
+    return section(quantization_of(model), source, Report())
+
+
+def _renew(card: ModelCard, quantization: Quantization, source: str, report: Report) -> None:
     data: Any = card.data
     tags = list(data.tags or [])
     data.tags = [*tags, *(tag for tag in ("hf_quant", "quantized") if tag not in tags)]
     if not data.library_name:
         data.library_name = "transformers"
-    base = _base_model(model)
-    if base is not None and not data.base_model:
-        data.base_model, data.base_model_relation = base, "quantized"
-    section = f"{_BEGIN}\n{quantization_section(model, source)}\n{_END}"
+    results = [entry for entry in data.eval_results or [] if not is_ours(entry)] + eval_results(report.drops)
+    data.eval_results = results or None
+    data.model_name = (data.model_name or Path(source).name) if results else None
+    text = f"{_BEGIN}\n{section(quantization, source, report)}\n{_END}"
     pattern = re.compile(f"{re.escape(_BEGIN)}.*?{re.escape(_END)}", re.DOTALL)
     if pattern.search(card.text):
-        card.text = pattern.sub(lambda _: section, card.text)
+        card.text = pattern.sub(lambda _: text, card.text)
     else:
         # Below the title, where a reader looks; a generated card goes on for pages.
         # Before the first code block: in one, "# " begins a comment.
         title = re.search(r"^# .*\n", card.text.partition("```")[0], re.MULTILINE)
         place = title.end() if title else len(card.text)
-        card.text = f"{card.text[:place].rstrip()}\n\n{section}\n{card.text[place:]}"
-    card.save(directory / "README.md")
+        card.text = f"{card.text[:place].rstrip()}\n\n{text}\n{card.text[place:]}"
+
+
+def _new(name: str) -> ModelCard:
+    return ModelCard.from_template(
+        ModelCardData(library_name="transformers"),
+        template_str=f"---\n{{{{ card_data }}}}\n---\n\n# {Path(name).name}\n",
+    )
 
 
 def _read(existing: Path) -> ModelCard | None:
@@ -64,40 +133,18 @@ def _read(existing: Path) -> ModelCard | None:
         ) from error
 
 
-def quantization_section(model: Any, source: str) -> str:
-    """Markdown: how to load, the plan in words, what stayed float and why."""
-    config = model.config.quantization_config
-    schemes = Counter(str(scheme) for scheme in config.plan.modules.values())
-    auto_class = _auto_class(type(model).__name__)
-    lines = [
-        "## Quantization",
-        "",
-        "Quantized with hf_quant"
-        + (f' (preset "{config.preset}"). ' if config.preset else ". ")
-        + "Import the plugin first: it teaches Transformers to read this checkpoint.",
-        "",
-        "```python",
-        "import hf_quant  # first: registers the format with Transformers (pip install hf-quant)",
-        f"from transformers import {auto_class}",
-        "",
-        f'model = {auto_class}.from_pretrained("{source}")',
-        "```",
-        "",
-        "| scheme | modules |",
-        "|---|---|",
-        *(f"| {scheme} | {count} |" for scheme, count in schemes.most_common()),
-    ]
-    kept = Counter(config.kept_float.values())
-    if kept:
-        lines += ["", "Left in float:", "", *(f"- {count} modules: {reason}" for reason, count in kept.most_common())]
-    return "\n".join(lines)
-
-
-def _auto_class(class_name: str) -> str:
-    match = re.search(r"(For[A-Z]\w+)$", class_name)
-    if match:
-        return f"AutoModel{match.group(1)}"
-    return "AutoModelForCausalLM" if class_name.endswith("LMHeadModel") else "AutoModel"
+def _quantization_in(directory: Path) -> Quantization:
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        settings = config["quantization_config"]
+        if settings["quant_method"] != "hf_quant":
+            raise KeyError("quant_method")
+        return Quantization.of((config.get("architectures") or [""])[0], settings)
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{directory} holds no checkpoint that this package has quantized ({type(error).__name__}: {error}): give "
+            "the directory that a quantized model was saved to"
+        ) from error
 
 
 def _base_model(model: Any) -> str | None:

@@ -1,0 +1,100 @@
+"""``hf-quant benchmark``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hf_quant.cli.outputs import Card, Outputs, check_outputs, write_outputs
+from hf_quant.errors import ConfigError
+from hf_quant.evaluation.benchmark_report import BenchmarkReport
+from hf_quant.reporting.tables.speed import speed_section
+from hf_quant.reporting.tables.table import Table as Rows
+from hf_quant.workflows.benchmark import benchmark
+
+
+def run(
+    reference: Annotated[str, typer.Argument(help="Directory or repository id of the reference, usually float.")],
+    quantized: Annotated[str, typer.Argument(help="Directory or repository id of the quantized checkpoint.")],
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(help="Batch size; may be repeated. [default: 1, and 8 for encoders]", show_default=False),
+    ] = None,
+    length: Annotated[
+        list[int] | None,
+        typer.Option(help="Tokens of a text; may be repeated. [default: 128, and 32 for encoders]", show_default=False),
+    ] = None,
+    new_tokens: Annotated[int, typer.Option(help="Tokens that language models generate.")] = 32,
+    texts: Annotated[
+        Path | None, typer.Option(help="File with a text per line, read as one batch instead of random tokens.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Turns of each model.")] = 5,
+    seconds: Annotated[float, typer.Option(help="Least time of a turn.")] = 0.5,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="To load in: auto, float32, bfloat16 or float16.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Of the CPU. [default: torch's]", show_default=False)] = None,
+    output: Outputs = None,
+    card: Card = False,
+) -> None:
+    """Measure a quantized model beside its reference: size, memory, latency, throughput, CPU time, joules.
+
+    Each is loaded in a process of its own, and they have their turns one after the other. Run it on a machine that does
+    nothing else.
+
+    For example:
+
+        hf-quant benchmark ./smollm2 ./smollm2-int4
+
+        hf-quant benchmark ./bert ./bert-int8 --batch 1 --batch 8 --length 128 --output report.html --card
+    """
+    check_outputs(output, card, quantized)
+    report = benchmark(
+        reference,
+        quantized,
+        None if texts is None else _lines(texts),
+        batch_sizes=batch or None,
+        lengths=length or None,
+        new_tokens=new_tokens,
+        rounds=rounds,
+        seconds=seconds,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+    )
+    show(report)
+    write_outputs(report, output, card, quantized)
+
+
+def show(report: BenchmarkReport) -> None:
+    """Print all of a benchmark."""
+    console = Console()
+    section = speed_section(report)
+    for note in section.paragraphs:
+        console.print(f"Note: {note}", highlight=False, markup=False)
+    for rows in section.tables:
+        console.print(_table(rows))
+        if rows.caption:
+            console.print(rows.caption, highlight=False, markup=False)
+
+
+def _table(rows: Rows) -> Table:
+    table = Table(title=rows.title or None, title_justify="left")
+    for number, name in enumerate(rows.header):
+        table.add_column(name, justify="right" if number in rows.numbers else "left")
+    for row in rows.rows:
+        table.add_row(*row)
+    return table
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--texts: {file} cannot be read: {error}") from error
+    if not any(lines):
+        raise ConfigError(f"--texts: {file} holds no text")
+    return [line for line in lines if line]

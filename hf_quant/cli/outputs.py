@@ -1,0 +1,55 @@
+"""Where commands put their reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_quant.errors import ConfigError
+from hf_quant.evaluation.benchmark_report import BenchmarkReport
+from hf_quant.evaluation.report import DropReport
+from hf_quant.hub.card import write_model_card
+from hf_quant.reporting.write import WRITERS, write_report
+
+Outputs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--output", "-o", help="File to write the report to: .json, .md, or .html (a page with plots); may be repeated."
+    ),
+]
+"""Option of a command for `write_outputs`."""
+
+Card = Annotated[
+    bool, typer.Option("--card", help="Put the figures on the model card of the quantized checkpoint, a directory.")
+]
+"""Option of a command for `write_outputs`."""
+
+
+def check_outputs(outputs: Sequence[Path] | None, card: bool, quantized: str) -> None:
+    """Before long work: raise ConfigError if the result could not be written."""
+    for file in outputs or ():
+        if file.suffix not in WRITERS:
+            raise ConfigError(f"--output takes a file that ends in {', '.join(WRITERS)}, not {file}")
+    if card and not Path(quantized).is_dir():
+        raise ConfigError(f"--card needs the directory of the quantized checkpoint, not {quantized}")
+
+
+def write_outputs(
+    report: DropReport | BenchmarkReport, outputs: Sequence[Path] | None, card: bool, quantized: str
+) -> None:
+    """Write the files and the card, and say so.
+
+    Args:
+        report: What the command has found.
+        outputs: Files to write.
+        card: Whether to extend the model card.
+        quantized: The directory it is in.
+    """
+    for file in outputs or ():
+        typer.echo(f"Wrote {write_report(file, report)}")
+    if card:
+        drop, benchmark = (report, None) if isinstance(report, DropReport) else (None, report)
+        typer.echo(f"Wrote {write_model_card(quantized, drop, benchmark)}")

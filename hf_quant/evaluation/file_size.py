@@ -1,0 +1,118 @@
+"""Bytes of checkpoints: of those on disk, and to the byte of those that saving a model would write."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from torch import nn
+
+from hf_quant.errors import EvaluationError
+from hf_quant.modules.base import QuantizedModule, TensorFacts
+
+MAX_SHARD = "50GB"
+"""What ``save_pretrained`` splits files at."""
+
+_DTYPES = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.int16: "I16",
+    torch.uint16: "U16",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int32: "I32",
+    torch.uint32: "U32",
+    torch.float32: "F32",
+    torch.complex64: "C64",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.uint64: "U64",
+}
+"""In the order in which safetensors sorts tensors of a file, from its end: wide ones first, so that all are aligned."""
+_ORDER = {dtype: place for place, dtype in enumerate(_DTYPES)}
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files that hold a checkpoint's weights.
+
+    Raises:
+        EvaluationError: There are none.
+    """
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = [directory / Path(name).name for name in names]
+    elif (directory / "model.safetensors").is_file():
+        files = [directory / "model.safetensors"]
+    else:
+        files = sorted(directory.glob("*.safetensors")) or sorted(directory.glob("pytorch_model*.bin"))
+    if not files or not all(file.is_file() for file in files):
+        raise EvaluationError(
+            f"{directory} does not hold the weights of a checkpoint: give the directory it was saved to"
+        )
+    return files
+
+
+def directory_bytes(directory: Path) -> int:
+    """Size of the files that hold a checkpoint's weights."""
+    return sum(file.stat().st_size for file in weight_files(directory))
+
+
+def computed_bytes(model: nn.Module, max_shard: str = MAX_SHARD) -> int:
+    """Size of the safetensors files that ``model.save_pretrained(...)`` would write, from shapes and dtypes alone.
+
+    Args:
+        model: Quantized or float, on any device; nothing is read, so the meta device serves.
+        max_shard: As ``max_shard_size`` of ``save_pretrained``.
+    """
+    facts = saved_tensors(model)
+    # On the meta device the tensors cost nothing; which file each goes to is the library's own rule.
+    stand_ins = {name: torch.empty(shape, dtype=dtype, device="meta") for name, (shape, dtype) in facts.items()}
+    shards = split_torch_state_dict_into_shards(stand_ins, max_shard_size=max_shard).filename_to_tensors.values()
+    return sum(safetensors_bytes({name: facts[name] for name in names}) for names in shards)
+
+
+def safetensors_bytes(tensors: TensorFacts) -> int:
+    """Size of one safetensors file: eight bytes, a header of JSON padded to eight, and the tensors."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for name in sorted(tensors, key=lambda name: (-_ORDER[tensors[name][1]], name.encode())):
+        shape, dtype = tensors[name]
+        end = start + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return 8 + -(-len(text) // 8) * 8 + start
+
+
+def saved_tensors(model: nn.Module) -> TensorFacts:
+    """Name, shape and dtype of every tensor that a checkpoint of the model holds, tied ones once."""
+    declared = getattr(model, "all_tied_weights_keys", None) or {}
+    seen: set[int] = set()
+    facts: TensorFacts = {}
+    for name, tensor in _tensors(model):
+        if name in declared or id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        facts[name] = (tuple(tensor.shape), tensor.dtype)
+    for ignored in getattr(model, "_keys_to_ignore_on_save", None) or ():
+        facts.pop(ignored, None)
+    return facts
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    for prefix, module in model.named_modules():
+        # A kernel's layout may have taken the place of the codes; their parameter keeps shape and dtype.
+        shared = {*module.tensor_facts()} - {*module.saved_tensors()} if isinstance(module, QuantizedModule) else set()
+        own = {**module._parameters, **module._buffers}
+        for name, tensor in own.items():
+            if tensor is not None and name not in module._non_persistent_buffers_set and name not in shared:
+                yield f"{prefix}.{name}" if prefix else name, tensor

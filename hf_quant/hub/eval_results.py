@@ -1,0 +1,50 @@
+"""Figures of evaluations as the Hub's metadata, ``model-index``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from huggingface_hub import EvalResult
+
+from hf_quant.evaluation.report import DropReport, MetricDrop
+
+_TOOL = "hf_quant"
+"""In the arguments of a metric: which results are ours to renew."""
+
+_TASKS = {"masked-lm": "fill-mask", "causal-lm": "text-generation", "perplexity": "text-generation"}
+"""Tasks that the Hub knows by another name."""
+
+_METRICS = {"matthews": "matthews_correlation", "spearman": "spearmanr", "pearson": "pearsonr"}
+
+
+def eval_results(drops: Sequence[DropReport]) -> list[EvalResult]:
+    """One result for each metric of the quantized model; how it compares is in its arguments."""
+    return [_result(drop, metric) for drop in drops for metric in drop.metrics]
+
+
+def is_ours(result: EvalResult) -> bool:
+    """Whether `eval_results` made it."""
+    return isinstance(result.metric_args, dict) and result.metric_args.get("tool") == _TOOL
+
+
+def _result(drop: DropReport, metric: MetricDrop) -> EvalResult:
+    slug = re.sub(r"\W+", "_", metric.name).strip("_").lower()
+    return EvalResult(
+        task_type=_TASKS.get(drop.task, drop.task),
+        dataset_type=re.sub(r"[^\w./-]+", "-", drop.data.name) or "local",
+        dataset_name=drop.data.name,
+        dataset_split=drop.data.split,
+        dataset_args={"sha256": drop.data.fingerprint, "examples": drop.data.examples},
+        metric_type=_METRICS.get(slug, slug),
+        metric_name=metric.name,
+        metric_value=metric.quantized,
+        metric_args={
+            "tool": _TOOL,
+            "reference": metric.reference,
+            "loss": metric.drop,
+            "loss_low": metric.low,
+            "loss_high": metric.high,
+            "confidence": drop.confidence,
+        },
+    )

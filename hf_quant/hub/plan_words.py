@@ -1,0 +1,58 @@
+"""A plan and a recipe as sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hf_quant.config.recipe import Recipe
+from hf_quant.config.scheme import Scheme, TensorScheme
+
+_FLOATS = {("float", 32): "float32", ("float", 16): "float16", ("bfloat", 16): "bfloat16"}
+
+
+def in_words(scheme: Scheme) -> str:
+    """What happens to weight and input of a module."""
+    weight = scheme.weight
+    if not weight.is_integer:
+        return f"stored and computed in {_FLOATS[weight.format, weight.bits]}"
+    rotated = f", rotated in blocks of {weight.rotation}" if weight.rotation else ""
+    zero_points = "" if weight.symmetric else " and a zero point"
+    text = f"weights in INT{weight.bits} with one scale{zero_points} {_shared_by(weight)}{rotated}"
+    return f"{text}; {_input(scheme.input)}"
+
+
+def _shared_by(weight: TensorScheme) -> str:
+    if weight.granularity == "group":
+        return f"for every {weight.group_size or 'few'} inputs of a channel"
+    return "for each output channel or row" if weight.granularity == "channel" else "for the whole tensor"
+
+
+def _input(scheme: TensorScheme | None) -> str:
+    if scheme is None:
+        return "inputs are not quantized"
+    if not scheme.dynamic:
+        return f"inputs in INT{scheme.bits} on a grid that calibration has fixed"
+    shared_by = {"token": "of each token", "group": "of each group of a token", "tensor": "of each input"}
+    return f"inputs in INT{scheme.bits} with the scale {shared_by[scheme.granularity]}, as it comes"
+
+
+def recipe_in_words(recipe: Recipe | None, fingerprint: str | None) -> list[str]:
+    """How the codes were found, and on what data."""
+    if recipe is None and fingerprint is None:
+        return ["Weights were rounded to nearest; no data was needed."]
+    recipe = Recipe() if recipe is None else recipe
+    steps = [_step(name, options) for name, options in recipe.transforms]
+    solver = "rounding to nearest" if recipe.solver == ("rtn", {}) else _step(*recipe.solver)
+    lines = [f"Codes were found by {', then '.join([*steps, solver])}."]
+    if recipe.bias_correction:
+        lines.append("Biases make up for the mean error of their layer.")
+    if fingerprint is not None:
+        sizes = ", ".join(f"{name} {value}" for name, value in recipe.calibration.items())
+        lines.append(f"Calibration data: SHA-256 of its tokens `{fingerprint}`{f' ({sizes})' if sizes else ''}.")
+    return lines
+
+
+def _step(name: str, options: Mapping[str, Any]) -> str:
+    given = ", ".join(f"{key} {value}" for key, value in options.items())
+    return f"`{name}`" + (f" ({given})" if given else "")

@@ -1,0 +1,141 @@
+"""The Markdown of a model card that says what was quantized, how to load it, and what was measured."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hf_quant.config.plan import Plan
+from hf_quant.config.recipe import Recipe
+from hf_quant.evaluation.benchmark_report import BenchmarkReport
+from hf_quant.evaluation.report import DropReport
+from hf_quant.hub.plan_words import in_words, recipe_in_words
+from hf_quant.reporting.markdown import escaped, table_lines
+from hf_quant.reporting.report import Report
+from hf_quant.reporting.tables.accuracy import metrics_table
+from hf_quant.reporting.tables.speed import sizes_table, times_table
+from hf_quant.reporting.words import percent
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What ``config.json`` says.
+
+    Args:
+        class_name: Of the model.
+        preset: Its name; None without one.
+        plan: Of exact names.
+        kept_float: Module to the reason.
+        recipe: None where none was given.
+        calibration_fingerprint: None without data.
+    """
+
+    class_name: str
+    preset: str | None
+    plan: Plan
+    kept_float: Mapping[str, str]
+    recipe: Recipe | None
+    calibration_fingerprint: str | None
+
+    @classmethod
+    def of(cls, class_name: str, settings: Mapping[str, Any]) -> Quantization:
+        """From the ``quantization_config`` of ``config.json``.
+
+        Raises:
+            ConfigError: It is none of this package's.
+        """
+        recipe = settings.get("recipe")
+        return cls(
+            class_name,
+            settings.get("preset"),
+            Plan.from_dict(settings["plan"]),
+            settings.get("kept_float") or {},
+            None if recipe is None else Recipe.from_dict(recipe),
+            settings.get("calibration_fingerprint"),
+        )
+
+
+def section(quantization: Quantization, source: str, report: Report) -> str:
+    """All of it.
+
+    Args:
+        quantization: Of the checkpoint.
+        source: Repository id or directory to load from, for the example.
+        report: What was measured; may be empty.
+    """
+    schemes = Counter(scheme for scheme in quantization.plan.modules.values() if scheme is not None)
+    auto_class = _auto_class(quantization.class_name)
+    lines = [
+        "## Quantization",
+        "",
+        "Quantized with hf_quant"
+        + (f' (preset "{quantization.preset}"). ' if quantization.preset else ". ")
+        + "Import the plugin first: it teaches Transformers to read this checkpoint.",
+        "",
+        "```python",
+        "import hf_quant  # first: registers the format with Transformers (pip install hf-quant)",
+        f"from transformers import {auto_class}",
+        "",
+        f'model = {auto_class}.from_pretrained("{source}")',
+        "```",
+        "",
+        "| scheme | modules |",
+        "|---|---|",
+        *(f"| {scheme} | {count} |" for scheme, count in schemes.most_common()),
+        "",
+        *(f"- {scheme}: {in_words(scheme)}." for scheme, _ in schemes.most_common()),
+        "",
+        " ".join(recipe_in_words(quantization.recipe, quantization.calibration_fingerprint)),
+    ]
+    kept = Counter(quantization.kept_float.values())
+    if kept:
+        lines += ["", "Left in float:", "", *(f"- {count} modules: {reason}" for reason, count in kept.most_common())]
+    for drop in report.drops:
+        lines += ["", *_accuracy(drop)]
+    for benchmark in report.benchmarks:
+        lines += ["", *_speed(benchmark)]
+    return "\n".join(lines)
+
+
+def _accuracy(drop: DropReport) -> Iterator[str]:
+    yield f"### Accuracy against {escaped(drop.reference)}: {escaped(drop.task)}"
+    yield ""
+    yield from table_lines(metrics_table(drop))
+    yield ""
+    found = drop.agreement
+    sentences = [f"Data: SHA-256 of its examples `{escaped(drop.data.fingerprint)}`."]
+    if found.top1_agreement is not None:
+        alike = percent(found.top1_agreement, 2)
+        sentences.append(f"Both models give the same answer for {alike} of {found.compared:,} {found.unit}.")
+    if found.flips_to_wrong is not None and found.flips_to_right is not None:
+        sentences.append(
+            f"{found.flips_to_wrong:,} right ones became wrong, {found.flips_to_right:,} wrong ones right."
+        )
+    yield " ".join(sentences)
+
+
+def _speed(benchmark: BenchmarkReport) -> Iterator[str]:
+    machine = benchmark.machine
+    place = machine.get("cpu", "")
+    if machine.get("device", "cpu") != "cpu":
+        place = machine["device"]
+    yield f"### Size and speed on {escaped(place)}, {benchmark.threads} thread{'s' * (benchmark.threads != 1)}"
+    for table in (sizes_table(benchmark), replace(times_table(benchmark), title="")):
+        yield ""
+        yield from table_lines(table)
+    yield ""
+    versions = ", ".join(f"{name} {version}" for name, version in machine.items() if name in ("torch", "transformers"))
+    yield escaped(f"Native kernels: {machine.get('native kernels', 'none')}; {versions}; {benchmark.date[:10]}.")
+    for note in benchmark.notes:
+        yield ""
+        yield escaped(f"{note}.")
+
+
+def _auto_class(class_name: str) -> str:
+    match = re.search(r"(For[A-Z]\w+)$", class_name)
+    if match:
+        return f"AutoModel{match.group(1)}"
+    return "AutoModelForCausalLM" if class_name.endswith("LMHeadModel") else "AutoModel"

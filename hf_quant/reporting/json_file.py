@@ -1,0 +1,70 @@
+"""Files of reports, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from hf_quant.errors import EvaluationError, SaveError
+from hf_quant.reporting.report import Report
+
+
+def write_json(report: Report, file: Path) -> None:
+    """Write a report for programs.
+
+    Raises:
+        SaveError: The file cannot be written; what was there is as it was.
+        EvaluationError: The report holds a number that JSON has none for.
+    """
+    try:
+        text = json.dumps(report.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+    except ValueError as error:
+        raise EvaluationError(f"the report holds NaN or infinity, which JSON cannot say: {error}") from error
+    write_text(file, text + "\n")
+
+
+def read_json(file: Path) -> Report:
+    """The report in a file that `write_json` wrote, or that holds a single `DropReport` or `BenchmarkReport`.
+
+    Raises:
+        EvaluationError: It cannot be read, is of a newer schema, or is no report.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise EvaluationError(f"{file} cannot be read as a report: {error}") from error
+    try:
+        return Report.from_dict(values)
+    except EvaluationError as error:
+        raise EvaluationError(f"{file}: {error}") from error
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file under another name first, then move it: a reader sees the old one or the new one.
+
+    Raises:
+        SaveError: It cannot be written; what was there is as it was.
+    """
+    staging = None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", dir=file.parent, prefix=f".{file.name}.", encoding="utf-8", newline="\n", delete=False
+        ) as opened:
+            staging = Path(opened.name)
+            opened.write(text)
+        staging.chmod(_mode())
+        staging.replace(file)
+    except (OSError, UnicodeEncodeError) as error:
+        if staging is not None:
+            staging.unlink(missing_ok=True)
+        raise SaveError(f"cannot write {file}: {error}") from error
+
+
+def _mode() -> int:
+    # Temporary files are private; others have the mode that the umask asks for.
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask

@@ -1,0 +1,1 @@
+"""Tables of a report, one subject per file, before they are Markdown or HTML."""

@@ -1,0 +1,90 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+from hf_quant.evaluation.benchmark_report import Timing
+from hf_quant.evaluation.latency import DECODE, FORWARD, PREFILL
+from hf_quant.evaluation.report import MetricDrop
+
+ABSENT = "–"
+"""For what was not measured."""
+
+TASKS = {FORWARD: "forward", PREFILL: "first token", DECODE: "each next token"}
+
+
+def bytes_(count: int | None) -> str:
+    """In units of a thousand."""
+    if count is None:
+        return ABSENT
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(count) >= size:
+            return f"{count / size:.{2 if unit == 'GB' else 1}f} {unit}"
+    return f"{count} bytes"
+
+
+def seconds(value: float) -> str:
+    """In the unit that suits it, with three digits."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if value >= size:
+            return f"{digits(value / size)} {unit}"
+    return f"{digits(value / 1e-6)} µs"
+
+
+def digits(value: float, count: int = 3) -> str:
+    """Rounded to `count` digits, without exponent."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    places = max(0, count - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{places}f}"
+
+
+def percent(part: float, places: int = 1) -> str:
+    """Of a part of 1."""
+    return f"{100 * part:.{places}f} %"
+
+
+def signed_percent(part: float | None) -> str:
+    """With its sign, and as many places as small ones need."""
+    return ABSENT if part is None else f"{100 * part:+.2f} %"
+
+
+def value(number: float) -> str:
+    """Of a metric."""
+    return digits(number, 4) if abs(number) >= 1 else f"{number:.4f}"
+
+
+def drop(metric: MetricDrop) -> str:
+    """What was lost, with its interval; in points where the metric is a part of 1."""
+    if metric.is_fraction:
+        return f"{100 * metric.drop:+.2f} pt ({100 * metric.low:+.2f} to {100 * metric.high:+.2f})"
+    return f"{metric.drop:+.4g} ({metric.low:+.4g} to {metric.high:+.4g})"
+
+
+def relative_drop(metric: MetricDrop) -> str:
+    """The same as a part of the reference's value."""
+    if metric.relative_drop is None:
+        return ABSENT
+    ends = f"{signed_percent(metric.relative_low)} to {signed_percent(metric.relative_high)}"
+    return f"{signed_percent(metric.relative_drop)} ({ends})"
+
+
+def case(task: str, batch: int, length: int) -> str:
+    """A task at a size, as ``"first token, 1 x 128"``."""
+    return f"{TASKS.get(task, task)}, {batch} x {length}"
+
+
+def timing(entry: Timing) -> str:
+    """Median and quartiles."""
+    low, high = seconds(entry.seconds.low_quartile), seconds(entry.seconds.high_quartile)
+    return f"{seconds(entry.seconds.median)} ({low} to {high})"
+
+
+def shortened(text: str, length: int) -> str:
+    """Cut in the middle, on one line."""
+    text = " ".join(text.split())
+    if len(text) <= length:
+        return text
+    half = (length - 1) // 2
+    return f"{text[: length - 1 - half]}…{text[len(text) - half :]}"
