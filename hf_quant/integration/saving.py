@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from torch import distributed
 from transformers.utils.hub import PushToHubMixin
 
 from hf_quant.errors import SaveError
@@ -53,7 +54,8 @@ def save_pretrained(
         model: Quantized.
         save_directory: Where the checkpoint is to be; created when missing. Files of an earlier checkpoint are
             replaced once the new one is complete.
-        is_main_process: Whether this process is the one that writes.
+        is_main_process: Whether this process is the one that writes. Of several in ``torch.distributed``, only the
+            first does, as in Transformers.
         state_dict: Tensors to save instead of the model's own, under the same names.
         **kwargs: As for ``PreTrainedModel.save_pretrained``.
 
@@ -62,7 +64,7 @@ def save_pretrained(
     """
     original = original_method("save_pretrained")
     write = functools.partial(original, model, is_main_process=is_main_process, state_dict=state_dict)
-    if getattr(model, "_hf_peft_config_loaded", False) or not is_main_process:
+    if getattr(model, "_hf_peft_config_loaded", False) or not _writes(is_main_process):
         write(save_directory, **kwargs)
         return
     push = kwargs.pop("push_to_hub", False)
@@ -89,6 +91,12 @@ def save_pretrained(
             shutil.rmtree(staging, ignore_errors=True)
     if push:
         model.push_to_hub(hub.pop("repo_id", target.name), **hub)
+
+
+def _writes(is_main_process: bool) -> bool:
+    return is_main_process and not (
+        distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0
+    )
 
 
 @contextlib.contextmanager
