@@ -60,9 +60,22 @@ def gpt2_directory() -> Path:
     Raises:
         NotTrained: the script has not been run with this cache.
     """
-    folder = cache_directory() / "gpt2-news"
+    return _trained("gpt2-news", "train_gpt2")
+
+
+def sentiment_directory() -> Path:
+    """The MiniLM that ``benchmarks/train_sentiment.py`` fine-tunes to tell favourable film reviews from others.
+
+    Raises:
+        NotTrained: the script has not been run with this cache.
+    """
+    return _trained("minilm-sentiment", "train_sentiment")
+
+
+def _trained(name: str, script: str) -> Path:
+    folder = cache_directory() / name
     if not (folder / "config.json").is_file():
-        raise NotTrained(f"no trained model in {folder}: run `python -m benchmarks.train_gpt2`")
+        raise NotTrained(f"no trained model in {folder}: run `python -m benchmarks.{script}`")
     return folder
 
 

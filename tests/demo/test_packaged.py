@@ -9,7 +9,7 @@ from safetensors import safe_open
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from hf_quant.demo.errors import NotTrained
-from hf_quant.demo.packaged import gpt2_directory, minilm_directory, smollm2_directory
+from hf_quant.demo.packaged import gpt2_directory, minilm_directory, sentiment_directory, smollm2_directory
 from hf_quant.demo.quality import perplexity, sentence_embeddings, topic_accuracy
 from hf_quant.demo.texts import news_split
 
@@ -104,14 +104,23 @@ def test_going_off_the_grid_keeps_the_logits():
     torch.testing.assert_close(off, on, rtol=0, atol=1e-3)
 
 
-def test_an_untrained_gpt2_error_names_the_script(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_QUANT_CACHE", str(tmp_path))
-    with pytest.raises(NotTrained, match=r"python -m benchmarks\.train_gpt2"):
-        gpt2_directory()
+trained = pytest.mark.parametrize(
+    ("directory", "name", "script"),
+    [(gpt2_directory, "gpt2-news", "train_gpt2"), (sentiment_directory, "minilm-sentiment", "train_sentiment")],
+    ids=["gpt2", "sentiment"],
+)
 
 
-def test_a_trained_gpt2_is_found_in_the_cache(tmp_path, monkeypatch):
+@trained
+def test_an_untrained_models_error_names_the_script(directory, name, script, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_QUANT_CACHE", str(tmp_path))
-    (tmp_path / "gpt2-news").mkdir()
-    (tmp_path / "gpt2-news" / "config.json").write_text("{}")
-    assert gpt2_directory() == tmp_path / "gpt2-news"
+    with pytest.raises(NotTrained, match=rf"python -m benchmarks\.{script}"):
+        directory()
+
+
+@trained
+def test_a_trained_model_is_found_in_the_cache(directory, name, script, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_QUANT_CACHE", str(tmp_path))
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.json").write_text("{}")
+    assert directory() == tmp_path / name

@@ -5,9 +5,16 @@ import math
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
 
-from hf_quant.demo.quality import perplexity, sentence_embeddings, topic_accuracy
+from hf_quant.demo.quality import label_accuracy, perplexity, sentence_embeddings, topic_accuracy
 
 WORDS = ["<pad>", "a", "b", "c", "d", "e", "f", "g"]
 TEXTS = ["a b c d e f g", "g g a c", "b d f a c e g b"]  # 19 tokens
@@ -132,6 +139,25 @@ def test_topic_accuracy_counts_texts_nearest_their_own_centroid(encoder, tokeniz
     assert topic_accuracy(encoder, tokenizer, train, test, batch_size=4) == sum(right) / len(right)
 
 
+def test_label_accuracy_counts_texts_that_get_their_label(tokenizer):
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    names = {0: "x", 1: "y", 2: "z"}
+    config = BertConfig(vocab_size=len(WORDS), initializer_range=0.5, num_labels=3, id2label=names, **shape)
+    classifier = BertForSequenceClassification(config)
+    texts = [*TEXTS, "a b", "c", "d d f", "g"]
+    with torch.inference_mode():
+        guesses = [names[classifier.eval()(torch.tensor([tokens_of([text])])).logits.argmax().item()] for text in texts]
+    labels = [guess if index % 3 else "absent" for index, guess in enumerate(guesses)]
+    test = list(zip(labels, texts, strict=True))
+    classifier.train()
+    assert len(set(guesses)) > 1
+    assert label_accuracy(classifier, tokenizer, test, batch_size=2) == 4 / 7
+    assert classifier.training
+
+
 def test_accuracy_without_texts_is_refused(encoder, tokenizer):
     with pytest.raises(ValueError, match="need training and test texts"):
         topic_accuracy(encoder, tokenizer, [("x", "a")], [])
+    with pytest.raises(ValueError, match="at least one text"):
+        label_accuracy(encoder, tokenizer, [])

