@@ -34,6 +34,9 @@ Inputs = Mapping[str, InputStatistics]
 _LOSS = "error of the block"
 """Among the tensors of a block that is kept; no parameter is called so."""
 
+_TRACED_TOKENS = 128
+"""Of the one sequence that pairs are found and proved on, which takes dozens of runs of a block."""
+
 
 class CalibratedRun:
     """One run over a model. Call `quantize`.
@@ -87,6 +90,7 @@ class CalibratedRun:
             entries = list(first_inputs(self.model, self.blocks, self._batches()))
             if not entries:
                 raise CalibrationError("the calibration data has no batch for this process: give more samples")
+            traced = self._traced() if self.algorithms.transforms else None
             for index in (bar := tqdm(range(len(self.blocks)), desc="Calibrating", disable=not self.show)):
                 name = f"{self.list_name}.{index}"
                 if kept is not None and index < kept.done:
@@ -98,7 +102,7 @@ class CalibratedRun:
                         for position, entry in enumerate(entries):
                             entry.hidden = carried[f"{position:06}"].to(entry.hidden.device)
                     continue
-                self._quantize_block(index, entries)
+                self._quantize_block(index, entries, traced)
                 bar.set_postfix({"error": f"{self.losses[name]:.2e}"})
                 if kept is not None:
                     tensors = {**self.blocks[index].state_dict(), _LOSS: torch.tensor(self.losses[name]).double()}
@@ -117,7 +121,12 @@ class CalibratedRun:
         batches = calibration.batches(self.model.config)
         return [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
 
-    def _quantize_block(self, index: int, entries: list[BlockInput]) -> None:
+    def _traced(self) -> BlockInput:
+        """The beginning of the first sequence, on its way into the first block."""
+        start = {name: tensor[:1, :_TRACED_TOKENS] for name, tensor in self._batches()[0].items()}
+        return next(iter(first_inputs(self.model, self.blocks, [start])))
+
+    def _quantize_block(self, index: int, entries: list[BlockInput], traced: BlockInput | None) -> None:
         block, prefix = self.blocks[index], f"{self.list_name}.{index}."
         schemes = {
             name.removeprefix(prefix): scheme
@@ -137,8 +146,9 @@ class CalibratedRun:
             inputs = collector.statistics()
         else:
             targets = [run_block(block, index, entries[0])]
-        if algorithms.transforms and integer:
-            args, kwargs = entries[0].call(index)
+        if traced is not None and integer:
+            traced.hidden = entries[0].hidden[:1, : traced.hidden.shape[1]]
+            args, kwargs = traced.call(index)
             pairs = find_pairs(block, args, kwargs)
             for transform in algorithms.transforms:
                 transformed = transform.apply(block, pairs, inputs, integer)

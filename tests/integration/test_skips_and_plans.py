@@ -43,6 +43,12 @@ def test_one_end_of_a_tie_kept_float_keeps_the_other(name, end, load, float_outp
     assert survives_saving(model, name, tmp_path)
 
 
+@pytest.mark.parametrize("pattern", ["*.mlp", "layer.(", "[lm_head"])
+def test_modules_to_not_convert_names_what_to_write_for_what_is_no_regular_expression(pattern):
+    with pytest.raises(ConfigError, match=r'for every module with that in its name write "\.\*'):
+        HfQuantConfig("int8", modules_to_not_convert=["lm_head", pattern])
+
+
 def test_modules_to_not_convert_takes_parts_of_names(load, tmp_path):
     model = load("llama", HfQuantConfig("int4", modules_to_not_convert=["down_proj", "model.layers.0"]))
     names = quantized(model)
