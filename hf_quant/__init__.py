@@ -5,6 +5,7 @@ from hf_quant.config.plan import Plan
 from hf_quant.config.recipe import Recipe
 from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.evaluation.benchmark_report import BenchmarkReport
+from hf_quant.evaluation.report import DropReport
 from hf_quant.hub.card import write_model_card
 from hf_quant.integration.compile import compile, compile_config
 from hf_quant.integration.config import HfQuantConfig
@@ -12,6 +13,7 @@ from hf_quant.integration.register import register as _register
 from hf_quant.reporting.report import Report
 from hf_quant.reporting.write import read_report, write_report
 from hf_quant.workflows.benchmark import benchmark
+from hf_quant.workflows.evaluate import evaluate_drop
 from hf_quant.workflows.inspect import inspect
 from hf_quant.workflows.quantize import quantize
 
@@ -20,6 +22,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BenchmarkReport",
     "Calibration",
+    "DropReport",
     "HfQuantConfig",
     "Plan",
     "Recipe",
@@ -30,6 +33,7 @@ __all__ = [
     "benchmark",
     "compile",
     "compile_config",
+    "evaluate_drop",
     "inspect",
     "quantize",
     "read_report",

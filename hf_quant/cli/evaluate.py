@@ -1,0 +1,202 @@
+"""``hf-quant evaluate``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hf_quant.cli.outputs import Card, Outputs, check_outputs, write_outputs
+from hf_quant.errors import ConfigError
+from hf_quant.evaluation import METRICS, TASKS
+from hf_quant.evaluation.gate import Limit
+from hf_quant.evaluation.report import DropReport
+from hf_quant.reporting.markdown import to_markdown
+from hf_quant.reporting.report import Report
+from hf_quant.reporting.tables.accuracy import accuracy_section
+from hf_quant.reporting.tables.table import Table as Rows
+from hf_quant.reporting.words import shortened
+from hf_quant.workflows.evaluate import evaluate_drop
+
+GATE_FAILED = 3
+"""Exit code of a run whose drop is above the limit; 1 is for errors, 2 for options that do not exist."""
+_LONGEST = 120
+"""Characters of a cell on a screen; files have all of it."""
+
+
+def run(
+    reference: Annotated[str, typer.Argument(help="Directory or repository id of the reference, usually float.")],
+    quantized: Annotated[str, typer.Argument(help="Directory or repository id of the quantized checkpoint.")],
+    task: Annotated[str, typer.Option("--task", "-t", help=f"One of: {', '.join(TASKS)}.")],
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset",
+            "-d",
+            help="A .jsonl, .json, .csv, .parquet or .txt file (blank lines between texts), or a dataset's id "
+            "(name or name:subset).",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of a dataset's id. [default: test, or validation]", show_default=False)
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"May be repeated; the first is the one that --max-drop is about. Without a network: "
+            f"{', '.join(METRICS)}. Others are loaded by evaluate.load. [default: the task's own]",
+            show_default=False,
+        ),
+    ] = None,
+    max_drop: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Fail, with exit code {GATE_FAILED}, if more is lost: 1% of the reference's value, or 0.5pt, points, "
+            "which are hundredths of metrics that are parts of 1, such as accuracy, and units of others."
+        ),
+    ] = None,
+    confident: Annotated[
+        bool, typer.Option("--confident", help="Hold the upper end of the interval against --max-drop, not the drop.")
+    ] = False,
+    per_layer: Annotated[
+        bool, typer.Option("--per-layer", help="Compare the output of each module, too, and say where errors grow.")
+    ] = False,
+    layer_examples: Annotated[int, typer.Option(help="Examples that modules are compared on.")] = 8,
+    text_column: Annotated[
+        str | None, typer.Option(help="Where the texts (words, contexts) are, if it is not plain.")
+    ] = None,
+    pair_column: Annotated[str | None, typer.Option(help="Where the second texts are, if there are any.")] = None,
+    question_column: Annotated[str | None, typer.Option(help="Where the questions are.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Where the labels (tags, answers, scores) are.")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="DATA=MODEL: which class of the models a label of the data is; may be repeated."),
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Cut texts to so many tokens; of causal-lm, the tokens of a window.")
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(help="Of causal-lm, tokens between windows' starts; of question-answering, those shared."),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Sequences at once. [default: 16, and 1 for causal-lm]", show_default=False),
+    ] = None,
+    max_examples: Annotated[int | None, typer.Option(help="Use so many rows at most, drawn at random.")] = None,
+    worst: Annotated[int, typer.Option(help="Most examples to list of those that suffer most.")] = 10,
+    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    resamples: Annotated[int, typer.Option(help="Of the bootstrap.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap and of --max-examples.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="To load in: auto, float32, bfloat16 or float16.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print it as Markdown, such as for a pull request.")
+    ] = False,
+    output: Outputs = None,
+    card: Card = False,
+) -> None:
+    """Say how much a quantized model has lost on a task, and fail if that is too much.
+
+    Both models answer the same examples. The drop of each metric has a paired bootstrap interval; answers that
+    flipped are counted and tested; the output distributions and the examples that suffer most are shown.
+
+    Exit codes: 0, all is well; 1, an error; 2, a wrong option; 3, more was lost than --max-drop allows.
+
+    For example:
+
+        hf-quant evaluate ./bert ./bert-int8 --task text-classification --dataset reviews.csv --max-drop 0.5pt
+
+        hf-quant evaluate ./llama ./llama-int4 --task causal-lm --dataset articles.txt --max-drop 1% --confident
+
+        hf-quant evaluate ./bert ./bert-int4 -t question-answering -d squad --per-layer -o report.html --card
+    """
+    check_outputs(output, card, quantized)
+    if as_json and as_markdown:
+        raise ConfigError("--json and --markdown both say what to print: give one, and --output for a file")
+    limit = None if max_drop is None else Limit.parse(max_drop)
+    options: dict[str, Any] = {
+        "text_column": text_column,
+        "pair_column": pair_column,
+        "question_column": question_column,
+        "label_column": label_column,
+        "labels": dict(map(_split, label)) if label else None,
+        "stride": stride,
+    }
+    report = evaluate_drop(
+        reference,
+        quantized,
+        task,
+        dataset,
+        split=split,
+        metrics=metric or (),
+        max_examples=max_examples,
+        batch_size=batch_size,
+        max_length=max_length,
+        per_layer=layer_examples if per_layer else 0,
+        worst=worst,
+        resamples=resamples,
+        confidence=confidence,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        **{name: value for name, value in options.items() if value is not None},
+    )
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2, allow_nan=False))
+    elif as_markdown:
+        typer.echo(to_markdown(Report((report,))))
+    else:
+        show(report)
+    # What is printed for a program has to stay what it is.
+    with contextlib.redirect_stdout(sys.stderr if as_json or as_markdown else sys.stdout):
+        write_outputs(report, output, card, quantized)
+    if limit is not None:
+        _judge(limit, report, confident)
+
+
+def show(report: DropReport) -> None:
+    """Print all of an evaluation but how it was done."""
+    console = Console()
+    section = accuracy_section(report)
+    console.print(section.title, style="bold", highlight=False, markup=False)
+    for note in section.paragraphs:
+        console.print(f"Note: {note}", highlight=False, markup=False)
+    # The last says how it was evaluated, which the caller has just said.
+    for rows in section.tables[:-1]:
+        console.print(_table(rows))
+        if rows.caption:
+            console.print(rows.caption, highlight=False, markup=False)
+
+
+def _table(rows: Rows) -> Table:
+    table = Table(title=rows.title or None, title_justify="left")
+    for number, name in enumerate(rows.header):
+        table.add_column(name, justify="right" if number in rows.numbers else "left")
+    for row in rows.rows:
+        # Texts may come from anyone and hold what rich takes for markup.
+        table.add_row(*(Text(shortened(cell, _LONGEST)) for cell in row))
+    return table
+
+
+def _judge(limit: Limit, report: DropReport, confident: bool) -> None:
+    verdict = limit.check(report, confident=confident)
+    if verdict.passed:
+        typer.echo(f"Passed: {verdict.message}", err=True)
+        return
+    typer.secho(f"Failed: {verdict.message}", fg="red", err=True)
+    raise typer.Exit(GATE_FAILED)
+
+
+def _split(entry: str) -> tuple[str, str]:
+    label, separator, target = entry.rpartition("=")
+    if not separator or not label:
+        raise ConfigError(f"--label takes DATA=MODEL, such as 'pos=POSITIVE', not {entry!r}")
+    return label, target

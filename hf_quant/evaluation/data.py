@@ -1,0 +1,189 @@
+"""Data to evaluate on: rows of a dataset, a file or the Hub, and a fingerprint of what was used of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from hf_quant.errors import EvaluationError
+from hf_quant.evaluation.report import DataDescription
+from hf_quant.registry import unknown
+
+_READERS = {
+    ".jsonl": datasets.Dataset.from_json,
+    ".json": datasets.Dataset.from_json,
+    ".csv": datasets.Dataset.from_csv,
+    ".parquet": datasets.Dataset.from_parquet,
+}
+_PREFERRED_SPLITS = ("test", "validation", "dev", "eval")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Examples, each a mapping of columns.
+
+    Args:
+        dataset: The rows that are used.
+        name: Where they are from.
+        split: Which part of it; None where there are none.
+    """
+
+    dataset: datasets.Dataset
+    name: str
+    split: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def columns(self) -> list[str]:
+        """Their names."""
+        return list(self.dataset.column_names)
+
+    def __getitem__(self, column: str) -> list[Any]:
+        return list(self.dataset[column])
+
+    def column(self, wanted: str | None, usual: Sequence[str], what: str) -> str:
+        """The name of a column: the one wanted, or the first of the usual names that there is.
+
+        Args:
+            wanted: What the user calls it; None to find out.
+            usual: Names to look for.
+            what: Name of the option, for the message.
+
+        Raises:
+            EvaluationError: There is no such column.
+        """
+        if wanted is not None:
+            if wanted not in self.columns:
+                raise EvaluationError(f"{self.name} has {unknown('column', wanted, self.columns)}")
+            return wanted
+        found = next((name for name in usual if name in self.columns), None)
+        if found is None:
+            raise EvaluationError(
+                f"{self.name} has none of the columns {', '.join(usual)}: name the right one with {what}=..., one of "
+                f"{', '.join(self.columns)}"
+            )
+        return found
+
+    def texts(self, column: str) -> list[str]:
+        """A column of texts.
+
+        Raises:
+            EvaluationError: One is missing, or no text.
+        """
+        found = self[column]
+        for index, text in enumerate(found):
+            if not isinstance(text, str):
+                raise EvaluationError(
+                    f"row {index} of column {column} of {self.name} is {text!r}, not a text: leave it out"
+                )
+        return found
+
+    def describe(self) -> DataDescription:
+        """Name, split, fingerprint, number of rows."""
+        digest = hashlib.sha256()
+        for row in self.dataset:
+            digest.update(json.dumps(row, sort_keys=True, default=repr, ensure_ascii=False).encode() + b"\n")
+        return DataDescription(self.name, self.split, digest.hexdigest(), len(self))
+
+
+def open_rows(source: Any, split: str | None = None, limit: int | None = None, seed: int = 0) -> Rows:
+    """Rows of whatever a user calls data.
+
+    Args:
+        source: A `datasets.Dataset` or ``DatasetDict``; a list of texts or of mappings; a ``.jsonl``, ``.json``,
+            ``.csv`` or ``.parquet`` file, or a ``.txt`` file, whose texts are separated by blank lines; or a dataset's
+            id on the Hub, ``name`` or ``name:subset``.
+        split: Of a ``DatasetDict`` or a dataset of the Hub; None for the first that there is of test, validation, dev
+            and eval, or the only one.
+        limit: Use so many rows at most, drawn at random and kept in order, for data is often sorted by label; of an
+            iterable dataset the first.
+        seed: Which rows.
+
+    Raises:
+        EvaluationError: Nothing of that kind, no such split, or it is empty.
+    """
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise EvaluationError(f"the number of examples must be a positive integer, not {limit!r}")
+    dataset, name = _opened(source)
+    if isinstance(dataset, Mapping):
+        split = _split(dataset, split, name)
+        dataset = dataset[split]
+    elif split is not None and isinstance(source, str | Path | list | tuple):
+        raise EvaluationError(f"{name} has no splits: leave out split={split!r}")
+    elif split is None and isinstance(source, datasets.Dataset) and source.split is not None:
+        split = str(source.split)
+    if isinstance(dataset, datasets.IterableDataset):
+        dataset = datasets.Dataset.from_list(list(dataset if limit is None else dataset.take(limit)))
+    if len(dataset) == 0:
+        raise EvaluationError(f"{name}{f', split {split!r},' if split else ''} is empty: take another split or file")
+    if limit is not None and limit < len(dataset):
+        dataset = dataset.select(np.sort(np.random.default_rng(seed).choice(len(dataset), limit, replace=False)))
+    return Rows(dataset, name, split)
+
+
+def _opened(source: Any) -> tuple[Any, str]:
+    if isinstance(
+        source, datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | datasets.IterableDatasetDict
+    ):
+        name = getattr(getattr(source, "info", None), "dataset_name", None)
+        return source, name or type(source).__name__
+    if isinstance(source, list | tuple):
+        rows = [{"text": row} if isinstance(row, str) else row for row in source]
+        if not all(isinstance(row, Mapping) for row in rows):
+            raise EvaluationError("a list of data holds texts, or mappings with the same columns")
+        return datasets.Dataset.from_list([dict(row) for row in rows]), "a list"
+    if not isinstance(source, str | Path):
+        raise EvaluationError(
+            f"cannot evaluate on a {type(source).__name__}: pass a datasets.Dataset, a list, a file, or a dataset's id"
+        )
+    path = Path(source)
+    if path.is_file():
+        return _file(path), path.name
+    if path.suffix.lower() in (*_READERS, ".txt"):
+        raise EvaluationError(f"there is no file {source}")
+    return _hub(str(source)), str(source)
+
+
+def _file(path: Path) -> datasets.Dataset:
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".txt":
+            return datasets.Dataset.from_text(str(path), sample_by="paragraph")
+        if suffix in _READERS:
+            return _READERS[suffix](str(path))
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise EvaluationError(f"{path} is no {suffix[1:]} file that can be read: {error.__cause__ or error}") from error
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{path} is no {suffix[1:]} file that can be read: {error}") from error
+    raise EvaluationError(
+        f"cannot read {path} as data: give one of {', '.join((*_READERS, '.txt'))}, or a dataset's id"
+    )
+
+
+def _hub(source: str) -> Any:
+    name, _, subset = source.partition(":")
+    try:
+        return datasets.load_dataset(name, subset or None)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise EvaluationError(f"{source} is neither a file nor a dataset that can be loaded: {error}") from error
+
+
+def _split(parts: Mapping[str, Any], wanted: str | None, name: str) -> str:
+    known = list(parts)
+    if wanted is not None:
+        if wanted not in parts:
+            raise EvaluationError(f"{name} has {unknown('split', wanted, known)}")
+        return wanted
+    found = next((split for split in _PREFERRED_SPLITS if split in parts), known[0] if len(known) == 1 else None)
+    if found is None:
+        raise EvaluationError(f"{name} has several splits: name one with split=..., of {', '.join(known)}")
+    return found

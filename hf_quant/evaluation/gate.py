@@ -1,0 +1,93 @@
+"""A limit on what may be lost, for scripts and CI."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from hf_quant.errors import EvaluationError
+from hf_quant.evaluation.report import DropReport, MetricDrop
+
+_LIMIT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%|pt|pts|points?)\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a report is within a limit.
+
+    Args:
+        passed: It is.
+        message: By how much it is, or is not.
+    """
+
+    passed: bool
+    message: str
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The most that may be lost.
+
+    Args:
+        amount: In percent of the reference's value, or in points: hundredths of metrics that are parts of 1, units of
+            others. At least 0.
+        is_relative: Which of them.
+    """
+
+    amount: float
+    is_relative: bool
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.amount) or self.amount < 0:
+            raise EvaluationError(f"a limit is at least 0, not {self.amount}")
+
+    @classmethod
+    def parse(cls, text: str) -> Limit:
+        """``"1%"`` of the reference's value, or ``"0.5pt"``.
+
+        Raises:
+            EvaluationError: It is neither.
+        """
+        match = _LIMIT.fullmatch(text)
+        if match is None:
+            raise EvaluationError(
+                f"{text!r} is no limit: write 1% for a part of the reference's value, or 0.5pt for points, hundredths "
+                "of a metric such as accuracy"
+            )
+        return cls(float(match[1]), match[2] == "%")
+
+    def __str__(self) -> str:
+        return f"{self.amount:g} {'%' if self.is_relative else 'points'}"
+
+    def check(self, report: DropReport, metric: str | None = None, confident: bool = False) -> Verdict:
+        """Whether a report is within the limit.
+
+        Args:
+            report: What was measured.
+            metric: Which of its metrics; None for the first.
+            confident: Hold the upper end of the interval against the limit, not the drop that was measured.
+
+        Raises:
+            EvaluationError: There is no such metric, or the limit is relative and the reference's value is 0.
+        """
+        found = report.metric(metric)
+        lost = self._lost(found, confident)
+        passed = lost <= self.amount
+        unit = "%" if self.is_relative else "points"
+        what = f"the drop of {found.name}"
+        if confident:
+            what += f", with {report.confidence:.0%} confidence,"
+        message = (
+            f"{what} is {'at most ' if confident else ''}{lost:.4g} {unit}, {abs(lost - self.amount):.4g} "
+            f"{'below' if passed else 'above'} the limit of {self} ({found.reference:.6g} to {found.quantized:.6g})"
+        )
+        return Verdict(passed, message)
+
+    def _lost(self, metric: MetricDrop, confident: bool) -> float:
+        if not self.is_relative:
+            return (metric.high if confident else metric.drop) * metric.points_per_unit
+        lost = metric.relative_high if confident else metric.relative_drop
+        if lost is None:
+            raise EvaluationError(f"the reference's {metric.name} is 0, of which there is no part: give a limit in pt")
+        return 100 * lost

@@ -1,0 +1,1 @@
+"""Metrics that need no network: one a file, each an `evaluate.EvaluationModule`."""

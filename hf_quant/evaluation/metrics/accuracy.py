@@ -1,0 +1,26 @@
+"""Accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hf_quant.evaluation.metrics.base import Items, SummedMetric, ratio
+from hf_quant.evaluation.statistics import Floats
+
+
+class Accuracy(SummedMetric):
+    """Part of the answers that are right."""
+
+    summary = "Part of the answers that are right."
+
+    def contributions(self, predictions: Items, references: Items, labels: Sequence[Any]) -> Floats:
+        """Whether it is right, and 1."""
+        right = np.asarray(predictions) == np.asarray(references)
+        return np.stack([right, np.ones(len(right))], axis=1).astype(float)
+
+    def finish(self, sums: Floats) -> dict[str, Floats]:
+        """Right ones by all."""
+        return {"accuracy": ratio(sums[..., 0], sums[..., 1])}

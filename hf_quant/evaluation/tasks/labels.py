@@ -1,0 +1,78 @@
+"""Class numbers of a dataset's labels, as the models number them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import datasets
+
+from hf_quant.errors import EvaluationError
+
+
+class Labels:
+    """How to number labels.
+
+    Args:
+        id2label: The models' names of classes.
+        names: The dataset's names of its own numbers; None where labels are plain numbers or strings.
+        given: Label of the dataset to the model's class number or name, from the user.
+
+    Raises:
+        EvaluationError: `given` leads to a class that the models do not have.
+    """
+
+    def __init__(
+        self, id2label: Mapping[Any, str], names: Sequence[str] | None, given: Mapping[Any, Any] | None = None
+    ):
+        self.id2label = {int(number): str(name) for number, name in id2label.items()}
+        self.numbers = {name.lower(): number for number, name in self.id2label.items()}
+        # LABEL_0 and so on says nothing: numbers are then taken as they are.
+        self.is_named = self.id2label != {number: f"LABEL_{number}" for number in self.id2label}
+        self.names = names if names is not None and self.is_named and self._knows(names) else None
+        self.given = None if given is None else {str(label): self._target(target) for label, target in given.items()}
+
+    def _knows(self, names: Iterable[str]) -> bool:
+        return {name.lower() for name in names} <= set(self.numbers)
+
+    def _target(self, target: Any) -> int:
+        number = self.numbers.get(str(target).lower(), target)
+        if number not in self.id2label:
+            raise EvaluationError(f"labels leads to {target!r}, which is no class of the models: {self.id2label}")
+        return int(number)
+
+    def number(self, label: Any, where: str) -> int:
+        """The class of a label of the dataset.
+
+        Args:
+            label: A number or a string.
+            where: Row and column, for the message.
+
+        Raises:
+            EvaluationError: The models have no such class.
+        """
+        if self.given is not None:
+            if str(label) not in self.given:
+                raise EvaluationError(f"{where} is {label!r}, which labels=... has not: {list(self.given)}")
+            return self.given[str(label)]
+        if self.names is not None and isinstance(label, int) and 0 <= label < len(self.names):
+            label = self.names[label]
+        if isinstance(label, str):
+            found = self.numbers.get(label.lower())
+            if found is None and label.lstrip("-").isdigit():
+                found = int(label)
+        else:
+            found = int(label) if isinstance(label, int | float) and float(label).is_integer() else None
+        if found is None or found not in self.id2label:
+            raise EvaluationError(
+                f"{where} is {label!r}, which is no class of the models ({', '.join(self.id2label.values())}): say "
+                f"which by labels={{{label!r}: {next(iter(self.id2label.values()))!r}, ...}}"
+            )
+        return found
+
+
+def class_names(feature: Any) -> list[str] | None:
+    """Names of a column's numbers, if its type has any; of the numbers in lists, too."""
+    while isinstance(feature, datasets.Sequence | datasets.List | datasets.LargeList):
+        feature = feature.feature
+    return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None

@@ -1,0 +1,195 @@
+"""`hf_quant.evaluate_drop`: what a quantized model loses on a task, beside its reference."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hf_quant.errors import EvaluationError, MissingDependency
+from hf_quant.evaluation import TASKS
+from hf_quant.evaluation.models import ModelFacts, device_of, model_facts
+from hf_quant.evaluation.report import DropReport
+from hf_quant.hardware.detect import cpu_name
+from hf_quant.kernels.native import library
+from hf_quant.registry import unknown
+from hf_quant.workflows.benchmarking.facts import facts_of
+from hf_quant.workflows.checkpoints import load_model, load_tokenizer
+
+if TYPE_CHECKING:
+    from evaluate import EvaluationModule
+
+    from hf_quant.evaluation.tasks.base import Task
+
+_LAYER_EXAMPLES = 8
+"""On which modules are compared, if their number is not given."""
+
+
+def evaluate_drop(
+    reference: Any,
+    quantized: Any,
+    task: str,
+    dataset: Any = None,
+    *,
+    split: str | None = None,
+    metrics: str | EvaluationModule | Sequence[str | EvaluationModule] = (),
+    tokenizer: Any = None,
+    max_examples: int | None = None,
+    batch_size: int | None = None,
+    max_length: int | None = None,
+    per_layer: bool | int = False,
+    worst: int = 10,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: str = "auto",
+    progress: bool = True,
+    **options: Any,
+) -> DropReport:
+    """Run two models on the same examples and report what was lost, with paired statistics.
+
+    Args:
+        reference: Directory or repository id, or a Transformers model in memory; usually float.
+        quantized: The same model, quantized; likewise.
+        task: ``text-classification``, ``token-classification``, ``question-answering``, ``masked-lm``, ``causal-lm``
+            or ``sentence-similarity``.
+        dataset: A `datasets.Dataset` or ``DatasetDict``, a list of texts or of mappings, a file (``.jsonl``,
+            ``.json``, ``.csv``, ``.parquet``, ``.txt``), or a dataset's id on the Hub, ``name`` or ``name:subset``.
+        split: Of a ``DatasetDict`` or a dataset of the Hub; by default test, validation, or the only one.
+        metrics: Names, or `evaluate.EvaluationModule` objects; the first is the one that a gate looks at. Names of
+            `hf_quant.evaluation.METRICS` need no network; others are loaded by ``evaluate.load``. By default the
+            task's own.
+        tokenizer: Of both models; by default the one beside the reference, which has to be the quantized model's, too.
+        max_examples: Use so many rows at most, drawn at random by `seed`.
+        batch_size: Sequences of a forward pass; by default 16, and 1 for ``causal-lm``.
+        max_length: Texts are cut to so many tokens; without it a text that is longer than the context is an error.
+            Of ``causal-lm`` and ``question-answering``, which read long texts in windows, the tokens of a window.
+        per_layer: Compare the output of each module, too, on 8 examples or on the number given.
+        worst: Most examples to list of those that suffer most.
+        resamples: Of the bootstrap.
+        confidence: Of all intervals.
+        seed: Of the bootstrap, and of `max_examples`.
+        device: To load checkpoints to; models in memory stay where they are.
+        dtype: To load checkpoints in; ``"auto"`` is that of the checkpoint.
+        progress: Show progress bars.
+        **options: Of the task, such as ``text_column``, ``label_column``, ``labels``, ``stride``: see the classes in
+            `hf_quant.evaluation.tasks`.
+
+    Raises:
+        EvaluationError: The models cannot be compared (other labels, another tokenizer), the data does not fit the
+            task (missing columns, nothing in it, texts that are too long), or logits are NaN.
+        MetricUnavailable: A metric needs the network, or a package that is not installed.
+        UnknownName: There is no such task.
+        ConfigError: There is no such directory or dtype.
+        MissingDependency: The packages `evaluate`, `datasets` or `scipy` are not installed.
+    """
+    evaluate_pair, open_rows, bootstrap_class = _machinery()
+    bootstrap = bootstrap_class(resamples, seed, confidence)
+    layer_examples = _count("per_layer", _LAYER_EXAMPLES if per_layer is True else int(per_layer))
+    sizes = {"batch_size": batch_size, "max_length": max_length}
+    asked = _task(task, metrics, {**options, **{name: size for name, size in sizes.items() if size is not None}})
+    if dataset is None:
+        raise EvaluationError(f"{task} needs data: pass dataset=..., a datasets.Dataset, a list, a file or an id")
+    # Before models are loaded, which takes longer.
+    rows = open_rows(dataset, split, max_examples, seed)
+    _count("worst", worst)
+    models = tuple(_loaded(source, dtype, device) for source in (reference, quantized))
+    facts = _facts((reference, quantized), models, tokenizer, asked.has_labels)
+    report = evaluate_pair(
+        *models,
+        asked,
+        rows,
+        facts,
+        names=(_name(reference), _name(quantized)),
+        bootstrap=bootstrap,
+        worst=worst,
+        layer_examples=layer_examples,
+        progress=progress,
+    )
+    return replace(report, environment=_environment(models))
+
+
+def _machinery() -> tuple[Any, Any, Any]:
+    # Imported here: the three packages are optional, and take seconds.
+    try:
+        from hf_quant.evaluation.data import open_rows
+        from hf_quant.evaluation.drop import evaluate_pair
+        from hf_quant.evaluation.statistics import Bootstrap
+    except ImportError as error:
+        if error.name not in ("evaluate", "datasets", "scipy"):
+            raise
+        raise MissingDependency(
+            f'the package {error.name!r} is not installed: pip install "hf-quant[evaluate]"'
+        ) from error
+    return evaluate_pair, open_rows, Bootstrap
+
+
+def _task(name: str, metrics: Any, options: dict[str, Any]) -> Task:
+    task_class = TASKS[name]
+    known = [entry.name for entry in fields(task_class) if entry.name != "metrics"]
+    for option in options:
+        if option not in known:
+            raise EvaluationError(f"{name} has {unknown('option', option, known)}")
+    several = isinstance(metrics, list | tuple)
+    task: Task = task_class(metrics=tuple(metrics) if several else (metrics,), **options)
+    return task
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise EvaluationError(f"{name} is a whole number from 0 on, not {value!r}")
+    return value
+
+
+def _loaded(source: Any, dtype: str, device: str) -> Any:
+    if not isinstance(source, str | PathLike):
+        return source
+    model = load_model(str(source), dtype=dtype)
+    return model if device == "cpu" else model.to(device)
+
+
+def _facts(sources: Sequence[Any], models: Sequence[Any], tokenizer: Any, has_labels: bool) -> ModelFacts:
+    """Of both models, which are found to be comparable."""
+    from hf_quant.evaluation.comparable import require_comparable, require_same_tokenizer
+
+    if tokenizer is None:
+        beside = [_tokenizer_beside(source) for source in sources]
+        if None not in beside:
+            require_same_tokenizer(*beside)
+        tokenizer = next((found for found in beside if found is not None), None)
+    first, second = (model_facts(model, tokenizer) for model in models)
+    require_comparable(first.config, second.config, has_labels)
+    lengths = [facts.positions for facts in (first, second) if facts.positions is not None]
+    return replace(first, positions=min(lengths, default=None))
+
+
+def _tokenizer_beside(source: Any) -> Any:
+    if not isinstance(source, str | PathLike):
+        # Where Transformers has loaded it from; empty for one that was made in memory.
+        source = getattr(getattr(source, "config", None), "name_or_path", "")
+    return load_tokenizer(str(source)) if source else None
+
+
+def _name(source: Any) -> str:
+    if isinstance(source, str | PathLike):
+        return str(source)
+    facts = facts_of(source)
+    return f"{facts.model_class} {facts.preset or next(iter(facts.schemes), '')}".strip()
+
+
+def _environment(models: Sequence[Any]) -> dict[str, str]:
+    packages = ("torch", "transformers", "evaluate", "datasets", "hf-quant")
+    return {
+        "cpu": cpu_name(),
+        "device": " and ".join(dict.fromkeys(str(device_of(model)) for model in models)),
+        "threads": str(torch.get_num_threads()),
+        "native kernels": library.isa() or f"none: {library.absence()}",
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
