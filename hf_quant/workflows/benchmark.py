@@ -26,7 +26,7 @@ from hf_quant.hardware.detect import cpu_name
 from hf_quant.kernels.native import library
 from hf_quant.workflows.benchmarking.cases import Case, check_alike, given, grid, tokenized
 from hf_quant.workflows.benchmarking.contestant import Contestant
-from hf_quant.workflows.checkpoints import load_tokenizer
+from hf_quant.workflows.checkpoints import check_source, load_tokenizer
 
 _REST = 0.1
 """Seconds before a turn, in which threads of the one before stop waiting for more work."""
@@ -78,11 +78,14 @@ def benchmark(
         EvaluationError: The models do not take the same inputs, or one cannot be loaded or run.
         UnsupportedModel: Not a Transformers model, or one that no random input can be made for.
     """
-    _check_numbers(rounds, seconds, new_tokens, threads)
+    _check_numbers(rounds, seconds, new_tokens, threads, batch_sizes, lengths)
+    sources = (_source(reference), _source(quantized))
+    for source in sources:
+        if isinstance(source, str):
+            check_source(source, dtype)
     started, others = time.monotonic(), OtherProcesses()
     with _torch_threads(threads):
         threads = torch.get_num_threads()
-        sources = (_source(reference), _source(quantized))
         models = tuple(Contestant(source, dtype, device, threads) for source in sources)
         notes = list(_notes(models))
         try:
@@ -179,11 +182,20 @@ def _cases(
     return [case]
 
 
-def _check_numbers(rounds: int, seconds: float, new_tokens: int, threads: int | None) -> None:
-    for name, value in (("rounds", rounds), ("new_tokens", new_tokens), ("threads", 1 if threads is None else threads)):
+def _check_numbers(
+    rounds: int,
+    seconds: float,
+    new_tokens: int,
+    threads: int | None,
+    batch_sizes: Sequence[int] | None,
+    lengths: Sequence[int] | None,
+) -> None:
+    numbers = [("rounds", rounds), ("new_tokens", new_tokens), ("threads", 1 if threads is None else threads)]
+    numbers += [("a batch size", size) for size in batch_sizes or ()] + [("a length", size) for size in lengths or ()]
+    for name, value in numbers:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{name} is a whole number above zero, not {value!r}")
-    if not 0 <= seconds < float("inf"):
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < float("inf"):
         raise ConfigError(f"seconds is how long a turn lasts, at least 0, not {seconds!r}")
 
 

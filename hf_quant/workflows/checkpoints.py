@@ -26,11 +26,7 @@ def load_model(source: str, config: HfQuantConfig | None = None, dtype: str = "a
     Raises:
         ConfigError: Unknown dtype, no such directory, or ``config.json`` names no architecture that Transformers has.
     """
-    if (source.startswith((".", "/", "~")) or source.count("/") > 1) and not Path(source).is_dir():
-        # No repository id; Transformers would only say what is wrong with it as one.
-        raise ConfigError(f"there is no directory {source}: give that of a checkpoint, or a repository id, user/name")
-    if dtype not in DTYPES:
-        raise ConfigError(unknown("dtype", dtype, DTYPES))
+    check_source(source, dtype)
     model_config = AutoConfig.from_pretrained(source)
     names = model_config.architectures or []
     model_class = getattr(transformers, names[0], None) if names else None
@@ -40,6 +36,15 @@ def load_model(source: str, config: HfQuantConfig | None = None, dtype: str = "a
             "load the model in Python with its own class and call hf_quant.quantize(model, config)"
         )
     return model_class.from_pretrained(source, dtype=dtype, quantization_config=config)
+
+
+def check_source(source: str, dtype: str = "auto") -> None:
+    """Raise ConfigError if `load_model` would for an unknown dtype, or a path that leads nowhere."""
+    if (source.startswith((".", "/", "~")) or source.count("/") > 1) and not Path(source).is_dir():
+        # No repository id; Transformers would only say what is wrong with it as one.
+        raise ConfigError(f"there is no directory {source}: give that of a checkpoint, or a repository id, user/name")
+    if dtype not in DTYPES:
+        raise ConfigError(unknown("dtype", dtype, DTYPES))
 
 
 def load_tokenizer(source: str) -> Any:

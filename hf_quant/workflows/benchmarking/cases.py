@@ -49,7 +49,7 @@ def grid(facts: Facts, batch_sizes: Sequence[int] | None, lengths: Sequence[int]
     """A case for every batch size and length.
 
     Raises:
-        ConfigError: A size is not above zero, or the model does not read that many tokens.
+        ConfigError: The model does not read that many tokens.
         UnsupportedModel: No random input can be made for this kind of model.
     """
     if facts.kind == ENCODER_DECODER or facts.vocabulary is None:
@@ -63,10 +63,6 @@ def grid(facts: Facts, batch_sizes: Sequence[int] | None, lengths: Sequence[int]
     if lengths is None:
         wanted = (128,) if is_causal else (32, 128)
         lengths = sorted({min(length, max(1, longest or length)) for length in wanted})
-    for name, sizes in (("batch size", batch_sizes), ("length", lengths), ("number of new tokens", [new_tokens])):
-        for size in sizes:
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ConfigError(f"a {name} is a whole number above zero, not {size!r}")
     _check_length(max(lengths), made_up, facts)
     return [Case(batch, length, made_up, facts.vocabulary) for length in lengths for batch in batch_sizes]
 
