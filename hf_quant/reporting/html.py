@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -11,6 +12,8 @@ from hf_quant.reporting.document import sections, title
 from hf_quant.reporting.plots import PLOTS
 from hf_quant.reporting.plots.canvas import style, svg
 from hf_quant.reporting.report import Report
+
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:%|pt|x|µs|ms|s|kB|MB|GB)(?!\w))")
 
 
 def to_html(report: Report) -> str:
@@ -27,6 +30,7 @@ def to_html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["unbroken"] = _unbroken
     parts = [
         {"section": section, "pictures": [picture for name in section.plots if (picture := _picture(name, report))]}
         for section in sections(report)
@@ -34,6 +38,11 @@ def to_html(report: Report) -> str:
     page = environment.get_template("page.html").render(title=title(report), parts=parts)
     # A NUL or its like is no character of HTML.
     return "".join(letter for letter in page if letter in "\n\t" or ord(letter) >= 32)
+
+
+def _unbroken(text: str) -> str:
+    """Numbers stay on one line with their units."""
+    return _BEFORE_UNIT.sub("\N{NO-BREAK SPACE}", text)
 
 
 def _picture(name: str, report: Report) -> dict[str, Any] | None:

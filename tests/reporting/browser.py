@@ -36,11 +36,12 @@ class Visit:
 
 def visit(page, width, profile, expressions=(), opened=True):
     """Open the file `page` at `width` pixels, with every folded part open, in a browser with a new profile."""
+    page = Path(page).absolute()
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
     command += [f"--user-data-dir={profile}", "--no-first-run", "about:blank"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            return asyncio.run(asyncio.wait_for(_visit(Path(page), width, Path(profile), expressions, opened), 60))
+            return asyncio.run(asyncio.wait_for(_visit(page, width, Path(profile), expressions, opened), 60))
         finally:
             process.kill()
 

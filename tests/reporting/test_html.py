@@ -36,7 +36,7 @@ class Outline(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.text += data
+        self.text += data.replace("\N{NO-BREAK SPACE}", " ")
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,12 @@ def test_every_plot_and_table_is_on_the_page(page):
     titles = ("Loss of each metric", "Size against accuracy", "Latency", "Error, module by module")
     assert all(title in outline.text for title in titles)
     assert "+0.40 pt (-0.20 to +1.10)" in outline.text
+
+
+def test_numbers_stay_on_one_line_with_their_units():
+    shown = re.sub("\N{NO-BREAK SPACE}", "_", to_html(Report((drop_report("x", layers=0, hostile="5 small"),))))
+    assert "+0.40_pt (-0.20 to +1.10)" in shown and "+0.42_% (-0.21_% to +1.15_%)" in shown
+    assert "5 small" in shown
 
 
 def test_nothing_is_fetched_and_nothing_runs(page):
