@@ -17,8 +17,8 @@ FLOORS = [
     "modules",
     "fusion",
     "calibration evaluation",
-    "algorithms qat reporting",
-    "planner export",
+    "algorithms reporting",
+    "planner export qat",
     "hub",  # below integration, whose saving writes the model card
     "integration",
     "workflows demo",

@@ -1,0 +1,1 @@
+"""Quantization-aware training: float modules that compute with the rounded numbers they will be stored as."""

@@ -1,0 +1,43 @@
+"""Quantized modules in the place of fake-quantized ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hf_quant.modules.swap import share_tied
+from hf_quant.qat.input import StaticInput
+from hf_quant.qat.prepare import fake_quantized_modules
+from hf_quant.qat.twin import float_twin, quantized_twin, stored_twin
+
+
+@torch.no_grad()
+def convert(model: nn.Module, ties: dict[str, str]) -> None:
+    """Put the codes into quantized modules, in place: those that the fake-quantized model evaluated with.
+
+    Args:
+        model: From `prepare`.
+        ties: As `prepare` was given.
+
+    Raises:
+        CalibrationError: A static input was never observed; the model is as it was.
+        WeightError: A weight holds NaN or Inf; the model is as it was.
+    """
+    made: dict[str, nn.Module] = {}
+    for name, module in fake_quantized_modules(model):
+        if not module.scheme.weight.is_integer:
+            made[name] = stored_twin(module)
+            continue
+        if isinstance(module.input_quantizer, StaticInput) and not module.is_ready:
+            module.input_quantizer.next_step(name)
+            module.input_quantizer.initialise(name)
+        made[name] = quantized_twin(module, tied=name in ties)
+    for name, twin in made.items():
+        model.set_submodule(name, twin)
+    share_tied(model, ties)
+
+
+def take_out(model: nn.Module) -> None:
+    """Put the float modules back, with the masters as training left them, in place."""
+    for name, module in list(fake_quantized_modules(model)):
+        model.set_submodule(name, float_twin(module))

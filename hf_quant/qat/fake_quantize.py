@@ -1,0 +1,118 @@
+"""Rounding to a grid and back in one pass, with the gradients that training takes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+STRAIGHT, LSQ, PACT = "straight", "lsq", "pact"
+"""Gradients; see `FakeQuantize`."""
+
+_CHUNK = 1 << 17
+"""Numbers handled at a time, so that all steps but the first read find them in the cache."""
+
+
+class FakeQuantize(torch.autograd.Function):
+    """``(clamp(round(real / scale) + zero_point, quant_min, quant_max) - zero_point) * scale``, row by row.
+
+    The arithmetic is that of `AffineFormat.encode` and `decode`, in the dtype of `real`; NaN stays NaN. Nothing is
+    saved but the arguments: what the backward pass needs besides, it computes again.
+
+    With ``v = real / scale``, ``q`` the code less the zero point, and *inside* where no code was clamped:
+
+    - ``"straight"``: 1 for `real`, nothing for the grid. For grids taken from `real` itself, which clip nothing.
+    - ``"lsq"`` (Esser et al., arXiv:1902.08153; LSQ+, arXiv:2004.09576): for `real` 1 inside, else 0; for `scale`
+      ``q - v`` inside, else ``q``; for `zero_point` 0 inside, else ``-scale``. These are the derivatives of the
+      function whose rounding is the identity.
+    - ``"pact"`` (Choi et al., arXiv:1805.06085): as ``"lsq"``, without the term ``q - v`` of rounding.
+
+    Arguments of `apply`: `real` ``[rows, n]``, `scale` ``[rows, 1]`` or ``[1, 1]``, `zero_point` of that shape and
+    dtype, whole numbers, or None; `quant_min` and `quant_max`; the name of the gradient; the factor that gradients of
+    `scale` and `zero_point` are multiplied with.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        real: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None,
+        quant_min: int,
+        quant_max: int,
+        gradient: str,
+        gradient_scale: float = 1.0,
+    ) -> Tensor:
+        """Numbers of the grid, ``[rows, n]``."""
+        ctx.gradient, ctx.gradient_scale, ctx.limits = gradient, gradient_scale, (quant_min, quant_max)
+        if gradient != STRAIGHT:
+            ctx.save_for_backward(real, scale, zero_point)
+        rounded = torch.empty_like(real, memory_format=torch.contiguous_format)
+        for part in _parts(real):
+            steps, at, zero = rounded[part], _at(scale, part), _at(zero_point, part)
+            torch.mul(real[part], at.reciprocal(), out=steps)
+            steps.round_()
+            if zero is not None:
+                steps += zero
+            steps.clamp_(quant_min, quant_max)
+            if zero is not None:
+                steps -= zero
+            steps *= at
+        return rounded
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        """Gradients of `real`, `scale` and `zero_point`."""
+        (gradient,) = gradients
+        if ctx.gradient == STRAIGHT:
+            return gradient, None, None, None, None, None, None
+        real, scale, zero_point = ctx.saved_tensors
+        quant_min, quant_max = ctx.limits
+        of_real = torch.empty_like(real, memory_format=torch.contiguous_format)
+        of_scale = torch.zeros_like(scale)
+        of_zero = None if zero_point is None else torch.zeros_like(scale)
+        needs_grid = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        for part in _parts(real):
+            numbers, incoming = real[part], gradient[part]
+            at, zero = _at(scale, part), _at(zero_point, part)
+            steps = (numbers * at.reciprocal()).round_()
+            if zero is not None:
+                steps += zero
+            # Zero where a code was clamped. Codes are whole numbers, so half a step decides nothing.
+            inside = torch.ops.aten.hardtanh_backward(incoming, steps, quant_min - 0.5, quant_max + 0.5)
+            of_real[part] = inside
+            if not needs_grid:
+                continue
+            steps.clamp_(quant_min, quant_max)
+            if zero is not None:
+                steps -= zero
+            if ctx.gradient == LSQ:
+                total = (incoming * steps).sum(-1, keepdim=True)
+                total -= (inside * numbers).sum(-1, keepdim=True) / at
+            else:
+                total = ((incoming - inside) * steps).sum(-1, keepdim=True)
+            _add(of_scale, part, total)
+            if of_zero is not None:
+                _add(of_zero, part, (inside.sum(-1, keepdim=True) - incoming.sum(-1, keepdim=True)) * at)
+        of_scale *= ctx.gradient_scale
+        if of_zero is not None:
+            of_zero *= ctx.gradient_scale
+        return of_real, of_scale, of_zero, None, None, None, None
+
+
+def _parts(real: Tensor) -> list[slice]:
+    rows, width = real.shape
+    step = max(1, _CHUNK // max(1, width))
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def _at(grid: Tensor | None, part: slice) -> Any:
+    return grid if grid is None or grid.shape[0] == 1 else grid[part]
+
+
+def _add(total: Tensor, part: slice, rows: Tensor) -> None:
+    if total.shape[0] == 1:
+        total += rows.sum(0, keepdim=True)
+    else:
+        total[part] = rows

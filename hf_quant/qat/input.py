@@ -1,0 +1,159 @@
+"""Inputs that are rounded, in training, as kernels round them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hf_quant.config.scheme import Scheme, TensorScheme
+from hf_quant.errors import CalibrationError
+from hf_quant.formats import affine_format
+from hf_quant.formats.affine import AffineFormat
+from hf_quant.observers.moving_average import MovingAverage
+from hf_quant.qat.fake_quantize import LSQ, PACT, STRAIGHT, FakeQuantize
+from hf_quant.qat.learned_grid import LearnedGrid
+from hf_quant.qat.options import QATOptions
+from hf_quant.qat.straight_through import Rotate
+
+
+class DynamicInput(nn.Module):
+    """Scales from each input, per token, group of a token, or tensor; the gradient passes straight through.
+
+    Args:
+        scheme: Of the module; its input is dynamic, or None for inputs that are only rotated.
+    """
+
+    def __init__(self, scheme: Scheme):
+        super().__init__()
+        self.scheme, self.rotation = scheme.input, scheme.weight.rotation
+        self.enabled = True
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[..., features]`` on its grid, rotated where the weight is; float32 once either was done."""
+        if self.rotation is not None:
+            input = Rotate.apply(input, self.rotation)
+        if self.scheme is None or not self.enabled or input.numel() == 0:
+            return input
+        real = input.to(torch.float32)
+        format = affine_format(self.scheme)
+        per_tensor = self.scheme.granularity == "tensor"
+        rows = real.reshape(-1, self.scheme.group_size or real.shape[-1])
+        scale, zero_point = dynamic_grid(rows.detach(), format, per_tensor)
+        limits = (format.quant_min, format.quant_max)
+        return FakeQuantize.apply(rows, scale, zero_point, *limits, STRAIGHT).view(real.shape)
+
+
+class StaticInput(nn.Module):
+    """One learned grid for all inputs, which starts from the range that was observed.
+
+    While `observing`, inputs pass as they are and are noted; `next_step` takes the extremes of a step into the running
+    range, so that neither accumulated batches nor activations that are computed twice count more than once. Padding
+    counts as any token does.
+
+    Args:
+        scheme: Of the module; its input is static.
+        width: Features.
+        options: How the grid is learned.
+        device: Where parameters are made.
+    """
+
+    low: Tensor
+    high: Tensor
+    batches: Tensor
+
+    def __init__(self, scheme: Scheme, width: int, options: QATOptions, device: torch.device | None = None):
+        super().__init__()
+        assert scheme.input is not None
+        self.scheme: TensorScheme = scheme.input
+        self.rotation = scheme.weight.rotation
+        self.gradient = PACT if options.inputs == "pact" else LSQ
+        self.enabled, self.observing = True, False
+        self.grid = LearnedGrid(scheme.input, (1, 1), width, device)
+        # The state of the observer, where a checkpoint keeps it.
+        self.register_buffer("low", torch.zeros((), device=device))
+        self.register_buffer("high", torch.zeros((), device=device))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64, device=device))
+        self._step: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[..., features]`` on its grid, rotated where the weight is; float32 once either was done."""
+        if self.rotation is not None:
+            input = Rotate.apply(input, self.rotation)
+        if input.numel() == 0:
+            return input
+        if self.observing:
+            self._observe(input.detach())
+            return input
+        if not self.enabled:
+            return input
+        real = input.to(torch.float32)
+        format = affine_format(self.scheme)
+        scale, zero_point = self.grid()
+        grid = (scale, zero_point, format.quant_min, format.quant_max)
+        rows = real.reshape(-1, real.shape[-1])
+        return FakeQuantize.apply(rows, *grid, self.gradient, self.grid.gradient_scale).view(real.shape)
+
+    @torch.no_grad()
+    def next_step(self, name: str) -> None:
+        """Take in what was observed since the last call.
+
+        Raises:
+            CalibrationError: It holds NaN or infinity.
+        """
+        if self._step is None:
+            return
+        observer = self._observer()
+        try:
+            observer.update(torch.stack(self._step).view(1, 2))
+        except CalibrationError as error:
+            raise CalibrationError(f"inputs of {name}: {error}") from error
+        for key, value in observer.state().items():
+            getattr(self, key).copy_(value)
+        self._step = None
+
+    @torch.no_grad()
+    def initialise(self, name: str) -> None:
+        """Start from the range that was observed.
+
+        Raises:
+            CalibrationError: Nothing was.
+        """
+        if int(self.batches) == 0:
+            raise CalibrationError(
+                f"no input of {name} was observed, so its static grid has no range: give observer_steps of at least 1, "
+                "and end no earlier than they do"
+            )
+        scale, zero_point = affine_format(self.scheme).scale_and_zero_point(self.low, self.high)
+        self.grid.initialise(self.scheme, scale.view(1, 1), None if zero_point is None else zero_point.view(1, 1))
+
+    @torch.no_grad()
+    def solved(self) -> tuple[Tensor, Tensor | None]:
+        """float32 scale and integer zero point ``[1, 1]``, as they would be stored now."""
+        scale, zero_point = self.grid()
+        return scale, None if zero_point is None else zero_point.to(affine_format(self.scheme).dtype)
+
+    def _observer(self) -> MovingAverage:
+        state = {"low": self.low, "high": self.high, "batches": self.batches} if int(self.batches) else {}
+        return MovingAverage.from_state(affine_format(self.scheme), state)
+
+    def _observe(self, input: Tensor) -> None:
+        low, high = torch.aminmax(input.to(torch.float32))
+        if self._step is not None:
+            low, high = torch.minimum(low, self._step[0]), torch.maximum(high, self._step[1])
+        self._step = (low, high)
+
+
+def dynamic_grid(rows: Tensor, format: AffineFormat, per_tensor: bool) -> tuple[Tensor, Tensor | None]:
+    """Scale ``[rows, 1]`` (``[1, 1]`` per tensor) and zero point in float32, as `AffineFormat.quantize_input` has it.
+
+    Args:
+        rows: float32 ``[rows, n]``: tokens, or groups of them.
+        format: Of the codes.
+        per_tensor: One scale for everything.
+    """
+    rows = rows.reshape(1, -1) if per_tensor else rows
+    # `aminmax` along a dimension is several times as slow as both of these.
+    low, high = rows.amin(-1), rows.amax(-1)
+    # The grid of a row is that of its two extremes.
+    _, scale, zero_point = format.quantize_input(torch.stack([low, high], -1))
+    return scale, None if zero_point is None else zero_point.to(torch.float32)

@@ -1,0 +1,94 @@
+"""A grid whose scale and offset are parameters (LSQ, arXiv:1902.08153; LSQ+, arXiv:2004.09576)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from hf_quant.config.scheme import TensorScheme
+from hf_quant.formats import affine_format
+from hf_quant.qat.straight_through import StoreAs, ZeroPoint
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11
+
+_SMALLEST = 2 * torch.finfo(torch.float32).tiny
+
+
+class LearnedGrid(nn.Module):
+    """Scale and, for asymmetric schemes, offset: the real number that code 0 stands for.
+
+    The grid that numbers are rounded to is the one that will be stored: the scale as its dtype holds it, and the zero
+    point ``round(-offset / scale)``, which is a code. An offset in place of a zero point keeps still while the scale
+    moves, and has gradients of the size of numbers. Both start as NaN: `initialise` sets them from statistics.
+
+    Args:
+        scheme: Integer scheme.
+        shape: Of scale and offset: ``[rows, groups]``, ``[1, 1]`` per tensor.
+        numbers: How many share one scale; gradients are multiplied with ``1 / sqrt(numbers * highest code)``. Of
+            asymmetric schemes codes are counted from the lowest.
+        device: Where the parameters are made.
+    """
+
+    scale: nn.Parameter
+    offset: nn.Parameter | None
+
+    def __init__(self, scheme: TensorScheme, shape: tuple[int, int], numbers: int, device: torch.device | None = None):
+        super().__init__()
+        self.scheme = scheme
+        self.numbers = numbers
+        self.scale = nn.Parameter(torch.full(shape, math.nan, device=device))
+        if scheme.symmetric:
+            self.register_parameter("offset", None)
+        else:
+            self.offset = nn.Parameter(torch.full(shape, math.nan, device=device))
+
+    @property
+    def gradient_scale(self) -> float:
+        """The factor of the gradients."""
+        format = affine_format(self.scheme)
+        highest = format.quant_max if self.scheme.symmetric else format.quant_max - format.quant_min
+        return 1 / math.sqrt(self.numbers * highest)
+
+    @property
+    def is_initialised(self) -> bool:
+        """Whether there is a grid yet."""
+        return not bool(self.scale.isnan().all())
+
+    @torch.no_grad()
+    def initialise(self, scheme: TensorScheme, scale: Tensor, zero_point: Tensor | None) -> None:
+        """Start from a grid of `scheme`, whose bits may be others than before; `scale` and `zero_point` as stored.
+
+        Rows of zeros have the smallest scale that there is, from which no learning rate leads to those of other rows:
+        they start in the middle of these.
+        """
+        self.scheme = scheme
+        scale = scale.to(torch.float32)
+        of_zeros = scale <= _SMALLEST
+        if bool(of_zeros.any()):
+            others = scale[~of_zeros]
+            scale = torch.where(of_zeros, others.median() if others.numel() else 1 / self.numbers, scale)
+        self.scale.copy_(scale)
+        if self.offset is not None:
+            assert zero_point is not None
+            self.offset.copy_(torch.where(of_zeros, 0.0, -zero_point.to(torch.float32) * scale))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Casting a model must not cast grids: a scale may be smaller than float16 can say.
+        def keep_dtype(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if moved.dtype != tensor.dtype else moved
+
+        return super()._apply(keep_dtype, recurse)
+
+    def forward(self) -> tuple[Tensor, Tensor | None]:
+        """float32 scale and zero point, a whole number in float32 (None when symmetric), with gradients."""
+        format = affine_format(self.scheme)
+        scale = StoreAs.apply(self.scale.float(), format.scale_dtype)
+        if self.offset is None:
+            return scale, None
+        return scale, ZeroPoint.apply(self.offset.float(), scale, format.quant_min, format.quant_max)

@@ -1,0 +1,173 @@
+"""Float modules that compute with the numbers that their quantized counterparts will hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from hf_quant.calibration.pairs import weight_matrix
+from hf_quant.config.scheme import Scheme
+from hf_quant.formats import float_format
+from hf_quant.formats.rotation import rotate
+from hf_quant.modules.base import QuantizedModule
+from hf_quant.qat.input import DynamicInput, StaticInput
+from hf_quant.qat.options import QATOptions
+from hf_quant.qat.straight_through import Rotate
+from hf_quant.qat.twin import quantized_twins
+from hf_quant.qat.weight import WeightQuantizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11
+
+
+class FakeQuantized(nn.Module):
+    """Mixin: `weight` stays the float master, the very parameter that the float module had.
+
+    In training it computes in floats, with gradients. In evaluation, where no gradient is asked for, it *is* the
+    quantized module: codes are made of the master and computed with by the kernel that inference will use, until the
+    master or the grid changes or training goes on. So what is evaluated is what `convert` gives.
+    """
+
+    scheme: Scheme
+    weight: nn.Parameter
+    weight_quantizer: WeightQuantizer
+    input_quantizer: DynamicInput | StaticInput
+    float_class: type[nn.Module]
+    """What the module was, and will be if quantization is taken out."""
+    sharing: list[FakeQuantized]
+    """Modules with the same weight, first the one that owns it and saves the grid."""
+    name: str = ""
+    """In the model, for messages."""
+
+    def start(self, scheme: Scheme, name: str, options: QATOptions, owner: FakeQuantized | None) -> None:
+        """Add the quantizers; `owner` is whose weight this module is tied to."""
+        self.scheme, self.name = scheme, name
+        self.sharing = [self] if owner is None else owner.sharing
+        self._twins: tuple[Any, list[QuantizedModule]] | None = None
+        """Of all that share the weight; the owner keeps them."""
+        if not scheme.weight.is_integer:
+            return
+        rows, width = weight_matrix(self, self.weight).shape
+        if owner is not None:
+            self.sharing.append(self)
+        else:
+            self.weight_quantizer = WeightQuantizer(scheme.weight, rows, width, options, self.weight.device)
+        if scheme.input is None or scheme.input.dynamic:
+            self.input_quantizer = DynamicInput(scheme)
+        else:
+            self.input_quantizer = StaticInput(scheme, width, options, self.weight.device)
+
+    @property
+    def rounding(self) -> WeightQuantizer:
+        """The quantizer of the weight, of whichever module it is."""
+        return self.sharing[0].weight_quantizer
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a grid for everything, as there is not before a static input was observed."""
+        static = getattr(self, "input_quantizer", None)
+        return not isinstance(static, StaticInput) or static.grid.is_initialised
+
+    def twin(self) -> QuantizedModule | None:
+        """The quantized module to evaluate with; None where this one has to do."""
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return None
+        if not self.scheme.weight.is_integer or not all(member.is_ready for member in self.sharing):
+            return None
+        owner = self.sharing[0]
+        state = [tensor for member in self.sharing for tensor in (*member.parameters(), *member.buffers())]
+        key = tuple((id(tensor), tensor.data_ptr(), tensor._version) for tensor in state)
+        if owner._twins is None or owner._twins[0] != key:
+            owner._twins = None  # before others are made
+            owner._twins = (key, quantized_twins(self.sharing))
+        return owner._twins[1][next(i for i, member in enumerate(self.sharing) if member is self)]
+
+    def train(self, mode: bool = True) -> Self:
+        """As in ``nn.Module``."""
+        if mode:
+            self.sharing[0]._twins = None
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        self.sharing[0]._twins = None
+        return super()._apply(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_twins": None}
+
+
+class FakeQuantizedLinear(FakeQuantized, nn.Linear):  # type: ignore[misc]
+    """``nn.Linear`` on rounded weights and inputs."""
+
+    float_class = nn.Linear
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``input @ weight.T + bias``; in the dtype of `input`, or of autocast."""
+        if (twin := self.twin()) is not None:
+            return twin(input)
+        return _product(self, input)
+
+
+class FakeQuantizedConv1D(FakeQuantized, Conv1D):
+    """``Conv1D`` on rounded weights and inputs; the master stays ``[in, out]``."""
+
+    float_class = Conv1D
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x @ weight + bias``; in the dtype of `x`, or of autocast."""
+        if (twin := self.twin()) is not None:
+            return twin(x)
+        return _product(self, x)
+
+
+class FakeQuantizedEmbedding(FakeQuantized, nn.Embedding):  # type: ignore[misc]
+    """``nn.Embedding`` on rounded rows; only those looked up are rounded."""
+
+    float_class = nn.Embedding
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Rows of the table: ``[...] -> [..., embedding_dim]``."""
+        if (twin := self.twin()) is not None:
+            return twin(input)
+        looked_up = super().forward(input)
+        if not self.scheme.weight.is_integer:
+            return looked_up.to(float_format(self.scheme.weight).dtype).to(self.weight.dtype)
+        rows = looked_up.reshape(-1, self.embedding_dim)
+        rounded = self.rounding(rows, input.reshape(-1), self.weight)
+        if self.scheme.weight.rotation is not None:
+            rounded = Rotate.apply(rounded, self.scheme.weight.rotation)
+        return rounded.view(looked_up.shape).to(self.weight.dtype)
+
+
+FAKES: dict[type[nn.Module], type[FakeQuantized]] = {
+    nn.Linear: FakeQuantizedLinear,
+    Conv1D: FakeQuantizedConv1D,
+    nn.Embedding: FakeQuantizedEmbedding,
+}
+"""Float class to the one that trains in its place."""
+
+
+def _product(module: FakeQuantized, input: Tensor) -> Tensor:
+    bias: Tensor | None = module.bias  # type: ignore[assignment]
+    matrix = weight_matrix(module, module.weight)
+    if not module.scheme.weight.is_integer:
+        dtype = float_format(module.scheme.weight).dtype
+        output = nn.functional.linear(input.to(dtype), matrix.to(dtype), None if bias is None else bias.to(dtype))
+        return output.to(input.dtype)
+    rounded = module.input_quantizer(input)
+    weight = module.rounding(matrix)
+    if torch.is_autocast_enabled(input.device.type):
+        return nn.functional.linear(rounded, weight, bias)
+    output = nn.functional.linear(rounded.float(), weight, None if bias is None else bias.float())
+    return output.to(input.dtype)
+
+
+def dequantized(module: FakeQuantized) -> Tensor:
+    """The float32 weight ``[rows, width]`` that training computes with now, turned back where the scheme rotates it."""
+    with torch.no_grad():
+        rows = module.rounding(weight_matrix(module, module.weight))
+    rotation = module.scheme.weight.rotation
+    return rows if rotation is None else rotate(rows, rotation)

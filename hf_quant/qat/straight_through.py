@@ -1,0 +1,66 @@
+"""Small steps whose gradient is that of the identity, and the rotation, whose gradient is a rotation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_quant.formats.rotation import rotate
+
+
+class ZeroPoint(torch.autograd.Function):
+    """``clamp(round(-offset / scale), low, high)``; the gradient passes the rounding, and the clamp unless it clamps.
+
+    Scales may be as small as float32 has them, as those of rows of zeros are: nothing is divided by their square.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, offset: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+        """Whole numbers in the dtype of `offset`."""
+        point = -offset / scale
+        ctx.save_for_backward(point, scale)
+        ctx.limits = (low, high)
+        return point.round().clamp_(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Gradients of `offset` and `scale`."""
+        point, scale = ctx.saved_tensors
+        low, high = ctx.limits
+        ratio = gradients[0] / scale
+        ratio = torch.where((point >= low - 0.5) & (point <= high + 0.5), ratio, 0.0)
+        return -ratio, -ratio * point, None, None
+
+
+class StoreAs(torch.autograd.Function):
+    """A float32 number as `dtype` holds it, in float32; the gradient passes as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, real: Tensor, dtype: torch.dtype) -> Tensor:
+        """`real`, there and back."""
+        return real.to(dtype).to(torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """What came in."""
+        return gradients[0], None
+
+
+class Rotate(torch.autograd.Function):
+    """`formats.rotation.rotate`. The matrix is orthonormal and symmetric, so the gradient is rotated likewise."""
+
+    @staticmethod
+    def forward(ctx: Any, real: Tensor, size: int) -> Tensor:
+        """``[..., n]`` in blocks of `size` numbers, float32."""
+        ctx.size, ctx.dtype = size, real.dtype
+        return rotate(real, size)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """The rotated gradient, in the dtype of what was rotated."""
+        # As a product, which is faster than the butterfly; a gradient need not round as kernels do.
+        matrix = rotate(torch.eye(ctx.size, device=gradients[0].device), ctx.size)
+        blocks = gradients[0].unflatten(-1, (-1, ctx.size)) @ matrix.to(gradients[0].dtype)
+        return blocks.flatten(-2).to(ctx.dtype), None

@@ -1,0 +1,82 @@
+"""The quantized module that a fake-quantized one stands for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from hf_quant.calibration.pairs import weight_matrix
+from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.stored import StoredModule
+from hf_quant.modules.swap import SWAPS
+from hf_quant.qat.input import StaticInput
+
+if TYPE_CHECKING:
+    from hf_quant.qat.modules import FakeQuantized
+
+QUANTIZERS = ("weight_quantizer", "input_quantizer")
+
+
+@torch.no_grad()
+def quantized_twin(module: FakeQuantized, tied: bool) -> QuantizedModule:
+    """A quantized module of what `module`, whose weight is integer, would be stored as.
+
+    Args:
+        module: Not changed.
+        tied: Whether its weight is another's, which will be shared with it: it gets no codes here.
+
+    Raises:
+        WeightError: The weight holds NaN or Inf.
+    """
+    build, _ = SWAPS[module.float_class]
+    twin = build(module, module.scheme, tied, module.weight.device)
+    assert isinstance(twin, QuantizedModule)
+    if not tied:
+        solved = module.rounding.solved(weight_matrix(module, module.weight), f"{module.name}.weight")
+        for key, tensor in solved.tensors().items():
+            getattr(twin, key).data = tensor
+    if getattr(module, "bias", None) is not None:
+        twin.bias = module.bias  # the parameter itself, which another module may share
+    static = module.input_quantizer
+    if isinstance(static, StaticInput):
+        scale, zero_point = static.solved()
+        assert twin.input_scale is not None
+        twin.input_scale.copy_(scale.view(1))
+        if twin.input_zero_point is not None and zero_point is not None:
+            twin.input_zero_point.copy_(zero_point.view(1))
+    return twin.train(module.training)
+
+
+def quantized_twins(sharing: list[FakeQuantized]) -> list[QuantizedModule]:
+    """Quantized modules of all that share one weight, ready to compute, on one set of codes."""
+    twins = [quantized_twin(module, tied=index > 0) for index, module in enumerate(sharing)]
+    for twin in twins[1:]:
+        twin.share_weight(twins[0])
+    for twin in twins:
+        twin.prepack()
+    return twins
+
+
+@torch.no_grad()
+def stored_twin(module: FakeQuantized) -> StoredModule:
+    """A module that stores the weight of `module` in the float format of its scheme."""
+    _, build = SWAPS[module.float_class]
+    twin = build(float_twin(module), module.scheme, False, module.weight.device)
+    assert isinstance(twin, StoredModule)
+    twin.weight.copy_(module.weight)
+    return twin.train(module.training)
+
+
+def float_twin(module: FakeQuantized) -> nn.Module:
+    """The float module that `module` was, with the same parameters."""
+    restored: nn.Module = module.float_class.__new__(module.float_class)
+    nn.Module.__init__(restored)
+    own = ("scheme", "name", "sharing", "_twins")
+    for key, value in module.__dict__.items():
+        if key not in own:
+            restored.__dict__[key] = value.copy() if isinstance(value, dict | set) else value
+    for quantizer in QUANTIZERS:
+        restored._modules.pop(quantizer, None)
+    return restored

@@ -1,0 +1,145 @@
+"""Weights that are rounded, in training, to the numbers that they will be stored as."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from hf_quant.algorithms.base import QuantizedWeight
+from hf_quant.algorithms.grids import Clipping
+from hf_quant.algorithms.rtn import checked_range, rounded, rows_of
+from hf_quant.config.scheme import TensorScheme
+from hf_quant.formats import affine_format, scale_dtype
+from hf_quant.formats.packing import pack
+from hf_quant.qat.fake_quantize import LSQ, STRAIGHT, FakeQuantize
+from hf_quant.qat.learned_grid import LearnedGrid
+from hf_quant.qat.options import QATOptions
+from hf_quant.qat.straight_through import Rotate
+
+
+class WeightQuantizer(nn.Module):
+    """Rounds rows of a weight ``[rows, width]``, as inference has them.
+
+    `bits` says, also in a checkpoint, what the learned grid is for. Where that is not what the scheme asks for in the
+    end, as in a warm-up in float or with more bits, `solved` takes the grid from the weight.
+
+    Args:
+        scheme: Integer scheme, group size settled.
+        rows: Rows of the weight.
+        width: Numbers in a row.
+        options: How the grid is found.
+        device: Where parameters are made.
+    """
+
+    bits: Tensor
+
+    def __init__(
+        self, scheme: TensorScheme, rows: int, width: int, options: QATOptions, device: torch.device | None = None
+    ):
+        super().__init__()
+        self.scheme = scheme
+        self.current = scheme
+        self.options = options
+        self.group_size = scheme.group_size or width
+        self.enabled = True
+        """Whether training rounds; `solved` always does."""
+        per_tensor = scheme.granularity == "tensor"
+        shape = (1, 1) if per_tensor else (rows, width // self.group_size)
+        numbers = rows * width if per_tensor else self.group_size
+        self.grid = LearnedGrid(scheme, shape, numbers, device) if options.weights == "lsq" else None
+        self.register_buffer("bits", torch.zeros((), dtype=torch.int64, device=device))
+
+    @torch.no_grad()
+    def initialise(self, matrix: Tensor, name: str, bits: int | None = None) -> None:
+        """Take the grid from a weight.
+
+        Args:
+            matrix: ``[rows, width]`` floats.
+            name: For error messages.
+            bits: As many as to train with from now on; None for those of the scheme.
+
+        Raises:
+            WeightError: The weight holds NaN or Inf.
+        """
+        self.use_bits(bits or self.scheme.bits)
+        if self.grid is not None:
+            found = rounded(matrix, self.current, name, self._clipping())
+            self.grid.initialise(self.current, found.scale, found.zero_point)
+        self.bits.fill_(self.current.bits)
+
+    def use_bits(self, bits: int) -> None:
+        """Train with `bits`, on the grid that there is."""
+        self.current = replace(self.scheme, bits=bits)
+        if self.grid is not None:
+            self.grid.scheme = self.current
+
+    def forward(self, rows: Tensor, index: Tensor | None = None, whole: Tensor | None = None) -> Tensor:
+        """Rows on their grid, float32, in the space that the scheme rotates to.
+
+        Args:
+            rows: ``[n, width]`` floats: the weight, or the rows of it that were looked up.
+            index: int64 ``[n]``: which rows these are; None for all.
+            whole: The weight, where `rows` are only some of it.
+        """
+        rows = self.rotated(rows)
+        if not self.enabled:
+            return rows
+        format = affine_format(self.current)
+        if self.grid is None:
+            scale, zero_point = self._extremes(rows, whole)
+            gradient, factor = STRAIGHT, 1.0
+        else:
+            scale, zero_point = self.grid()
+            gradient, factor = LSQ, self.grid.gradient_scale
+            if index is not None and scale.shape != (1, 1):
+                scale = nn.functional.embedding(index, scale)
+                zero_point = None if zero_point is None else nn.functional.embedding(index, zero_point)
+        if scale.shape != (1, 1):
+            scale = scale.reshape(-1, 1)
+            zero_point = None if zero_point is None else zero_point.reshape(-1, 1)
+        grouped = rows.reshape(-1, self.group_size)
+        limits = (format.quant_min, format.quant_max)
+        return FakeQuantize.apply(grouped, scale, zero_point, *limits, gradient, factor).view(rows.shape)
+
+    def rotated(self, rows: Tensor) -> Tensor:
+        """Float32 rows in the space that they are rounded in."""
+        rotation = self.scheme.rotation
+        return rows.to(torch.float32) if rotation is None else Rotate.apply(rows, rotation)
+
+    @torch.no_grad()
+    def solved(self, matrix: Tensor, name: str) -> QuantizedWeight:
+        """The weight as it would be stored now: with the bits of the scheme.
+
+        Raises:
+            WeightError: The weight holds NaN or Inf.
+        """
+        if self.grid is None:
+            return rounded(matrix, self.scheme, name)
+        if int(self.bits) != self.scheme.bits:
+            return rounded(matrix, self.scheme, name, self._clipping())
+        format = affine_format(self.scheme)
+        scale, zero = self.grid()
+        rows = rows_of(matrix, self.scheme).unflatten(-1, (-1, self.group_size))
+        checked_range(rows, -1, name)
+        zero_point = None if zero is None else zero.to(format.dtype)
+        codes = format.encode(rows, scale[..., None], None if zero_point is None else zero_point[..., None])
+        return QuantizedWeight(
+            pack(codes.flatten(-2), self.scheme.bits), scale.to(scale_dtype(self.scheme)), zero_point
+        )
+
+    def _clipping(self) -> Clipping | None:
+        return Clipping() if self.options.initial == "mse" else None
+
+    def _extremes(self, rows: Tensor, whole: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        with torch.no_grad():
+            if self.scheme.granularity == "tensor":
+                low, high = torch.aminmax(rows if whole is None else rows_of(whole, self.scheme))
+                low, high = low.view(1, 1), high.view(1, 1)
+            else:
+                # `aminmax` along a dimension is several times as slow as both of these.
+                grouped = rows.unflatten(-1, (-1, self.group_size))
+                low, high = grouped.amin(-1), grouped.amax(-1)
+            scale, zero_point = affine_format(self.current).scale_and_zero_point(low, high)
+        return scale, None if zero_point is None else zero_point.to(torch.float32)
