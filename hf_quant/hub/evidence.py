@@ -23,23 +23,28 @@ EVIDENCE_FILE = "hf_quant_report.json"
 def carry_evidence(directory: Path, sources: Iterable[Path]) -> Report:
     """The report of the checkpoint in `directory`, from the first of `sources` that has one of just these tensors.
 
-    It is written into `directory`, too. A report of another checkpoint, such as one that lay there before, is passed
-    over.
+    It is written into `directory`, too. Where there are only reports of other tensors, such as those of a checkpoint
+    that this one takes the place of, an empty one is: a report must not lie beside what it is not about.
     """
     found = [source for source in sources if (source / EVIDENCE_FILE).is_file()]
     if not found:
         return Report()
     fingerprint = checkpoint_fingerprint(directory)
+    report = None
     for source in found:
         try:
-            report = read_json(source / EVIDENCE_FILE)
+            known = read_json(source / EVIDENCE_FILE)
         except EvaluationError as error:
             logger.warning("%s; the model card goes without it", error)
             continue
-        if report.checkpoint == fingerprint:
-            write_json(report, directory / EVIDENCE_FILE)
-            return report
-    return Report()
+        report = Report(checkpoint=fingerprint)
+        if known.checkpoint == fingerprint:
+            report = known
+            break
+    if report is None:
+        return Report()
+    write_json(report, directory / EVIDENCE_FILE)
+    return report
 
 
 def add_evidence(directory: Path, drop: DropReport | None, benchmark: BenchmarkReport | None) -> Report:

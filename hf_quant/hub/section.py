@@ -92,7 +92,8 @@ def section(quantization: Quantization, source: str, report: Report) -> str:
     ]
     kept = Counter(quantization.kept_float.values())
     if kept:
-        lines += ["", "Left in float:", "", *(f"- {count} modules: {reason}" for reason, count in kept.most_common())]
+        counted = ((reason, f"{count} module{'s' * (count > 1)}") for reason, count in kept.most_common())
+        lines += ["", "Left in float:", "", *(f"- {modules}: {reason}" for reason, modules in counted)]
     for drop in report.drops:
         lines += ["", *_accuracy(drop)]
     for benchmark in report.benchmarks:
@@ -131,7 +132,7 @@ def _speed(benchmark: BenchmarkReport) -> Iterator[str]:
     yield escaped(f"Native kernels: {machine.get('native kernels', 'none')}; {versions}; {benchmark.date[:10]}.")
     for note in benchmark.notes:
         yield ""
-        yield escaped(f"{note}.")
+        yield escaped(f"Note: {note}.")
 
 
 def _auto_class(class_name: str) -> str:

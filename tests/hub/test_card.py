@@ -83,7 +83,7 @@ def test_the_table_counts_every_quantized_module(model):
 def test_what_stayed_float_is_listed_with_its_reason():
     section = quantization_section(quantized(how=HfQuantConfig("int8", modules_to_not_convert=["lm_head"])), "x")
     assert "Left in float:" in section
-    assert "- 1 modules: listed in modules_to_not_convert" in section
+    assert "- 1 module: listed in modules_to_not_convert" in section
 
 
 def test_a_scheme_without_a_preset_is_described_without_one():
