@@ -33,6 +33,10 @@ class MetricUnavailable(EvaluationError):
     """A metric needs the network, or a package that is not installed; the message names metrics that need neither."""
 
 
+class TrainingError(HfQuantError, RuntimeError):
+    """Training with quantization in the loop went wrong: a learned scale is NaN, or not positive any more."""
+
+
 class CheckpointError(HfQuantError, ValueError):
     """A quantized checkpoint is truncated, tampered with, or from a newer version."""
 

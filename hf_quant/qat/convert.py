@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from hf_quant.modules.swap import share_tied
+from hf_quant.qat.check import check_grids
 from hf_quant.qat.input import StaticInput
 from hf_quant.qat.prepare import fake_quantized_modules
 from hf_quant.qat.twin import float_twin, quantized_twin, stored_twin
@@ -20,9 +21,11 @@ def convert(model: nn.Module, ties: dict[str, str]) -> None:
         ties: As `prepare` was given.
 
     Raises:
+        TrainingError: A learned scale is NaN or not positive; the model is as it was.
         CalibrationError: A static input was never observed; the model is as it was.
         WeightError: A weight holds NaN or Inf; the model is as it was.
     """
+    check_grids(model)
     made: dict[str, nn.Module] = {}
     for name, module in fake_quantized_modules(model):
         if not module.scheme.weight.is_integer:

@@ -64,7 +64,9 @@ class WeightQuantizer(nn.Module):
             WeightError: The weight holds NaN or Inf.
         """
         self.use_bits(bits or self.scheme.bits)
-        if self.grid is not None:
+        if self.grid is None:
+            checked_range(matrix.flatten(), 0, name)
+        else:
             found = rounded(matrix, self.current, name, self._clipping())
             self.grid.initialise(self.current, found.scale, found.zero_point)
         self.bits.fill_(self.current.bits)

@@ -9,7 +9,8 @@ import torch
 
 from hf_quant.errors import ConfigError, WeightError
 from hf_quant.integration.config import HfQuantConfig
-from hf_quant.integration.quantizer import DTYPES, HfQuantQuantizer, finish, require_pretrained
+from hf_quant.integration.in_memory import become_quantized
+from hf_quant.integration.quantizer import DTYPES, require_pretrained
 from hf_quant.integration.resolve import Resolution, resolve
 from hf_quant.integration.solve import quantize_weights
 
@@ -53,13 +54,7 @@ def quantize(
     resolution = resolve(model, config)
     _check_weights(model, resolution)
     outcome = quantize_weights(model, config, resolution, progress, resume, restart)
-    quantizer = HfQuantQuantizer(config, pre_quantized=False)
-    model.is_quantized = True
-    model.quantization_method = config.quant_method
-    model.hf_quantizer = quantizer
-    quantizer.resolution, quantizer.block_errors = resolution, outcome.block_errors
-    finish(model, config.resolved(resolution.plan, resolution.kept_float, outcome.fingerprint), quantizer)
-    model.config._is_quantized = True
+    become_quantized(model, config, resolution, outcome)
     return model
 
 

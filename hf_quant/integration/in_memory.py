@@ -1,0 +1,31 @@
+"""The last step of quantizing a model that was in memory as floats: Transformers takes it for a quantized one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hf_quant.integration.config import HfQuantConfig
+from hf_quant.integration.quantizer import HfQuantQuantizer, finish
+from hf_quant.integration.resolve import Resolution
+from hf_quant.integration.solve import Outcome
+
+
+def become_quantized(model: Any, config: HfQuantConfig, resolution: Resolution, outcome: Outcome) -> None:
+    """Mark `model`, whose modules hold codes already, as ``from_pretrained`` would, and lay its weights out.
+
+    Args:
+        model: Changed in place.
+        config: As the user gave it.
+        resolution: Of the two.
+        outcome: Of a run with data.
+
+    Raises:
+        CheckpointError: A tensor holds values that no quantizer writes.
+    """
+    quantizer = HfQuantQuantizer(config, pre_quantized=False)
+    model.is_quantized = True
+    model.quantization_method = config.quant_method
+    model.hf_quantizer = quantizer
+    quantizer.resolution, quantizer.block_errors = resolution, outcome.block_errors
+    finish(model, config.resolved(resolution.plan, resolution.kept_float, outcome.fingerprint), quantizer)
+    model.config._is_quantized = True

@@ -1,0 +1,109 @@
+"""From a float Transformers model to one that trains with quantization in the loop, and on to a quantized one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hf_quant.errors import ConfigError, UnsupportedModel
+from hf_quant.integration.config import HfQuantConfig
+from hf_quant.integration.in_memory import become_quantized
+from hf_quant.integration.quantizer import DTYPES, require_pretrained
+from hf_quant.integration.resolve import Resolution, resolve
+from hf_quant.integration.solve import Outcome
+from hf_quant.qat.convert import convert as convert_modules
+from hf_quant.qat.options import QATOptions
+from hf_quant.qat.prepare import fake_quantized_modules
+from hf_quant.qat.prepare import prepare as prepare_modules
+
+_PREPARED = "_hf_quant_prepared"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a model is being trained for.
+
+    Args:
+        config: As the user gave it.
+        resolution: Of config and model.
+    """
+
+    config: HfQuantConfig
+    resolution: Resolution
+
+
+def prepare(model: Any, config: HfQuantConfig | str, options: QATOptions | None = None) -> Any:
+    """Let a float model compute, in training, with the numbers it will be quantized to; in place.
+
+    Args:
+        model: Float, weights in memory. Its parameters stay the same objects; learned scales and offsets are added.
+        config: A config or a preset's name. Static inputs take their range from observing, not from calibration data.
+        options: How grids are found; None for the defaults.
+
+    Returns:
+        `model`. In evaluation, without gradients, it computes as `convert` will make it.
+
+    Raises:
+        UnsupportedModel: Not a Transformers model, quantized or prepared already.
+        ConfigError: All parameters are frozen, or the config has a recipe or calibration data.
+        PlanError: The plan does not fit the model, or quantizes nothing; the model is as it was.
+        WeightError: A weight holds NaN or Inf; the model is as it was.
+    """
+    config = HfQuantConfig(config) if isinstance(config, str) else config
+    if not isinstance(config, HfQuantConfig):
+        raise ConfigError(f"training takes an HfQuantConfig or a preset's name, not {config!r}")
+    require_pretrained(model)
+    if prepared(model) is not None:
+        raise UnsupportedModel(
+            "the model is prepared for quantization-aware training already: give one QATCallback only, and "
+            "hf_quant.convert(model) before another run"
+        )
+    if model.dtype not in DTYPES:
+        raise ConfigError(f"the model is in {model.dtype}; cast it to torch.float32, bfloat16 or float16 first")
+    if config.recipe is not None or config.calibration is not None:
+        raise ConfigError(
+            "training takes neither recipe nor calibration: it learns the roundings itself, and observes static inputs "
+            "(observer_steps). Give a preset, a scheme or a plan"
+        )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError("all parameters are frozen, so there is nothing to train: model.requires_grad_(True)")
+    resolution = resolve(model, config)
+    prepare_modules(model, resolution.plan, resolution.ties, options)
+    setattr(model, _PREPARED, Prepared(config, resolution))
+    return model
+
+
+def prepared(model: Any) -> Prepared | None:
+    """What `prepare` noted; None for any other model."""
+    return getattr(model, _PREPARED, None)
+
+
+@torch.no_grad()
+def convert(model: Any) -> Any:
+    """Turn a model that was trained with quantization in the loop into a quantized one, in place.
+
+    Args:
+        model: As `QATCallback` or `prepare` left it.
+
+    Returns:
+        `model`, quantized as ``from_pretrained`` with the same config would, with the weights and grids that were
+        trained. Its modules compute, bit for bit, what those of the prepared model did in evaluation.
+
+    Raises:
+        UnsupportedModel: The model was not prepared, or is converted already.
+        TrainingError: A learned scale is NaN or not positive; the model is as it was.
+        CalibrationError: A static input was never observed; the model is as it was.
+        WeightError: A weight holds NaN or Inf; the model is as it was.
+    """
+    found = prepared(model)
+    if found is None or not any(True for _ in fake_quantized_modules(model)):
+        raise UnsupportedModel(
+            "convert takes a model in quantization-aware training, which this one is not: train it with "
+            "Trainer(model, args, callbacks=[hf_quant.QATCallback(...)]), or hf_quant.quantize(model, ...) right away"
+        )
+    convert_modules(model, found.resolution.ties)
+    delattr(model, _PREPARED)
+    become_quantized(model, found.config, found.resolution, Outcome())
+    return model
