@@ -17,7 +17,7 @@ from hf_quant.reporting.markdown import escaped, table_lines
 from hf_quant.reporting.report import Report
 from hf_quant.reporting.tables.accuracy import metrics_table
 from hf_quant.reporting.tables.speed import sizes_table, times_table
-from hf_quant.reporting.words import percent
+from hf_quant.reporting.words import percent, sentence
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _speed(benchmark: BenchmarkReport) -> Iterator[str]:
     yield escaped(f"Native kernels: {machine.get('native kernels', 'none')}; {versions}; {benchmark.date[:10]}.")
     for note in benchmark.notes:
         yield ""
-        yield escaped(f"Note: {note}.")
+        yield escaped(sentence(note))
 
 
 def _auto_class(class_name: str) -> str:

@@ -12,6 +12,7 @@ from hf_quant.reporting.document import sections, title
 from hf_quant.reporting.plots import PLOTS
 from hf_quant.reporting.plots.canvas import style, svg
 from hf_quant.reporting.report import Report
+from hf_quant.reporting.words import sentence
 
 _BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:%|pt|x|µs|ms|s|kB|MB|GB)(?!\w))")
 
@@ -30,7 +31,7 @@ def to_html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["unbroken"] = _unbroken
+    environment.filters.update(unbroken=_unbroken, sentence=sentence)
     parts = [
         {"section": section, "pictures": [picture for name in section.plots if (picture := _picture(name, report))]}
         for section in sections(report)

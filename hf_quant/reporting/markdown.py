@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hf_quant.reporting.document import sections, title
 from hf_quant.reporting.report import Report
 from hf_quant.reporting.tables.table import Table
-from hf_quant.reporting.words import shortened
+from hf_quant.reporting.words import sentence, shortened
 
 _MOST_ROWS = 40
 """Of folded tables: Markdown cannot fold, and JSON has them all."""
@@ -24,7 +24,7 @@ def to_markdown(report: Report) -> str:
     for section in sections(report):
         lines += ["", f"## {escaped(section.title)}"]
         for paragraph in section.paragraphs:
-            lines += ["", f"{escaped(paragraph)}."]
+            lines += ["", escaped(sentence(paragraph))]
         for table in section.tables:
             lines += ["", *table_lines(table)]
     return "\n".join(lines) + "\n"

@@ -46,8 +46,8 @@ def percent(part: float, places: int = 1) -> str:
 
 
 def signed_percent(part: float | None) -> str:
-    """With its sign, and as many places as small ones need."""
-    return ABSENT if part is None else f"{100 * part:+.2f} %"
+    """With its sign; what rounds to nothing has none to speak of."""
+    return ABSENT if part is None else f"{100 * part:+.2f} %".replace("-0.00", "+0.00")
 
 
 def value(number: float) -> str:
@@ -79,6 +79,11 @@ def timing(entry: Timing) -> str:
     """Median and quartiles."""
     low, high = seconds(entry.seconds.low_quartile), seconds(entry.seconds.high_quartile)
     return f"{seconds(entry.seconds.median)} ({low} to {high})"
+
+
+def sentence(note: str) -> str:
+    """With a capital and a full stop."""
+    return f"{note[:1].upper()}{note[1:]}."
 
 
 def shortened(text: str, length: int) -> str:

@@ -24,7 +24,10 @@ HOSTILE = (
 def drop_report(model="models/minilm-int8", loss=0.004, layers=40, task="text-classification", hostile=HOSTILE):
     """An evaluation of a classifier that lost `loss` of its accuracy."""
     chance = random.Random(model)
-    names = [f"encoder.layer.{number // 4}.part{number % 4}" for number in range(layers)]
+    names = [
+        f"bert.encoder.layer.{number // 4}.attention.self.very.very.long.names.that.go.on.part{number % 4}"
+        for number in range(layers)
+    ]
     return DropReport(
         task=task,
         reference="models/minilm",

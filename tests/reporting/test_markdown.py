@@ -1,6 +1,7 @@
 """Markdown shows every figure, and texts of strangers as they are."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from markdown_it import MarkdownIt
@@ -8,7 +9,7 @@ from markdown_it import MarkdownIt
 from hf_quant.errors import EvaluationError
 from hf_quant.reporting.markdown import escaped, to_markdown
 from hf_quant.reporting.report import Report
-from tests.reporting.samples import HOSTILE, drop_report, full_report
+from tests.reporting.samples import HOSTILE, benchmark_report, drop_report, full_report
 
 PARSER = MarkdownIt("gfm-like", {"linkify": False})
 
@@ -71,3 +72,11 @@ def test_a_long_list_of_modules_is_cut_and_says_so():
 def test_an_empty_report_is_an_error():
     with pytest.raises(EvaluationError, match="the report is empty"):
         to_markdown(Report())
+
+
+def test_joules_have_a_column_where_they_were_counted():
+    report = benchmark_report()
+    assert "joules of a call" not in to_markdown(Report((), (report,)))
+    timings = tuple(replace(timing, joules=1.25) for timing in report.quantized.timings)
+    counted = replace(report, energy="RAPL", quantized=replace(report.quantized, timings=timings))
+    assert "| – / 1.25 |" in to_markdown(Report((), (counted,)))

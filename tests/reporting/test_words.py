@@ -44,3 +44,12 @@ def test_long_texts_are_cut_in_the_middle_on_one_line():
     assert words.shortened("a\nb  c", 10) == "a b c"
     cut = words.shortened("0123456789" * 10, 21)
     assert len(cut) == 21 and cut.startswith("0123456789") and cut.endswith("0123456789") and "…" in cut
+
+
+def test_notes_are_sentences():
+    assert words.sentence("3 texts were cut") == "3 texts were cut."
+    assert words.sentence("other processes were busy") == "Other processes were busy."
+
+
+def test_what_rounds_to_nothing_is_not_below_zero():
+    assert words.signed_percent(-0.00001) == "+0.00 %" and words.signed_percent(-0.0001) == "-0.01 %"

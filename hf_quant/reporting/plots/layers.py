@@ -23,7 +23,7 @@ def draw(report: Report) -> Picture | None:
         axes.plot(range(len(errors)), errors, "-", color=colour, linewidth=1.4, label=name)
         for place, layer in enumerate(drop.layers):
             if layer.name == drop.first_growth:
-                label = f"{name}: first at {shortened(layer.name, 28)}"
+                label = f"{name}: first at\n{shortened(layer.name, 40)}"
                 style = {"markersize": 8, "markerfacecolor": "white", "markeredgewidth": 1.6}
                 axes.plot([place], [errors[place]], "o", color=colour, label=label, **style)
     axes.set_yscale("log")

@@ -69,9 +69,11 @@ def times_table(benchmark: BenchmarkReport) -> Table:
 
 def _costs(benchmark: BenchmarkReport) -> Table:
     one, other = _models(benchmark)
-    rows = []
+    counted = any(timing.joules is not None for model in (one, other) for timing in model.timings)
+    rows: list[tuple[str, ...]] = []
     for timing, ours, _ in benchmark.pairs():
         pair = timing, ours
+        joules = " / ".join(words.ABSENT if entry.joules is None else words.digits(entry.joules) for entry in pair)
         rows.append(
             (
                 words.case(*timing.case),
@@ -81,7 +83,7 @@ def _costs(benchmark: BenchmarkReport) -> Table:
                     for entry in pair
                 ),
                 " / ".join(words.seconds(entry.cpu_seconds) for entry in pair),
-                " / ".join(words.ABSENT if entry.joules is None else words.digits(entry.joules) for entry in pair),
+                *([joules] if counted else []),
             )
         )
     return Table(
@@ -90,11 +92,11 @@ def _costs(benchmark: BenchmarkReport) -> Table:
             "tokens per second",
             "sequences per second",
             "CPU time of a call",
-            "joules of a call",
+            *(["joules of a call"] if counted else []),
         ),
         rows=tuple(rows),
         title="Throughput and cost",
-        numbers=(1, 2, 3, 4),
+        numbers=(1, 2, 3, 4) if counted else (1, 2, 3),
         caption=f"{short_name(one.name)} / {short_name(other.name)}. CPU time is of all threads. "
         f"Joules: {benchmark.energy}.",
     )
