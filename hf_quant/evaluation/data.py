@@ -155,18 +155,25 @@ def _opened(source: Any) -> tuple[Any, str]:
 
 def _file(path: Path) -> datasets.Dataset:
     suffix = path.suffix.lower()
+    if suffix not in (*_READERS, ".txt"):
+        raise EvaluationError(
+            f"cannot read {path} as data: give one of {', '.join((*_READERS, '.txt'))}, or a dataset's id"
+        )
     try:
+        with path.open("rb") as opened:
+            if not any(line.strip() for line in opened):
+                raise EvaluationError(f"{path} is empty: take another split or file")
         if suffix == ".txt":
             return datasets.Dataset.from_text(str(path), sample_by="paragraph")
-        if suffix in _READERS:
-            return _READERS[suffix](str(path))
-    except datasets.exceptions.DatasetGenerationError as error:
-        raise EvaluationError(f"{path} is no {suffix[1:]} file that can be read: {error.__cause__ or error}") from error
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path} is no {suffix[1:]} file that can be read: {error}") from error
-    raise EvaluationError(
-        f"cannot read {path} as data: give one of {', '.join((*_READERS, '.txt'))}, or a dataset's id"
-    )
+        return _READERS[suffix](str(path))
+    except EvaluationError:
+        raise
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        # What `datasets` makes of a table that has a header only.
+        if "corresponds to no data" in str(error):
+            raise EvaluationError(f"{path} is empty: take another split or file") from error
+        reason = error.__cause__ or error
+        raise EvaluationError(f"{path} is no {suffix[1:]} file that can be read: {reason}") from error
 
 
 def _hub(source: str) -> Any:
