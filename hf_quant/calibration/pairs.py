@@ -73,7 +73,15 @@ def weight_matrix(module: nn.Module, weight: Tensor | None = None) -> Tensor:
     return weight.T if isinstance(module, Conv1D) else weight
 
 
-def find_pairs(block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Pair]:
+def structure_of(block: nn.Module) -> tuple[tuple[str, type, tuple[int, ...]], ...]:
+    """What blocks have to share for the pairs of one to be likely in another: modules, and shapes of parameters."""
+    modules = ((name, type(module), ()) for name, module in block.named_modules())
+    return (*modules, *((name, nn.Parameter, tuple(each.shape)) for name, each in block.named_parameters()))
+
+
+def find_pairs(
+    block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], likely: Sequence[Pair] | None = None
+) -> list[Pair]:
     """The pairs of a transformer block, in the order in which their producers are called.
 
     The block is run some five times per linear, in float32; its parameters are not touched.
@@ -82,6 +90,8 @@ def find_pairs(block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any])
         block: In eval mode.
         args: Inputs that the block was really called with, without a key-value cache; a few sequences suffice.
         kwargs: Likewise, by name.
+        likely: The pairs of a block of the same structure. Where every one of them is proved in this block, too, they
+            are the result, for two runs each; otherwise the block is searched as if there were none.
 
     Raises:
         CalibrationError: The block gives NaN, or another output each time.
@@ -93,6 +103,8 @@ def find_pairs(block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any])
             f"{type(block).__name__} gives NaN or another output each time it is run: "
             "call eval() on the model, and capture its inputs with use_cache=False"
         )
+    if likely is not None and all(_is_proved(tracer, pair, run) for pair in likely):
+        return list(likely)
     pairs: list[Pair] = []
     for norm, consumers in norm_consumers(run).items():
         channels = run.norm_outputs[norm][0].shape[-1]

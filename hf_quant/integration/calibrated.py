@@ -15,7 +15,7 @@ from hf_quant.algorithms.base import InputStatistics, QuantizedWeight
 from hf_quant.calibration.blocks import BlockInput, find_blocks, first_inputs, passed_over, run_block
 from hf_quant.calibration.collect import Collector
 from hf_quant.calibration.data import Calibration
-from hf_quant.calibration.pairs import find_pairs, weight_matrix
+from hf_quant.calibration.pairs import Pair, find_pairs, structure_of, weight_matrix
 from hf_quant.calibration.resume import Progress
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CalibrationError
@@ -67,6 +67,7 @@ class CalibratedRun:
         self.show = progress
         self.list_name = find_blocks(model)
         self.blocks: nn.ModuleList = model.get_submodule(self.list_name)
+        self._pairs: dict[Any, list[Pair]] = {}
         self.losses: dict[str, float] = {}
         """Relative error of each block's output on the first batch, against the float block on the same inputs."""
 
@@ -149,7 +150,8 @@ class CalibratedRun:
         if traced is not None and integer:
             traced.hidden = entries[0].hidden[:1, : traced.hidden.shape[1]]
             args, kwargs = traced.call(index)
-            pairs = find_pairs(block, args, kwargs)
+            structure = structure_of(block)
+            pairs = self._pairs[structure] = find_pairs(block, args, kwargs, self._pairs.get(structure))
             for transform in algorithms.transforms:
                 transformed = transform.apply(block, pairs, inputs, integer)
                 inputs = transformed.inputs

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, GemmaConfig, GPTNeoXConfig, OPTConfig, Phi3Config
 
-from hf_quant.calibration.pairs import Pair, apply_scales, find_pairs, weight_matrix
+from hf_quant.calibration.pairs import Pair, apply_scales, find_pairs, structure_of, weight_matrix
 from hf_quant.errors import CalibrationError
 from tests.calibrated_blocks import blocks_of, capture, first_block, logits
 from tests.integration.tiny import CHECKPOINTS, HIDDEN, error, tiny_model
@@ -57,6 +57,37 @@ def test_the_pairs_of_each_family_are_found_in_every_block(family):
         before = state_of(block.module)
         assert found_in(block) == EXPECTED[family]
         assert all(torch.equal(tensor, before[name]) for name, tensor in block.module.state_dict().items())
+
+
+def runs_of(module):
+    """Counts the runs of a block in the list that is returned."""
+    runs = []
+    module.register_forward_pre_hook(lambda *_: runs.append(None))
+    return runs
+
+
+@pytest.mark.parametrize("family", CHECKPOINTS)
+def test_pairs_of_an_equal_block_are_proved_again_but_not_looked_for(family):
+    first, second = blocks_of(tiny_model(family), family)[:2]
+    assert structure_of(first.module) == structure_of(second.module)
+    likely, runs = first.pairs(), runs_of(second.module)
+    assert find_pairs(second.module, second.args, second.kwargs, likely) == likely
+    assert len(runs) == 2 + 2 * len(likely)
+
+
+def test_a_block_in_which_a_likely_pair_is_wrong_is_searched():
+    block = first_block("llama-gqa")
+    right = block.pairs()
+    wrong = replace(right[1], expand=tuple(reversed(right[1].expand)))
+    assert find_pairs(block.module, block.args, block.kwargs, [right[0], wrong]) == right
+
+
+def test_blocks_of_other_shapes_or_modules_have_another_structure():
+    narrow, wide = (nn.Sequential(nn.Linear(4, width)) for width in (4, 8))
+    assert structure_of(narrow) != structure_of(wide)
+    assert structure_of(nn.Sequential(nn.Linear(4, 4), nn.ReLU())) != structure_of(
+        nn.Sequential(nn.Linear(4, 4), nn.GELU())
+    )
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
