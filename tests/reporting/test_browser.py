@@ -21,7 +21,8 @@ Math.min(...[...document.querySelectorAll('figure svg')].map(
 CUT = """
 [...document.querySelectorAll('figure svg text')].filter(part => {
     const box = part.getBoundingClientRect(), picture = part.closest('svg').getBoundingClientRect();
-    return box.right > picture.right + 1 || box.left < picture.left - 1 || box.bottom > picture.bottom + 1;
+    return box.right > picture.right + 1 || box.left < picture.left - 1
+        || box.bottom > picture.bottom + 1 || box.top < picture.top - 1;
 }).map(part => part.textContent)
 """
 PICTURES = "document.querySelectorAll('figure svg').length"
