@@ -40,10 +40,27 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 4,
     },
     "llama-7b": {"model_type": "llama", "dtype": "bfloat16"},
+    "llama-13b": {
+        "model_type": "llama",
+        "dtype": "bfloat16",
+        "hidden_size": 5120,
+        "intermediate_size": 13824,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+    },
+    "llama-70b": {
+        "model_type": "llama",
+        "dtype": "bfloat16",
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+    },
 }
 """SmolLM2-135M and TinyLlama are the Llamas of 135 million and 1.1 billion weights."""
 
-LARGE = ("llama-7b",)
+LARGE = ("llama-7b", "llama-13b", "llama-70b")
 """Too large for float32, and only measured on request."""
 
 _SHARD_BYTES = 1 << 30
@@ -79,7 +96,8 @@ def multiplied_weights(model: str, layers: int | None = None) -> int:
     return count + (head.weight.numel() if tied else 0)
 
 
-def _config(model: str, layers: int | None) -> PreTrainedConfig:
+def config_of(model: str, layers: int | None = None) -> PreTrainedConfig:
+    """The config of `model`."""
     shape = dict(SHAPES[model])
     config = AutoConfig.for_model(shape.pop("model_type"), **shape)
     if layers is not None:
@@ -90,7 +108,7 @@ def _config(model: str, layers: int | None) -> PreTrainedConfig:
 def _empty(model: str, layers: int | None) -> Any:
     auto_class = AutoModel if is_encoder(model) else AutoModelForCausalLM
     with torch.device("meta"):
-        return auto_class.from_config(_config(model, layers))
+        return auto_class.from_config(config_of(model, layers))
 
 
 def _write(model: Any, folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""The parts of `benchmarks.article_table`."""
