@@ -9,6 +9,8 @@ from hf_quant.evaluation.report import DropReport
 from hf_quant.hub.card import write_model_card
 from hf_quant.integration.compile import compile, compile_config
 from hf_quant.integration.config import HfQuantConfig
+from hf_quant.integration.qat import convert
+from hf_quant.integration.qat_callback import QATCallback
 from hf_quant.integration.register import register as _register
 from hf_quant.reporting.report import Report
 from hf_quant.reporting.write import read_report, write_report
@@ -25,6 +27,7 @@ __all__ = [
     "DropReport",
     "HfQuantConfig",
     "Plan",
+    "QATCallback",
     "Recipe",
     "Report",
     "Scheme",
@@ -33,6 +36,7 @@ __all__ = [
     "benchmark",
     "compile",
     "compile_config",
+    "convert",
     "evaluate_drop",
     "inspect",
     "quantize",

@@ -46,9 +46,9 @@ class DynamicInput(nn.Module):
 class StaticInput(nn.Module):
     """One learned grid for all inputs, which starts from the range that was observed.
 
-    While `observing`, inputs pass as they are and are noted; `next_step` takes the extremes of a step into the running
-    range, so that neither accumulated batches nor activations that are computed twice count more than once. Padding
-    counts as any token does.
+    While `observing`, inputs pass as they are and, in training, are noted; `next_step` takes the extremes of a step
+    into the running range, so that neither accumulated batches nor activations that are computed twice count more than
+    once. Padding counts as any token does.
 
     Args:
         scheme: Of the module; its input is static.
@@ -82,7 +82,8 @@ class StaticInput(nn.Module):
         if input.numel() == 0:
             return input
         if self.observing:
-            self._observe(input.detach())
+            if self.training:
+                self._observe(input.detach())
             return input
         if not self.enabled:
             return input

@@ -36,16 +36,24 @@ class LearnedGrid(nn.Module):
 
     scale: nn.Parameter
     offset: nn.Parameter | None
+    initialised: Tensor
+    """Whether there is a grid yet; a buffer, so that checkpoints say so too."""
 
     def __init__(self, scheme: TensorScheme, shape: tuple[int, int], numbers: int, device: torch.device | None = None):
         super().__init__()
         self.scheme = scheme
         self.numbers = numbers
         self.scale = nn.Parameter(torch.full(shape, math.nan, device=device))
+        self.register_buffer("initialised", torch.zeros((), dtype=torch.bool, device=device))
         if scheme.symmetric:
             self.register_parameter("offset", None)
         else:
             self.offset = nn.Parameter(torch.full(shape, math.nan, device=device))
+
+    @property
+    def is_initialised(self) -> bool:
+        """Whether there is a grid yet."""
+        return bool(self.initialised)
 
     @property
     def gradient_scale(self) -> float:
@@ -53,11 +61,6 @@ class LearnedGrid(nn.Module):
         format = affine_format(self.scheme)
         highest = format.quant_max if self.scheme.symmetric else format.quant_max - format.quant_min
         return 1 / math.sqrt(self.numbers * highest)
-
-    @property
-    def is_initialised(self) -> bool:
-        """Whether there is a grid yet."""
-        return not bool(self.scale.isnan().all())
 
     @torch.no_grad()
     def initialise(self, scheme: TensorScheme, scale: Tensor, zero_point: Tensor | None) -> None:
@@ -67,6 +70,7 @@ class LearnedGrid(nn.Module):
         they start in the middle of these.
         """
         self.scheme = scheme
+        self.initialised.fill_(True)
         scale = scale.to(torch.float32)
         of_zeros = scale <= _SMALLEST
         if bool(of_zeros.any()):

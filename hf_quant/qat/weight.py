@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,23 @@ from hf_quant.qat.fake_quantize import LSQ, STRAIGHT, FakeQuantize
 from hf_quant.qat.learned_grid import LearnedGrid
 from hf_quant.qat.options import QATOptions
 from hf_quant.qat.straight_through import Rotate
+
+
+@dataclass(frozen=True)
+class WeightSample:
+    """Some numbers of a weight on its grid.
+
+    Args:
+        codes: Of the format that training rounds to.
+        scale: Mean scale, ``[]``.
+        clipped: Share that lies beyond the last code on either side, ``[]``.
+        error: Norm of what rounding changes, relative to that of the numbers, ``[]``.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    clipped: Tensor
+    error: Tensor
 
 
 class WeightQuantizer(nn.Module):
@@ -89,21 +106,26 @@ class WeightQuantizer(nn.Module):
         if not self.enabled:
             return rows
         format = affine_format(self.current)
-        if self.grid is None:
-            scale, zero_point = self._extremes(rows, whole)
-            gradient, factor = STRAIGHT, 1.0
-        else:
-            scale, zero_point = self.grid()
-            gradient, factor = LSQ, self.grid.gradient_scale
-            if index is not None and scale.shape != (1, 1):
-                scale = nn.functional.embedding(index, scale)
-                zero_point = None if zero_point is None else nn.functional.embedding(index, zero_point)
-        if scale.shape != (1, 1):
-            scale = scale.reshape(-1, 1)
-            zero_point = None if zero_point is None else zero_point.reshape(-1, 1)
+        scale, zero_point = self._grid(rows, index, whole)
+        gradient, factor = (STRAIGHT, 1.0) if self.grid is None else (LSQ, self.grid.gradient_scale)
+        grid = (scale, zero_point, format.quant_min, format.quant_max)
+        return FakeQuantize.apply(rows.reshape(-1, self.group_size), *grid, gradient, factor).view(rows.shape)
+
+    @torch.no_grad()
+    def sample(self, matrix: Tensor, numbers: int) -> WeightSample:
+        """How some numbers of a weight lie on the grid of training; `numbers` is about how many, of its first rows."""
+        count = max(1, min(matrix.shape[0], numbers // matrix.shape[1]))
+        rows = self.rotated(matrix[:count])
+        scale, zero_point = self._grid(rows, torch.arange(count, device=matrix.device), matrix)
+        format = affine_format(self.current)
         grouped = rows.reshape(-1, self.group_size)
-        limits = (format.quant_min, format.quant_max)
-        return FakeQuantize.apply(grouped, scale, zero_point, *limits, gradient, factor).view(rows.shape)
+        # As `encode` rounds, less the clamp.
+        steps = (grouped * scale.reciprocal()).round_()
+        steps = steps if zero_point is None else steps + zero_point
+        clipped = (steps < format.quant_min) | (steps > format.quant_max)
+        codes = format.encode(grouped, scale, zero_point)
+        error = (format.decode(codes, scale, zero_point) - grouped).norm() / grouped.norm().clamp(min=1e-30)
+        return WeightSample(codes, scale.mean(), clipped.float().mean(), error)
 
     def rotated(self, rows: Tensor) -> Tensor:
         """Float32 rows in the space that they are rounded in."""
@@ -122,6 +144,7 @@ class WeightQuantizer(nn.Module):
         if int(self.bits) != self.scheme.bits:
             return rounded(matrix, self.scheme, name, self._clipping())
         format = affine_format(self.scheme)
+        self.use_bits(self.scheme.bits)
         scale, zero = self.grid()
         rows = rows_of(matrix, self.scheme).unflatten(-1, (-1, self.group_size))
         checked_range(rows, -1, name)
@@ -130,6 +153,17 @@ class WeightQuantizer(nn.Module):
         return QuantizedWeight(
             pack(codes.flatten(-2), self.scheme.bits), scale.to(scale_dtype(self.scheme)), zero_point
         )
+
+    def _grid(self, rows: Tensor, index: Tensor | None, whole: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Scale and zero point of float rows: ``[n * groups, 1]``, or ``[1, 1]`` per tensor."""
+        if self.grid is None:
+            scale, zero_point = self._extremes(rows, whole)
+        else:
+            scale, zero_point = self.grid()
+            if index is not None and scale.shape != (1, 1):
+                scale = nn.functional.embedding(index, scale)
+                zero_point = None if zero_point is None else nn.functional.embedding(index, zero_point)
+        return scale.reshape(-1, 1), None if zero_point is None else zero_point.reshape(-1, 1)
 
     def _clipping(self) -> Clipping | None:
         return Clipping() if self.options.initial == "mse" else None

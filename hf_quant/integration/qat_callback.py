@@ -1,0 +1,163 @@
+"""`QATCallback`: quantization-aware training in the ``Trainer`` that people already use."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from transformers.trainer_callback import TrainerCallback
+
+from hf_quant.errors import ConfigError, UnsupportedModel
+from hf_quant.integration import trainer as trainer_extension
+from hf_quant.integration.config import HfQuantConfig
+from hf_quant.integration.grid_groups import add_groups, update_rates
+from hf_quant.integration.qat import convert, prepare, prepared
+from hf_quant.qat.check import check_grids
+from hf_quant.qat.options import QATOptions
+from hf_quant.qat.schedule import Schedule, begin, change, hold, next_step, observes_inputs
+from hf_quant.qat.statistics import TrainingStatistics
+
+logger = logging.getLogger(__name__)
+
+
+class QATCallback(TrainerCallback):
+    """Trains a float model with quantization in the loop, and leaves a quantized one.
+
+    ```python
+    Trainer(model, args, train_dataset=..., callbacks=[QATCallback("int4")]).train()
+    model.save_pretrained("quantized")
+    ```
+
+    The model is prepared as the Trainer is made. Checkpoints hold float masters and grids, so that training resumes as
+    if it had not stopped. Evaluation always computes as the quantized model will, also while training is still in
+    float; so the best model is the best once quantized.
+
+    Args:
+        config: A config or a preset's name. Static inputs are observed in training: no calibration data.
+        weights: ``"lsq"`` learns scales and offsets of weights; ``"minmax"`` takes them from the weights in each step.
+        initial: Where learned ones start: ``"mse"`` or ``"minmax"``.
+        inputs: Of static inputs: ``"lsq"`` or ``"pact"``.
+        warmup_steps: Optimizer steps in float, at the start.
+        observer_steps: Steps after these, in which static inputs are observed and not rounded yet.
+        freeze_scales_at: Step from which learned scales and offsets stay as they are.
+        bits: Step to bits of weights from there on: ``{0: 8, 500: 6, 1000: 4}``.
+        scale_learning_rate: Of learned scales and offsets, which have no weight decay. None: as fast as weights, in
+            relation to their size. It follows the schedule of the Trainer.
+        convert: Convert at the end of training. False leaves that to `hf_quant.convert`.
+        statistics: Log scales, clipping, error of rounding and flips of codes whenever the Trainer logs.
+
+    Raises:
+        ConfigError: A value is not valid.
+        UnknownName: A preset, or a choice, is not known.
+    """
+
+    def __init__(
+        self,
+        config: HfQuantConfig | str,
+        *,
+        weights: str = "lsq",
+        initial: str = "mse",
+        inputs: str = "lsq",
+        warmup_steps: int = 0,
+        observer_steps: int = 10,
+        freeze_scales_at: int | None = None,
+        bits: Mapping[int, int] | None = None,
+        scale_learning_rate: float | None = None,
+        convert: bool = True,
+        statistics: bool = True,
+    ):
+        self.config = HfQuantConfig(config) if isinstance(config, str) else config
+        if not isinstance(self.config, HfQuantConfig):
+            raise ConfigError(f"QATCallback takes an HfQuantConfig or a preset's name, not {config!r}")
+        self.options = QATOptions(weights, initial, inputs)
+        self.schedule = Schedule(warmup_steps, observer_steps, freeze_scales_at, dict(bits or {}))
+        if scale_learning_rate is not None and not (
+            isinstance(scale_learning_rate, int | float) and 0 <= scale_learning_rate < float("inf")
+        ):
+            raise ConfigError(f"scale_learning_rate is a number from 0 on, or None, not {scale_learning_rate!r}")
+        self.scale_learning_rate = scale_learning_rate
+        self.convert = convert
+        self.statistics = TrainingStatistics() if statistics else None
+        self._model: weakref.ref[Any] | None = None
+        self._trainer: weakref.ref[Any] | None = None
+        self._control: Any = None
+        trainer_extension.install()
+
+    def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Prepare the model, before there is an optimizer, and tell the optimizer of grids if there is one."""
+        if self._control is control:
+            raise ConfigError("the same QATCallback is in callbacks twice: give it once")
+        self._control = control
+        if self._owns(model) and prepared(model) is not None:
+            return  # another Trainer goes on with the same model and callback
+        prepare(model, self.config, self.options)
+        self._model = weakref.ref(model)
+        begin(model, self.schedule.at(0))
+        optimizer = kwargs.get("optimizer")
+        if optimizer is not None:
+            base = optimizer.defaults.get("lr", args.learning_rate)
+            add_groups(optimizer, model, self.scale_learning_rate, float(base), kwargs.get("lr_scheduler"))
+
+    def on_optimizer_made(self, trainer: Any, is_new: bool) -> None:
+        """As `integration.trainer.MeetsOptimizer`."""
+        self._trainer = weakref.ref(trainer)
+        if is_new and prepared(trainer.model) is not None:
+            add_groups(trainer.optimizer, trainer.model, self.scale_learning_rate, trainer.args.learning_rate)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Go on where the schedule is, and say what of it training will not reach."""
+        if not self._owns(model) or prepared(model) is None:
+            raise UnsupportedModel(
+                "the model that is trained is not the one that QATCallback prepared as the Trainer was made: pass it "
+                "as model=, not by model_init, and make a new Trainer and callback after it was converted"
+            )
+        last = self.schedule.last_change(observes_inputs(model))
+        if last >= state.max_steps:
+            logger.warning(
+                "the schedule of QATCallback goes on until step %d, but training ends with step %d: shorten "
+                "warmup_steps, observer_steps or bits, or train for longer",
+                last,
+                state.max_steps,
+            )
+        frozen = self.schedule.freeze_scales_at
+        if frozen is not None and frozen >= state.max_steps:
+            logger.warning(
+                "freeze_scales_at=%d is after the last of %d steps: it does nothing", frozen, state.max_steps
+            )
+        hold(model, self.schedule.at(max(state.global_step - 1, 0)))
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Change to what the schedule says of this step."""
+        step = state.global_step
+        before, now = self.schedule.at(max(step - 1, 0)), self.schedule.at(step)
+        if before == now or not change(model, before, now):
+            return
+        if self.scale_learning_rate is None:
+            optimizer = kwargs["optimizer"]
+            base = optimizer.param_groups[0].get("initial_lr", args.learning_rate)
+            update_rates(optimizer, kwargs.get("lr_scheduler"), model, float(base))
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Stop, before a checkpoint is written, where a learned grid has gone bad."""
+        next_step(model)
+        check_grids(model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Log how weights lie on their grids, where the Trainer is about to log."""
+        trainer = None if self._trainer is None else self._trainer()
+        if self.statistics is None or not control.should_log or trainer is None:
+            return
+        numbers = self.statistics.measure(model)
+        if numbers:
+            trainer.log(numbers)
+            control.should_log = True  # logging has said that it was done
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Convert, once the best model is loaded."""
+        if self.convert:
+            convert(model)
+
+    def _owns(self, model: Any) -> bool:
+        return self._model is not None and self._model() is model

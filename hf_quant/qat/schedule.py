@@ -1,0 +1,160 @@
+"""What is rounded at which step of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from hf_quant.calibration.pairs import weight_matrix
+from hf_quant.errors import ConfigError
+from hf_quant.qat.input import StaticInput
+from hf_quant.qat.modules import FakeQuantized
+from hf_quant.qat.prepare import fake_quantized_modules
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What holds during a step.
+
+    Args:
+        rounds: Weights and dynamic inputs are rounded.
+        observes: Static inputs are observed; after that they are rounded.
+        bits: Of weights, where their scheme asks for fewer; None for those of the scheme.
+        frozen: Learned grids stay as they are.
+    """
+
+    rounds: bool
+    observes: bool
+    bits: int | None
+    frozen: bool
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps are optimizer steps.
+
+    Args:
+        warmup_steps: In float, at the start.
+        observer_steps: After these, in which static inputs are observed and not rounded yet.
+        freeze_scales_at: Step from which learned grids stay as they are; None: they always learn.
+        bits: Step to the bits of weights from there on, such as ``{0: 8, 500: 6, 1000: 4}``; schemes with more bits
+            keep theirs. Each change takes the grids anew from the weights. Empty: those of the scheme all along.
+
+    Raises:
+        ConfigError: A step is negative or no whole number, or bits grow.
+    """
+
+    warmup_steps: int = 0
+    observer_steps: int = 10
+    freeze_scales_at: int | None = None
+    bits: Mapping[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("warmup_steps", "observer_steps", "freeze_scales_at"):
+            if not _is_step(getattr(self, name)) and not (name == "freeze_scales_at" and self.freeze_scales_at is None):
+                raise ConfigError(f"{name} must be a whole number of steps, not {getattr(self, name)!r}")
+        if not isinstance(self.bits, Mapping) or not all(_is_step(step) for step in self.bits):
+            raise ConfigError(f"bits maps steps to bits, such as {{0: 8, 500: 4}}; got {self.bits!r}")
+        widths = [self.bits[step] for step in sorted(self.bits)]
+        if not all(_is_step(bits) and 2 <= bits <= 8 for bits in widths) or widths != sorted(widths, reverse=True):
+            raise ConfigError(f"bits must lie between 2 and 8 and never grow; got {dict(self.bits)!r}")
+
+    def at(self, step: int) -> Phase:
+        """What holds during `step`, the first of which is 0."""
+        started = [start for start in self.bits if start <= step]
+        return Phase(
+            rounds=step >= self.warmup_steps,
+            observes=self.warmup_steps <= step < self.warmup_steps + self.observer_steps,
+            bits=self.bits[max(started)] if started else None,
+            frozen=self.freeze_scales_at is not None and step >= self.freeze_scales_at,
+        )
+
+    def last_change(self, observes: bool) -> int:
+        """The first step from which all is as it will be to the end, but for frozen scales.
+
+        Args:
+            observes: Whether there are static inputs.
+        """
+        return max(self.warmup_steps + (self.observer_steps if observes else 0), *self.bits, 0)
+
+
+def hold(model: nn.Module, phase: Phase) -> None:
+    """Let `model`, from `prepare`, compute as `phase` says, on the grids that there are."""
+    for _, module in fake_quantized_modules(model):
+        if not module.scheme.weight.is_integer:
+            continue
+        weight, static = module.rounding, module.input_quantizer
+        weight.enabled = static.enabled = phase.rounds
+        if int(weight.bits):
+            weight.use_bits(int(weight.bits))
+        if weight.grid is not None:
+            weight.grid.requires_grad_(module.sharing[0].weight.requires_grad and not phase.frozen)
+        if isinstance(static, StaticInput):
+            static.observing = phase.observes
+            static.grid.requires_grad_(not phase.frozen)
+
+
+def begin(model: nn.Module, phase: Phase) -> None:
+    """Start training in `phase`: grids that are not for what is stored in the end say so."""
+    for name, module in _owners(model):
+        module.weight_quantizer.initialise(weight_matrix(module, module.weight), f"{name}.weight", _bits(module, phase))
+        if not phase.rounds:
+            module.weight_quantizer.bits.zero_()
+    hold(model, phase)
+
+
+def change(model: nn.Module, before: Phase, now: Phase) -> bool:
+    """Go from one phase to the next, taking new grids where the change asks for some; whether it did.
+
+    Raises:
+        CalibrationError: Observing ended, and nothing was observed.
+        WeightError: A weight holds NaN or Inf.
+    """
+    new = False
+    if now.rounds and (not before.rounds or now.bits != before.bits):
+        for name, module in _owners(model):
+            bits = _bits(module, now)
+            if int(module.weight_quantizer.bits) != (bits or module.scheme.weight.bits):
+                module.weight_quantizer.initialise(weight_matrix(module, module.weight), f"{name}.weight", bits)
+                new = True
+    if before.observes and not now.observes:
+        for name, module in fake_quantized_modules(model):
+            static = getattr(module, "input_quantizer", None)
+            if isinstance(static, StaticInput):
+                static.initialise(name)
+                new = True
+    hold(model, now)
+    return new
+
+
+def next_step(model: nn.Module) -> None:
+    """Take in what the static inputs of a step were.
+
+    Raises:
+        CalibrationError: They hold NaN or infinity.
+    """
+    for name, module in fake_quantized_modules(model):
+        static = getattr(module, "input_quantizer", None)
+        if isinstance(static, StaticInput):
+            static.next_step(name)
+
+
+def observes_inputs(model: nn.Module) -> bool:
+    """Whether any input is static."""
+    return any(isinstance(module, StaticInput) for module in model.modules())
+
+
+def _owners(model: nn.Module) -> list[tuple[str, FakeQuantized]]:
+    modules = fake_quantized_modules(model)
+    return [(name, m) for name, m in modules if m.scheme.weight.is_integer and m.sharing[0] is m]
+
+
+def _bits(module: FakeQuantized, phase: Phase) -> int | None:
+    own = module.scheme.weight.bits
+    return None if phase.bits is None or phase.bits <= own else phase.bits
+
+
+def _is_step(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
