@@ -105,7 +105,7 @@ def run(
 ) -> None:
     """Say how much a quantized model has lost on a task, and fail if that is too much.
 
-    Both models answer the same examples. The drop of each metric has a paired bootstrap interval; answers that
+    Both models answer the same examples. Each metric's drop has an interval over pairs of answers; answers that
     flipped are counted and tested; the output distributions and the examples that suffer most are shown.
 
     Exit codes: 0, all is well; 1, an error; 2, a wrong option; 3, more was lost than --max-drop allows.

@@ -13,6 +13,7 @@ import numpy as np
 from hf_quant.errors import EvaluationError
 from hf_quant.evaluation.metrics.base import Items, ResampledMetric, SummedMetric, classes
 from hf_quant.evaluation.metrics.resolve import higher_is_better, is_fraction, only_numbers
+from hf_quant.evaluation.paired_shares import score_interval
 from hf_quant.evaluation.report import MetricDrop
 from hf_quant.evaluation.statistics import Bootstrap, Counts, Floats, interval, leave_one_out
 
@@ -42,18 +43,24 @@ class MetricInputs:
 
 @dataclass(frozen=True)
 class _Paired:
-    """One value of both models: of the data, of resamples, and of the data without each example."""
+    """One value of both models: of the data, of resamples, and of the data without each example.
+
+    Where it is the share of examples that are right, `flips` counts those that became wrong, those that became right,
+    and all.
+    """
 
     values: tuple[float, float]
     replicates: tuple[Floats, Floats]
     jackknife: tuple[Floats, Floats] | None
+    flips: tuple[int, int, int] | None = None
 
 
 def metric_drops(module: evaluate.EvaluationModule, inputs: MetricInputs, bootstrap: Bootstrap) -> list[MetricDrop]:
     """Every number that a metric gives, for both models.
 
     Examples are drawn together, with all of their items, and the same ones for both models. The interval of a metric
-    that is no `SummedMetric` lacks the acceleration of BCa.
+    that is no `SummedMetric` lacks the acceleration of BCa. That of the share of examples that are right, such as
+    accuracy, is Tango's score interval, since a bootstrap knows only those few flips that were seen.
 
     Raises:
         EvaluationError: The metric does not take what the task gives, or gives NaN.
@@ -85,6 +92,10 @@ def _drop(name: str, pair: _Paired, higher: bool, fraction: bool, confidence: fl
             return lost(reference, quantized) / np.abs(reference)
 
     def ends(statistic: Any, point: float) -> tuple[float, float]:
+        if pair.flips is not None:
+            low, high = score_interval(*pair.flips, confidence)
+            # What the reference's own value may be wrong by matters little beside that.
+            return (low, high) if statistic is lost else (low / abs(reference), high / abs(reference))
         jackknife = None if pair.jackknife is None else statistic(*pair.jackknife)
         return interval(point, statistic(*pair.replicates), jackknife, confidence)
 
@@ -104,16 +115,25 @@ def _summed(module: SummedMetric, inputs: MetricInputs, bootstrap: Bootstrap) ->
     labels = classes(inputs.references, *inputs.predictions) if module.by_class else []
     both = [_by_example(module.contributions(each, inputs.references, labels), inputs) for each in inputs.predictions]
     together = np.concatenate(both, axis=1)
-    views = [together.sum(0), bootstrap.sums(together), leave_one_out(together)]
+    # Several answers of one example are not independent, and have to be drawn together.
+    alone = inputs.owner is None
+    # Without its only example there is nothing.
+    others = leave_one_out(together) if len(together) > 1 else together
+    views = [together.sum(0), bootstrap.sums(together), others]
     whole, drawn, left = ([module.finish(half) for half in np.split(view, 2, axis=-1)] for view in views)
     return {
         name: _Paired(
             (float(whole[0][name]), float(whole[1][name])),
             (drawn[0][name], drawn[1][name]),
-            (left[0][name], left[1][name]) if len(together) > 1 else None,
+            (left[0][name], left[1][name]),
+            _flips(*(each[:, module.shares[name]] for each in both)) if alone and name in module.shares else None,
         )
         for name in whole[0]
     }
+
+
+def _flips(first: Floats, second: Floats) -> tuple[int, int, int]:
+    return int((first > second).sum()), int((second > first).sum()), len(first)
 
 
 def _by_example(contributions: Floats, inputs: MetricInputs) -> Floats:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from hf_quant.errors import EvaluationError
-from hf_quant.evaluation.metric_drops import FOREIGN_RESAMPLES, MetricInputs, metric_drops
+from hf_quant.evaluation import metric_drops as module
+from hf_quant.evaluation.metric_drops import MetricInputs, metric_drops
 from hf_quant.evaluation.metrics.accuracy import Accuracy
 from hf_quant.evaluation.metrics.perplexity import Perplexity
 from hf_quant.evaluation.statistics import Bootstrap
@@ -15,6 +16,12 @@ BOOTSTRAP = Bootstrap(500)
 RIGHT = np.array([0, 1, 2] * 20)
 GOOD = np.where(np.arange(60) % 10 == 0, (RIGHT + 1) % 3, RIGHT)
 POOR = np.where(np.arange(60) % 4 == 0, (RIGHT + 1) % 3, RIGHT)
+
+
+@pytest.fixture(autouse=True)
+def _fewer_resamples(monkeypatch):
+    """Each costs milliseconds."""
+    monkeypatch.setattr(module, "FOREIGN_RESAMPLES", 60)
 
 
 class Foreign(evaluate.Metric):
@@ -86,7 +93,7 @@ def test_a_foreign_metric_is_computed_for_a_bounded_number_of_resamples(monkeypa
     calls = []
     monkeypatch.setattr(Foreign, "value", lambda self, *args: calls.append(1) or float(len(calls) % 2))
     metric_drops(Foreign(), MetricInputs(RIGHT, (GOOD, POOR)), Bootstrap(10_000))
-    assert len(calls) == 2 + 2 * FOREIGN_RESAMPLES
+    assert len(calls) == 2 + 2 * 60
 
 
 def test_a_foreign_metric_draws_items_of_an_example_together():
@@ -102,9 +109,20 @@ def test_a_relative_drop_of_nothing_is_none():
     assert drop.drop == -1 and drop.relative_drop is drop.relative_low is drop.relative_high is None
 
 
-def test_one_example_has_no_interval():
+def test_one_example_says_next_to_nothing():
     drop = only(Accuracy(), MetricInputs([1], ([1], [0])))
-    assert (drop.drop, drop.low, drop.high) == (1, 1, 1)
+    assert (drop.drop, drop.high) == (1, 1) and drop.low < -0.5
+    drop = only(Perplexity(), MetricInputs([1], ([1.0], [2.0])))
+    assert drop.low == drop.drop == drop.high
+
+
+def test_no_flip_among_few_examples_is_not_taken_for_none_at_all():
+    few, many = (only(Accuracy(), MetricInputs(RIGHT[:count], (GOOD[:count],) * 2)) for count in (30, 60))
+    assert few.drop == many.drop == 0
+    for drop in (few, many):
+        assert drop.low == pytest.approx(-drop.high)
+    assert 0.05 < many.high < few.high
+    assert many.relative_high == pytest.approx(many.high / 0.9)
 
 
 def test_a_metric_that_is_nan_is_refused(monkeypatch):

@@ -73,7 +73,7 @@ def test_figures_are_on_the_card_with_their_intervals_and_their_data(folder):
     hf_quant.write_model_card(folder, drop, speed)
     text = card(folder).text
     assert "### Accuracy against bert: text-classification" in text
-    assert "+0.40 pt (-0.20 to +1.10)" in text and "95 % interval of a paired bootstrap" in text
+    assert "+0.40 pt (-0.20 to +1.10)" in text and "the paired 95 % interval" in text
     assert drop.data.fingerprint in text and "14 right ones became wrong, 6 wrong ones right" in text
     assert "### Size and speed on a CPU, 2 threads" in text and "23.0 MB" in text and "5.0" in text
 

@@ -30,7 +30,7 @@ def test_figures_and_their_intervals_are_there(text):
     assert "+0.42 % (-0.21 % to +1.15 %)" in text
     assert "23.0 MB" in text and "25.3 %" in text
     assert "not readable here" in text
-    assert "a paired bootstrap" in text
+    assert "the paired 95 % interval" in text
 
 
 def test_notes_come_with_the_figures_they_are_about(text):

@@ -41,7 +41,11 @@ def test_every_task_compares_two_models(task):
 @pytest.mark.parametrize("task", TASKS)
 def test_a_model_against_itself_loses_nothing(task):
     report = evaluated(task, quantized=task_model(task), per_layer=3)
-    assert [(metric.drop, metric.low, metric.high) for metric in report.metrics] == [(0, 0, 0)] * len(report.metrics)
+    for metric in report.metrics:
+        assert metric.drop == 0
+        # That no answer has flipped here does not say that none would.
+        is_share = metric.name == "exact_match" or (metric.name, task) == ("accuracy", "text-classification")
+        assert metric.low == pytest.approx(-metric.high) and (metric.high > 0) is is_share
     if task != "sentence-similarity":
         found = report.agreement
         assert (found.kl_mean, found.kl_high, found.top1_agreement) == (0, 0, 1)

@@ -15,6 +15,7 @@ class Accuracy(SummedMetric):
     """Part of the answers that are right."""
 
     summary = "Part of the answers that are right."
+    shares = {"accuracy": 0}  # noqa: RUF012
 
     def contributions(self, predictions: Items, references: Items, labels: Sequence[Any]) -> Floats:
         """Whether it is right, and 1."""

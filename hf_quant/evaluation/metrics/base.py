@@ -56,7 +56,13 @@ class OfflineMetric(evaluate.Metric):
 
 
 class SummedMetric(OfflineMetric):
-    """A metric that is a function of sums over examples, so that a resample costs one product of matrices."""
+    """A metric that is a function of sums over examples, so that a resample costs one product of matrices.
+
+    Attributes:
+        shares: Those of its values that are the share of items that are right, and the contribution that says which.
+    """
+
+    shares: ClassVar[dict[str, int]] = {}
 
     @abstractmethod
     def contributions(self, predictions: Items, references: Items, labels: Sequence[Any]) -> Floats:

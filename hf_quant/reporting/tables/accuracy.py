@@ -43,7 +43,7 @@ def metrics_table(drop: DropReport) -> Table:
         rows=rows,
         numbers=(1, 2),
         caption=f"{drop.data.name}{split}: {drop.data.examples:,} examples. Above zero the quantized model is worse; "
-        f"in brackets the {words.percent(drop.confidence, 0)} interval of a paired bootstrap.",
+        f"in brackets the paired {words.percent(drop.confidence, 0)} interval.",
     )
 
 
