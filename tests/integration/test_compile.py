@@ -55,8 +55,12 @@ def test_another_length_needs_no_other_weights(load):
 )
 def test_inductor_computes_what_eager_does(name, preset, load):
     model = load(name, preset)
-    expected = outputs(model)
-    assert error(outputs(torch.compile(model, fullgraph=True)), expected) < 5e-3
+    ids = token_ids(rows=8)
+    found, expected = outputs(torch.compile(model, fullgraph=True), ids), outputs(model, ids)
+    # Sums in another order may tip an input over to the next code, which its whole sequence then shows a little.
+    errors = sorted(error(*rows) for rows in zip(found, expected, strict=True))
+    assert errors[3] < 1e-5
+    assert errors[-1] < 3e-2
 
 
 def decoder(model, cache_length=32):
