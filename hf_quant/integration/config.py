@@ -32,6 +32,7 @@ _KEYS = (
     "modules_to_not_convert",
     "kept_float",
     "calibration_fingerprint",
+    "qat",
     "format_version",
 )
 
@@ -64,6 +65,8 @@ class HfQuantConfig(QuantizationConfigMixin):
             quantizer. A module tied to one of them stays float with it.
         kept_float: Module name to the reason why it stayed float; written when a model is quantized.
         calibration_fingerprint: Of the data that a model was quantized with; written likewise.
+        qat: Give a model that trains with quantization in the loop, in place of a quantized one. A checkpoint that is
+            quantized already goes on from its codes and grids. `hf_quant.convert` then makes it a quantized model.
         format_version: Of the checkpoint; written when a model is saved.
         quant_method: Accepted because ``config.json`` holds it.
 
@@ -85,6 +88,7 @@ class HfQuantConfig(QuantizationConfigMixin):
         modules_to_not_convert: Sequence[str] | None = None,
         kept_float: Mapping[str, str] | None = None,
         calibration_fingerprint: str | None = None,
+        qat: bool = False,
         format_version: int = FORMAT_VERSION,
         quant_method: str = QUANT_METHOD,
         **unknown_keys: Any,
@@ -103,6 +107,9 @@ class HfQuantConfig(QuantizationConfigMixin):
         self.calibration_fingerprint = calibration_fingerprint
         if not isinstance(self.recipe, Recipe | None) or not isinstance(calibration, Calibration | None):
             raise ConfigError("recipe takes a Recipe or what its to_dict() writes, and calibration a Calibration")
+        if not isinstance(qat, bool):
+            raise ConfigError(f"qat is True or False, not {qat!r}")
+        self.qat = qat
         self.quant_method = QUANT_METHOD
         self.format_version = format_version
         self.preset = preset
@@ -204,6 +211,10 @@ class HfQuantConfig(QuantizationConfigMixin):
             calibration_fingerprint=calibration_fingerprint or self.calibration_fingerprint,
         )
 
+    def get_loading_attributes(self) -> dict[str, Any]:
+        """What counts of a config that is given beside the one in a quantized checkpoint."""
+        return {"qat": True} if self.qat else {}
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; ``HfQuantConfig(**config.to_dict())`` is equal."""
         values: dict[str, Any] = {"quant_method": self.quant_method, "format_version": self.format_version}
@@ -225,6 +236,8 @@ class HfQuantConfig(QuantizationConfigMixin):
                 pattern: value.to_dict() if isinstance(value, Scheme) else value
                 for pattern, value in self.overrides.items()
             }
+        if self.qat:
+            values["qat"] = True
         if self.modules_to_not_convert:
             values["modules_to_not_convert"] = list(self.modules_to_not_convert)
         return copy.deepcopy(values)

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from hf_quant.errors import ConfigError, UnsupportedModel
+from hf_quant.integration import trainer
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.in_memory import become_quantized
+from hf_quant.integration.prepared import ATTRIBUTE, begin_training, check_config, prepared
 from hf_quant.integration.quantizer import DTYPES, require_pretrained
-from hf_quant.integration.resolve import Resolution, resolve
+from hf_quant.integration.resolve import resolve
 from hf_quant.integration.solve import Outcome
 from hf_quant.qat.convert import convert as convert_modules
 from hf_quant.qat.options import QATOptions
 from hf_quant.qat.prepare import fake_quantized_modules
-from hf_quant.qat.prepare import prepare as prepare_modules
-
-_PREPARED = "_hf_quant_prepared"
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a model is being trained for.
-
-    Args:
-        config: As the user gave it.
-        resolution: Of config and model.
-    """
-
-    config: HfQuantConfig
-    resolution: Resolution
 
 
 def prepare(model: Any, config: HfQuantConfig | str, options: QATOptions | None = None) -> Any:
@@ -62,22 +47,12 @@ def prepare(model: Any, config: HfQuantConfig | str, options: QATOptions | None 
         )
     if model.dtype not in DTYPES:
         raise ConfigError(f"the model is in {model.dtype}; cast it to torch.float32, bfloat16 or float16 first")
-    if config.recipe is not None or config.calibration is not None:
-        raise ConfigError(
-            "training takes neither recipe nor calibration: it learns the roundings itself, and observes static inputs "
-            "(observer_steps). Give a preset, a scheme or a plan"
-        )
+    check_config(config)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError("all parameters are frozen, so there is nothing to train: model.requires_grad_(True)")
-    resolution = resolve(model, config)
-    prepare_modules(model, resolution.plan, resolution.ties, options)
-    setattr(model, _PREPARED, Prepared(config, resolution))
+    begin_training(model, config, resolve(model, config), options)
+    trainer.install()
     return model
-
-
-def prepared(model: Any) -> Prepared | None:
-    """What `prepare` noted; None for any other model."""
-    return getattr(model, _PREPARED, None)
 
 
 @torch.no_grad()
@@ -104,6 +79,6 @@ def convert(model: Any) -> Any:
             "Trainer(model, args, callbacks=[hf_quant.QATCallback(...)]), or hf_quant.quantize(model, ...) right away"
         )
     convert_modules(model, found.resolution.ties)
-    delattr(model, _PREPARED)
+    delattr(model, ATTRIBUTE)
     become_quantized(model, found.config, found.resolution, Outcome())
     return model

@@ -10,16 +10,19 @@ from typing import Any
 from transformers.trainer_callback import TrainerCallback
 
 from hf_quant.errors import ConfigError, UnsupportedModel
-from hf_quant.integration import trainer as trainer_extension
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.grid_groups import add_groups, update_rates
-from hf_quant.integration.qat import convert, prepare, prepared
+from hf_quant.integration.prepared import prepared
+from hf_quant.integration.qat import convert, prepare
 from hf_quant.qat.check import check_grids
 from hf_quant.qat.options import QATOptions
 from hf_quant.qat.schedule import Schedule, begin, change, hold, next_step, observes_inputs
 from hf_quant.qat.statistics import TrainingStatistics
 
 logger = logging.getLogger(__name__)
+
+_CONTROL = "_hf_quant_control"
+"""Attribute of a model: the control object of the Trainer whose callback trains it."""
 
 
 class QATCallback(TrainerCallback):
@@ -35,7 +38,8 @@ class QATCallback(TrainerCallback):
     float; so the best model is the best once quantized.
 
     Args:
-        config: A config or a preset's name. Static inputs are observed in training: no calibration data.
+        config: A config or a preset's name. Static inputs are observed in training: no calibration data. None for a
+            model that was loaded to be trained, with ``HfQuantConfig(..., qat=True)``.
         weights: ``"lsq"`` learns scales and offsets of weights; ``"minmax"`` takes them from the weights in each step.
         initial: Where learned ones start: ``"mse"`` or ``"minmax"``.
         inputs: Of static inputs: ``"lsq"`` or ``"pact"``.
@@ -55,7 +59,7 @@ class QATCallback(TrainerCallback):
 
     def __init__(
         self,
-        config: HfQuantConfig | str,
+        config: HfQuantConfig | str | None = None,
         *,
         weights: str = "lsq",
         initial: str = "mse",
@@ -69,9 +73,13 @@ class QATCallback(TrainerCallback):
         statistics: bool = True,
     ):
         self.config = HfQuantConfig(config) if isinstance(config, str) else config
-        if not isinstance(self.config, HfQuantConfig):
+        if not isinstance(self.config, HfQuantConfig | None):
             raise ConfigError(f"QATCallback takes an HfQuantConfig or a preset's name, not {config!r}")
         self.options = QATOptions(weights, initial, inputs)
+        if self.config is None and self.options != QATOptions():
+            raise ConfigError(
+                "weights, initial and inputs are settled once a model is loaded: leave them out, or load float"
+            )
         self.schedule = Schedule(warmup_steps, observer_steps, freeze_scales_at, dict(bits or {}))
         if scale_learning_rate is not None and not (
             isinstance(scale_learning_rate, int | float) and 0 <= scale_learning_rate < float("inf")
@@ -82,23 +90,29 @@ class QATCallback(TrainerCallback):
         self.statistics = TrainingStatistics() if statistics else None
         self._model: weakref.ref[Any] | None = None
         self._trainer: weakref.ref[Any] | None = None
-        self._control: Any = None
-        trainer_extension.install()
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Prepare the model, before there is an optimizer, and tell the optimizer of grids if there is one."""
-        if self._control is control:
-            raise ConfigError("the same QATCallback is in callbacks twice: give it once")
-        self._control = control
-        if self._owns(model) and prepared(model) is not None:
-            return  # another Trainer goes on with the same model and callback
-        prepare(model, self.config, self.options)
-        self._model = weakref.ref(model)
-        begin(model, self.schedule.at(0))
+        if getattr(model, _CONTROL, None) is control:
+            raise ConfigError("there are two QATCallbacks: give one only")
+        is_prepared = prepared(model) is not None
+        if not (is_prepared and self._owns(model)):  # otherwise another Trainer goes on with it
+            self._start(model)
+        setattr(model, _CONTROL, control)
         optimizer = kwargs.get("optimizer")
         if optimizer is not None:
             base = optimizer.defaults.get("lr", args.learning_rate)
             add_groups(optimizer, model, self.scale_learning_rate, float(base), kwargs.get("lr_scheduler"))
+
+    def _start(self, model: Any) -> None:
+        if self.config is not None:
+            prepare(model, self.config, self.options)
+        elif prepared(model) is None:
+            raise ConfigError(
+                'the model was not loaded to be trained: QATCallback("int4"), or another preset, scheme or plan'
+            )
+        self._model = weakref.ref(model)
+        begin(model, self.schedule.at(0))
 
     def on_optimizer_made(self, trainer: Any, is_new: bool) -> None:
         """As `integration.trainer.MeetsOptimizer`."""

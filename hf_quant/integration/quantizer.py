@@ -17,9 +17,10 @@ from hf_quant.config.plan import Plan
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CheckpointError, ConfigError, HfQuantError, UnsupportedModel
 from hf_quant.fusion.fuse import fuse, unfuse
-from hf_quant.integration import attention, checkpoint, peft, saving
+from hf_quant.integration import attention, checkpoint, peft, saving, trainer
 from hf_quant.integration.algorithms import algorithms_of
 from hf_quant.integration.config import HfQuantConfig
+from hf_quant.integration.prepared import begin_training, check_config, go_on_training
 from hf_quant.integration.resolve import Resolution, resolve
 from hf_quant.integration.solve import Outcome, check_data, quantize_weights
 from hf_quant.integration.weight_ops import QuantizeOnLoad
@@ -83,6 +84,9 @@ class HfQuantQuantizer(HfQuantizer):
             checkpoint.check_float_headers(self.resolution.plan, names)
             algorithms = algorithms_of(self.quantization_config.recipe)
             self.solver = algorithms.solver
+            if self.quantization_config.qat:
+                check_config(self.quantization_config)
+                return  # trains on float weights
             self.is_calibrated = check_data(algorithms, self.quantization_config, self.resolution)
             if self.is_calibrated:
                 # Float weights are loaded first: blocks need them to run.
@@ -151,6 +155,8 @@ class HfQuantQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         if self.failures:
             raise self.failures[0]
+        if self.quantization_config.qat:
+            return self._trainable(model)
         if self.is_calibrated:
             # Which weights are tied is only certain now that they are loaded.
             self.resolution = replace(self.resolution, ties=tied_in(model, self.resolution))
@@ -163,6 +169,21 @@ class HfQuantQuantizer(HfQuantizer):
             self.resolution.plan, self.resolution.kept_float, outcome.fingerprint
         )
         finish(model, self.quantization_config, self)
+        return model
+
+    def _trainable(self, model: Any) -> Any:
+        config = self.quantization_config
+        if self.pre_quantized:
+            share_tied(model, _settled_ties(model))
+            for name, module in quantized_modules(model):
+                module.check_values(name)
+            go_on_training(model, config, self.resolution)
+        else:
+            self.resolution = replace(self.resolution, ties=tied_in(model, self.resolution))
+            begin_training(model, config, self.resolution)
+        trainer.install()
+        # In training it is a float model, to Trainer and to its checkpoints.
+        self.remove_quantization_config(model)
         return model
 
     def is_serializable(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from transformers.quantizers import auto
 from transformers.quantizers.auto import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
     AUTO_QUANTIZER_MAPPING,
@@ -20,5 +21,9 @@ def register() -> None:
         AUTO_QUANTIZER_MAPPING.pop(QUANT_METHOD, None)
     register_quantization_config(QUANT_METHOD)(HfQuantConfig)
     register_quantizer(QUANT_METHOD)(HfQuantQuantizer)
+    # Types of configs that may be given beside the one of a quantized checkpoint, as qat=True is.
+    known = getattr(auto, "LOADING_ATTRIBUTES_CONFIG_TYPES", ())
+    if HfQuantConfig not in known:
+        auto.LOADING_ATTRIBUTES_CONFIG_TYPES = (*known, HfQuantConfig)
     attention.register()
     extend.install()

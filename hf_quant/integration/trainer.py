@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 from typing import Any, Protocol
 
+from hf_quant.integration.grid_groups import add_groups
 from hf_quant.integration.original import ORIGINAL
+from hf_quant.integration.prepared import prepared
 
 
 class MeetsOptimizer(Protocol):
@@ -19,7 +21,7 @@ def install() -> None:
     """Extend ``Trainer.create_optimizer``. Does its work once.
 
     Transformers has no event between making an optimizer and loading its state, and callbacks are not told of their
-    trainer. Without a `QATCallback`, the class behaves as before.
+    trainer. For a model without quantization in the loop, the class behaves as before.
     """
     # Late: whoever does not train need not wait for it.
     from transformers import Trainer
@@ -32,9 +34,11 @@ def install() -> None:
     def create_optimizer(trainer: Any, *args: Any, **kwargs: Any) -> Any:
         is_new = trainer.optimizer is None
         optimizer = original(trainer, *args, **kwargs)
-        for callback in trainer.callback_handler.callbacks:
-            if hasattr(callback, "on_optimizer_made"):
-                callback.on_optimizer_made(trainer, is_new)
+        told = [callback for callback in trainer.callback_handler.callbacks if hasattr(callback, "on_optimizer_made")]
+        for callback in told:
+            callback.on_optimizer_made(trainer, is_new)
+        if is_new and not told and prepared(trainer.model) is not None:
+            add_groups(trainer.optimizer, trainer.model, None, trainer.args.learning_rate)
         return optimizer
 
     setattr(create_optimizer, ORIGINAL, original)

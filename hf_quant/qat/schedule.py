@@ -92,14 +92,20 @@ def hold(model: nn.Module, phase: Phase) -> None:
         if weight.grid is not None:
             weight.grid.requires_grad_(module.sharing[0].weight.requires_grad and not phase.frozen)
         if isinstance(static, StaticInput):
-            static.observing = phase.observes
+            # What is known, from a checkpoint that was quantized already, need not be observed.
+            static.observing = phase.observes and not static.grid.is_initialised
             static.grid.requires_grad_(not phase.frozen)
 
 
 def begin(model: nn.Module, phase: Phase) -> None:
-    """Start training in `phase`: grids that are not for what is stored in the end say so."""
+    """Start training in `phase`, on the grids that there are unless it has other bits.
+
+    Grids that are not for what is stored in the end say so.
+    """
     for name, module in _owners(model):
-        module.weight_quantizer.initialise(weight_matrix(module, module.weight), f"{name}.weight", _bits(module, phase))
+        bits = _bits(module, phase)
+        if bits is not None:
+            module.weight_quantizer.initialise(weight_matrix(module, module.weight), f"{name}.weight", bits)
         if not phase.rounds:
             module.weight_quantizer.bits.zero_()
     hold(model, phase)
@@ -122,7 +128,7 @@ def change(model: nn.Module, before: Phase, now: Phase) -> bool:
     if before.observes and not now.observes:
         for name, module in fake_quantized_modules(model):
             static = getattr(module, "input_quantizer", None)
-            if isinstance(static, StaticInput):
+            if isinstance(static, StaticInput) and not static.grid.is_initialised:
                 static.initialise(name)
                 new = True
     hold(model, now)

@@ -1,0 +1,84 @@
+"""A Transformers model in training with quantization in the loop, and what it is trained for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hf_quant.errors import ConfigError
+from hf_quant.integration.config import HfQuantConfig
+from hf_quant.integration.resolve import Resolution
+from hf_quant.modules.swap import quantized_modules, restore_float, tied_modules
+from hf_quant.qat.input import StaticInput
+from hf_quant.qat.options import QATOptions
+from hf_quant.qat.prepare import prepare
+
+ATTRIBUTE = "_hf_quant_prepared"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a model is being trained for.
+
+    Args:
+        config: As the user gave it, or as the checkpoint had it.
+        resolution: Of config and model.
+    """
+
+    config: HfQuantConfig
+    resolution: Resolution
+
+
+def prepared(model: Any) -> Prepared | None:
+    """What a model is trained for; None where there is no quantization in the loop."""
+    return getattr(model, ATTRIBUTE, None)
+
+
+def check_config(config: HfQuantConfig) -> None:
+    """Raise ConfigError where `config` asks for what training does not do."""
+    if config.recipe is not None or config.calibration is not None:
+        raise ConfigError(
+            "training takes neither recipe nor calibration: it learns the roundings itself, and observes static inputs "
+            "(observer_steps). Give a preset, a scheme or a plan"
+        )
+
+
+def begin_training(
+    model: Any, config: HfQuantConfig, resolution: Resolution, options: QATOptions | None = None
+) -> None:
+    """Put quantization into the loop of a float model, in place; `resolution` is of `config` and `model`.
+
+    Raises:
+        PlanError: The plan quantizes nothing; the model is as it was.
+        WeightError: A weight holds NaN or Inf; the model is as it was.
+    """
+    prepare(model, resolution.plan, resolution.ties, options)
+    setattr(model, ATTRIBUTE, Prepared(config, resolution))
+
+
+@torch.no_grad()
+def go_on_training(model: Any, config: HfQuantConfig, resolution: Resolution) -> None:
+    """Make a model on codes one that trains, in place: it starts from the very grids that it was quantized with.
+
+    Args:
+        model: Quantized, not laid out for kernels. Masters are what the codes stand for, in the dtype of the model.
+        config: Of the checkpoint.
+        resolution: Likewise.
+    """
+    stored = {
+        name: (module.weight_scale, module.weight_zero_point, module.input_scale, module.input_zero_point)
+        for name, module in quantized_modules(model)
+    }
+    restore_float(model, model.dtype)
+    chosen = resolution.plan.modules
+    ties = {target: source for target, source in tied_modules(model).items() if target in chosen and source in chosen}
+    begin_training(model, config, Resolution(resolution.plan, ties, resolution.kept_float))
+    for name, (scale, zero_point, input_scale, input_zero_point) in stored.items():
+        module = model.get_submodule(name)
+        if module.sharing[0] is module:
+            module.weight_quantizer.grid.initialise(module.scheme.weight, scale, zero_point)
+        if isinstance(module.input_quantizer, StaticInput) and input_scale is not None:
+            zero = None if input_zero_point is None else input_zero_point.view(1, 1)
+            module.input_quantizer.grid.initialise(module.scheme.input, input_scale.view(1, 1), zero)
