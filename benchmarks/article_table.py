@@ -26,6 +26,7 @@ from benchmarks.article.speeds import speeds
 from benchmarks.checkpoints import config_of
 from hf_quant.demo.cache import cache_directory
 from hf_quant.evaluation.benchmark_report import BenchmarkReport
+from hf_quant.evaluation.other_processes import DOUBTFUL
 from hf_quant.evaluation.report import DropReport
 from hf_quant.reporting.words import TASKS, bytes_, digits, percent
 
@@ -139,7 +140,11 @@ def footnotes(kept: dict[str, Any], lost: dict[Key, list[DropReport]]) -> list[s
             "Losses are those of the smaller real models in brackets, of the same family: relative, with 95 % "
             "intervals; above zero is worse."
         )
-    notes += [f"Of a benchmark: {note}." for note in sorted({note for entry in reports for note in entry["notes"]})]
+    kept_notes = {note for entry in reports for note in entry["notes"] if "cores busy" not in note}
+    notes += [f"Of a benchmark: {note}." for note in sorted(kept_notes)]
+    busy = max((entry["other_cores"] for entry in reports), default=0.0)
+    if busy > DOUBTFUL:
+        notes.append(f"Other processes kept up to {busy:.1f} cores busy during the benchmarks: speed-ups may be off.")
     return notes
 
 

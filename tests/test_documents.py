@@ -24,10 +24,11 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CALIBRATION = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
+BENCHMARKING = (ROOT / "docs" / "benchmarking.md").read_text(encoding="utf-8")
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README + CALIBRATION, re.DOTALL)
+def blocks(language, *documents):
+    return re.findall(rf"```{language}\n(.*?)```", "".join(documents), re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,9 @@ def workplace(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[0])
+@pytest.mark.parametrize(
+    "code", blocks("python", README, CALIBRATION, BENCHMARKING), ids=lambda code: code.splitlines()[0]
+)
 def test_python_blocks_run(code, workplace):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
@@ -66,7 +69,12 @@ def test_python_blocks_run(code, workplace):
 
 
 def test_shell_commands_run(workplace):
-    lines = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("hf-quant ")]
+    lines = [
+        line
+        for block in blocks("bash", README, CALIBRATION)
+        for line in block.splitlines()
+        if line.startswith("hf-quant ")
+    ]
     assert len(lines) >= 3
     for line in lines:
         arguments = shlex.split(line, comments=True)[1:]

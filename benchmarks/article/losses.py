@@ -34,9 +34,9 @@ def words(drop: DropReport) -> str:
     """What was lost, relative, with its interval, of which metric of which model."""
     metric = drop.metrics[0]
     if metric.relative_drop is None or metric.relative_low is None or metric.relative_high is None:
-        return f"{metric.name} {metric.reference:.4g} to {metric.quantized:.4g} ({Path(drop.reference).name})"
+        return f"{metric.name} {metric.reference:.4g} to {metric.quantized:.4g} ({Path(drop.quantized).name})"
     ends = f"{100 * metric.relative_low:.2f} to {100 * metric.relative_high:.2f}"
-    return f"{100 * metric.relative_drop:.2f} % ({ends}) of {metric.name} ({Path(drop.reference).name})"
+    return f"{100 * metric.relative_drop:.2f} % ({ends}) of {metric.name} ({Path(drop.quantized).name})"
 
 
 def _key(drop: DropReport) -> Key:

@@ -72,6 +72,13 @@ def test_speeds_of_a_few_layers_say_so(tiny):
     assert "a CPU, 2 threads" in machine
 
 
+def test_speeds_that_others_disturbed_say_so():
+    quiet, busy = (replace(benchmark_report(), other_cores=cores).to_dict() for cores in (0.1, 0.7))
+    assert not any("busy" in note for note in article_table.footnotes({"speeds": {"a": {"int8": quiet}}}, {}))
+    notes = article_table.footnotes({"speeds": {"a": {"int8": quiet, "int4": busy}}}, {})
+    assert any("up to 0.7 cores busy" in note for note in notes)
+
+
 def test_losses_go_to_the_row_of_their_family_and_preset_and_name_the_model(tmp_path):
     folder = tmp_path / "small-int4"
     hf_quant.quantize(tiny_model("llama"), "int4", progress=False).save_pretrained(folder)
@@ -79,7 +86,7 @@ def test_losses_go_to_the_row_of_their_family_and_preset_and_name_the_model(tmp_
     found = losses([hf_quant.write_report(tmp_path / "drop.json", drop)])
     assert set(found) == {("llama", "int4")}
     _, int8, int4 = article_table.lines(LARGE, {}, found)
-    assert int4[6] == "0.42 % (-0.21 to 1.15) of accuracy (small)" and int8[6] == "not measured"
+    assert int4[6] == "0.42 % (-0.21 to 1.15) of accuracy (small-int4)" and int8[6] == "not measured"
 
 
 def test_a_loss_of_a_checkpoint_that_is_gone_is_refused(tmp_path):
