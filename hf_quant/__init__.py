@@ -12,6 +12,7 @@ from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.qat import convert
 from hf_quant.integration.qat_callback import QATCallback
 from hf_quant.integration.register import register as _register
+from hf_quant.qat.distillation import Distillation
 from hf_quant.reporting.report import Report
 from hf_quant.reporting.write import read_report, write_report
 from hf_quant.workflows.benchmark import benchmark
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BenchmarkReport",
     "Calibration",
+    "Distillation",
     "DropReport",
     "HfQuantConfig",
     "Plan",

@@ -11,10 +11,12 @@ from transformers.trainer_callback import TrainerCallback
 
 from hf_quant.errors import ConfigError, UnsupportedModel
 from hf_quant.integration.config import HfQuantConfig
+from hf_quant.integration.distill import DistilledLoss, make_teacher
 from hf_quant.integration.grid_groups import add_groups, update_rates
 from hf_quant.integration.prepared import prepared
 from hf_quant.integration.qat import convert, prepare
 from hf_quant.qat.check import check_grids
+from hf_quant.qat.distillation import Distillation
 from hf_quant.qat.options import QATOptions
 from hf_quant.qat.schedule import Schedule, begin, change, hold, next_step, observes_inputs
 from hf_quant.qat.statistics import TrainingStatistics
@@ -49,6 +51,9 @@ class QATCallback(TrainerCallback):
         bits: Step to bits of weights from there on: ``{0: 8, 500: 6, 1000: 4}``.
         scale_learning_rate: Of learned scales and offsets, which have no weight decay. None: as fast as weights, in
             relation to their size. It follows the schedule of the Trainer.
+        teacher: A model whose logits, or hidden states, are learned from besides labels; ``"self"``: the float model
+            that training starts from, which has to be the same where training is resumed.
+        distillation: How much of what; None for the defaults of `Distillation`.
         convert: Convert at the end of training. False leaves that to `hf_quant.convert`.
         statistics: Log scales, clipping, error of rounding and flips of codes whenever the Trainer logs.
 
@@ -69,6 +74,8 @@ class QATCallback(TrainerCallback):
         freeze_scales_at: int | None = None,
         bits: Mapping[int, int] | None = None,
         scale_learning_rate: float | None = None,
+        teacher: Any = None,
+        distillation: Distillation | None = None,
         convert: bool = True,
         statistics: bool = True,
     ):
@@ -86,6 +93,10 @@ class QATCallback(TrainerCallback):
         ):
             raise ConfigError(f"scale_learning_rate is a number from 0 on, or None, not {scale_learning_rate!r}")
         self.scale_learning_rate = scale_learning_rate
+        if not isinstance(distillation, Distillation | None) or (distillation is not None and teacher is None):
+            raise ConfigError("distillation takes a Distillation, beside a teacher")
+        self.teacher = teacher
+        self.distillation = distillation or Distillation()
         self.convert = convert
         self.statistics = TrainingStatistics() if statistics else None
         self._model: weakref.ref[Any] | None = None
@@ -105,6 +116,10 @@ class QATCallback(TrainerCallback):
             add_groups(optimizer, model, self.scale_learning_rate, float(base), kwargs.get("lr_scheduler"))
 
     def _start(self, model: Any) -> None:
+        if self.teacher is not None:
+            if self.config is None and self.teacher == "self":
+                raise ConfigError('a model that was loaded to be trained is no float teacher: give one, not "self"')
+            self.teacher = make_teacher(self.teacher, model, self.distillation)
         if self.config is not None:
             prepare(model, self.config, self.options)
         elif prepared(model) is None:
@@ -117,6 +132,8 @@ class QATCallback(TrainerCallback):
     def on_optimizer_made(self, trainer: Any, is_new: bool) -> None:
         """As `integration.trainer.MeetsOptimizer`."""
         self._trainer = weakref.ref(trainer)
+        if self.teacher is not None and not isinstance(trainer.compute_loss, DistilledLoss):
+            trainer.compute_loss = DistilledLoss(trainer, self.teacher, self.distillation)
         if is_new and prepared(trainer.model) is not None:
             add_groups(trainer.optimizer, trainer.model, self.scale_learning_rate, trainer.args.learning_rate)
 
@@ -170,6 +187,9 @@ class QATCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Convert, once the best model is loaded."""
+        trainer = None if self._trainer is None else self._trainer()
+        if trainer is not None and isinstance(trainer.compute_loss, DistilledLoss):
+            del trainer.compute_loss  # the method of its class is behind it
         if self.convert:
             convert(model)
 

@@ -5,12 +5,14 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from hf_quant import QATCallback
+from hf_quant import Distillation, QATCallback
 from hf_quant.qat.options import CHOICES
+from hf_quant.qat.schedule import Schedule
 from tests.integration.tiny import tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +35,8 @@ def test_options_and_choices_are_those_there_are():
         option = name or option
         listed.setdefault(option, []).append(choice)
     assert {option: tuple(choices) for option, choices in listed.items()} == CHOICES
-    schedule = re.findall(r"^\| `(\w+)=", TEXT, re.MULTILINE)
-    assert set(schedule) < set(inspect.signature(QATCallback).parameters)
-    assert len(schedule) == 4
+    given = {name: default for name, default in re.findall(r"^\| `(\w+)=([^`]+)`", TEXT, re.MULTILINE)}
+    settings = {field.name: str(field.default) for field in fields(Distillation)}
+    assert {name: default for name, default in given.items() if name in settings} == settings
+    schedule = set(given) - set(settings)
+    assert schedule == {field.name for field in fields(Schedule)} < set(inspect.signature(QATCallback).parameters)

@@ -1,0 +1,117 @@
+"""Learning from a teacher in real Trainers."""
+
+import pytest
+import torch
+from transformers import BertForSequenceClassification
+
+import hf_quant
+from hf_quant import Distillation, HfQuantConfig, Scheme, TensorScheme
+from hf_quant.errors import ConfigError
+from hf_quant.integration.qat_callback import QATCallback
+from hf_quant.qat.distillation import logits_loss
+from tests.integration.qat_training import Rows, same, state, trainer
+from tests.integration.tiny import FAMILIES, outputs, tiny_model, token_ids
+
+W3A8 = HfQuantConfig(scheme=Scheme(TensorScheme(bits=3), TensorScheme(granularity="token", dynamic=True)))
+TAUGHT = {"labels": 0.0, "temperature": 1.0}
+
+
+def distance(model, teacher):
+    """Mean divergence of the model's logits from the teacher's, on the rows of training."""
+    ids = Rows().ids
+    found, expected = outputs(model.eval(), ids), outputs(teacher, ids)
+    return logits_loss(found.flatten(0, 1), expected.flatten(0, 1), 1.0).item()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [*((name, {}) for name in FAMILIES), ("bert", {"hidden": 1.0}), ("llama", {"int8_teacher": True})],
+)
+def test_a_quantized_model_comes_nearer_to_the_float_one(name, settings, tmp_path):
+    teacher = tiny_model(name)
+    rounded = hf_quant.quantize(tiny_model(name), W3A8, progress=False)
+    training = trainer(
+        tmp_path, W3A8, name, teacher="self", distillation=Distillation(**TAUGHT, **settings), max_steps=30
+    )
+    training.train()
+    assert training.model.is_quantized
+    assert distance(training.model, teacher) < 0.6 * distance(rounded, teacher)
+    assert "compute_loss" not in vars(training)
+
+
+def test_a_teacher_of_another_kind_is_not_changed_by_training(tmp_path):
+    teacher = tiny_model("gpt2", n_layer=1)
+    before = state(teacher)
+    trainer(tmp_path, "int4", "gpt2", teacher=teacher).train()
+    assert same(before, state(teacher))
+
+
+def test_evaluation_knows_of_no_teacher(tmp_path):
+    with_teacher = trainer(tmp_path, "int4", teacher="self", convert=False)
+    without = trainer(tmp_path, "int4", convert=False)
+    losses = []
+    for training in (with_teacher, without):
+        training.create_optimizer()
+        losses.append(training.evaluate()["eval_loss"])
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt2", "llama"]
+)  # BERT's own loss of masked tokens does not count accumulated batches
+def test_accumulated_batches_are_taught_as_a_whole_one_is(name, tmp_path):
+    def run(folder, **changes):
+        model = tiny_model(name)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        options = {"optim": "sgd", "learning_rate": 1e-2, "max_steps": 1, "convert": False}
+        training = trainer(tmp_path / folder, "int8", name, model=model, teacher="self", **options, **changes)
+        with torch.no_grad():
+            for parameter in training.model.parameters():
+                if parameter.ndim == 2 and parameter.numel() > 4000:
+                    parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+        training.train()
+        return state(training.model)
+
+    whole, halves = run("whole"), run("halves", per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    for key, tensor in whole.items():
+        assert torch.allclose(tensor, halves[key], rtol=1e-3, atol=1e-5), key
+
+
+def test_resuming_with_a_teacher_gives_the_same_bits(tmp_path):
+    options = {"teacher": "self", "max_steps": 5}
+    whole = trainer(tmp_path, save_strategy="steps", save_steps=2, **options)
+    whole.train()
+    resumed = trainer(tmp_path / "resumed", **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert same(state(whole.model), state(resumed.model))
+
+
+@pytest.mark.parametrize("extra", [{"label_smoothing_factor": 0.1}, {"bf16": True}, {"activation_checkpointing": True}])
+def test_classifiers_are_taught_under_features_of_the_trainer(extra, tmp_path):
+    model = tiny_model("bert", BertForSequenceClassification, num_labels=3)
+    labels = token_ids(16, 1, seed=3)[:, 0] % 3
+    training = trainer(tmp_path, "int8", model=model, teacher="self", distillation=Distillation(hidden=0.5), **extra)
+    training.train_dataset = [
+        {"input_ids": row, "labels": label} for row, label in zip(Rows().ids, labels, strict=True)
+    ]
+    assert training.train().training_loss > 0
+    assert training.model.is_quantized
+
+
+def test_teachers_that_cannot_teach_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match='a model or "self"'):
+        trainer(tmp_path, teacher="me")
+    with pytest.raises(ConfigError, match="Transformers model"):
+        trainer(tmp_path, teacher=torch.nn.Linear(2, 2))
+    with pytest.raises(ConfigError, match="vocab_size 64"):
+        trainer(tmp_path, teacher=tiny_model("bert", vocab_size=64))
+    teacher = tiny_model("bert", num_hidden_layers=1)
+    with pytest.raises(ConfigError, match="layer by layer"):
+        trainer(tmp_path, teacher=teacher, distillation=Distillation(hidden=1.0))
+    model = tiny_model("bert")
+    with pytest.raises(ConfigError, match="keep a copy"):
+        trainer(tmp_path, model=model, teacher=model)
+    with pytest.raises(ConfigError, match="beside a teacher"):
+        QATCallback("int4", distillation=Distillation())
