@@ -33,14 +33,14 @@ _LONGEST = 120
 def run(
     reference: Annotated[str, typer.Argument(help="Directory or repository id of the reference, usually float.")],
     quantized: Annotated[str, typer.Argument(help="Directory or repository id of the quantized checkpoint.")],
-    task: Annotated[str, typer.Option("--task", "-t", help=f"One of: {', '.join(TASKS)}.")],
+    task: Annotated[str, typer.Option("--task", "-t", help=f"One of: {', '.join(TASKS)}; or lm-eval:NAME.")],
     dataset: Annotated[
         str | None,
         typer.Option(
             "--dataset",
             "-d",
             help="A .jsonl, .json, .csv, .parquet or .txt file (blank lines between texts), or a dataset's id "
-            "(name or name:subset).",
+            "(name or name:subset). Of lm-eval, a folder with tasks of your own in YAML, or nothing.",
         ),
     ] = None,
     split: Annotated[
@@ -85,6 +85,7 @@ def run(
         int | None,
         typer.Option(help="Of causal-lm, tokens between windows' starts; of question-answering, those shared."),
     ] = None,
+    num_fewshot: Annotated[int | None, typer.Option(help="Of lm-eval, examples in the prompt.")] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(help="Sequences at once. [default: 16, and 1 for causal-lm]", show_default=False),
@@ -108,6 +109,8 @@ def run(
     Both models answer the same examples. Each metric's drop has an interval over pairs of answers; answers that
     flipped are counted and tested; the output distributions and the examples that suffer most are shown.
 
+    Tasks named lm-eval:NAME are those of the package lm-eval, run by its own model class.
+
     Exit codes: 0, all is well; 1, an error; 2, a wrong option; 3, more was lost than --max-drop allows.
 
     For example:
@@ -129,6 +132,7 @@ def run(
         "label_column": label_column,
         "labels": dict(map(_split, label)) if label else None,
         "stride": stride,
+        "num_fewshot": num_fewshot,
     }
     report = evaluate_drop(
         reference,

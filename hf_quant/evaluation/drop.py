@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import evaluate
@@ -21,7 +21,7 @@ from hf_quant.evaluation.models import ModelFacts, ModelPair
 from hf_quant.evaluation.report import DropReport, MetricDrop, WorstExample
 from hf_quant.evaluation.run import run
 from hf_quant.evaluation.statistics import Bootstrap
-from hf_quant.evaluation.tasks.base import Result, Task
+from hf_quant.evaluation.tasks.base import Description, Result, Task
 
 _SHOWN = 300
 """Characters of a text in a report."""
@@ -75,7 +75,7 @@ def evaluate_pair(
         agreement=agreement(results, task.unit, bootstrap),
         data=rows.describe(),
         examples=len(results),
-        worst=_worst(task, results, rows, facts, worst),
+        worst=worst_examples(results, worst, lambda result: task.describe(result, rows, facts)),
         harm=task.harm,
         layers=layers,
         first_growth=first_growth(layers),
@@ -107,14 +107,21 @@ def named_drops(
     return tuple(found.values())
 
 
-def _worst(
-    task: Task, results: Sequence[Result], rows: Rows, facts: ModelFacts, count: int
+def worst_examples(
+    results: Sequence[Result], count: int, describe: Callable[[Result], Description]
 ) -> tuple[WorstExample, ...]:
+    """The results that suffer most, the worst first, in words that are cut; none that does not suffer.
+
+    Args:
+        results: In any order.
+        count: How many at most.
+        describe: A result in words.
+    """
     harms = np.array([result.harm for result in results])
     order = np.argsort(-harms, kind="stable")[:count]
     found = []
     for result in (results[index] for index in order if harms[index] > 0):
-        said = task.describe(result, rows, facts)
+        said = describe(result)
         parts = {name: _cut(getattr(said, name)) for name in ("text", "label", "reference", "quantized")}
         found.append(WorstExample(index=result.example, harm=float(result.harm), **parts))
     return tuple(found)

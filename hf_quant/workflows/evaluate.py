@@ -7,6 +7,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,8 +25,11 @@ from hf_quant.workflows.checkpoints import load_model, load_tokenizer
 if TYPE_CHECKING:
     from evaluate import EvaluationModule
 
+    from hf_quant.evaluation.harness import HarnessTask
+    from hf_quant.evaluation.statistics import Bootstrap
     from hf_quant.evaluation.tasks.base import Task
 
+_HARNESS = "lm-eval:"
 _LAYER_EXAMPLES = 8
 """On which modules are compared, if their number is not given."""
 
@@ -58,15 +62,16 @@ def evaluate_drop(
         reference: Directory or repository id, or a Transformers model in memory; usually float.
         quantized: The same model, quantized; likewise.
         task: ``text-classification``, ``token-classification``, ``question-answering``, ``masked-lm``, ``causal-lm``
-            or ``sentence-similarity``.
+            or ``sentence-similarity``; or ``lm-eval:NAME``, a task of the package `lm-eval`, run by its model class.
         dataset: A `datasets.Dataset` or ``DatasetDict``, a list of texts or of mappings, a file (``.jsonl``,
-            ``.json``, ``.csv``, ``.parquet``, ``.txt``), or a dataset's id on the Hub, ``name`` or ``name:subset``.
+            ``.json``, ``.csv``, ``.parquet``, ``.txt``), or a dataset's id on the Hub, ``name`` or ``name:subset``. Of
+            ``lm-eval``, a folder with tasks in YAML of one's own, or None.
         split: Of a ``DatasetDict`` or a dataset of the Hub; by default test, validation, or the only one.
         metrics: Names, or `evaluate.EvaluationModule` objects; the first is the one that a gate looks at. Names of
             `hf_quant.evaluation.METRICS` need no network; others are loaded by ``evaluate.load``. By default the
             task's own.
         tokenizer: Of both models; by default the one beside the reference, which has to be the quantized model's, too.
-        max_examples: Use so many rows at most, drawn at random by `seed`.
+        max_examples: Use so many rows at most, drawn at random by `seed`; of ``lm-eval``, the first ones.
         batch_size: Sequences of a forward pass; by default 16, and 1 for ``causal-lm``.
         max_length: Texts are cut to so many tokens; without it a text that is longer than the context is an error.
             Of ``causal-lm`` and ``question-answering``, which read long texts in windows, the tokens of a window.
@@ -87,18 +92,23 @@ def evaluate_drop(
         MetricUnavailable: A metric needs the network, or a package that is not installed.
         UnknownName: There is no such task.
         ConfigError: There is no such directory or dtype.
-        MissingDependency: The packages `evaluate`, `datasets` or `scipy` are not installed.
+        MissingDependency: The packages `evaluate`, `datasets` or `scipy`, or `lm-eval`, are not installed.
     """
     evaluate_pair, open_rows, bootstrap_class = _machinery()
     bootstrap = bootstrap_class(resamples, seed, confidence)
+    _count("worst", worst)
     layer_examples = _count("per_layer", _LAYER_EXAMPLES if per_layer is True else int(per_layer))
     sizes = {"batch_size": batch_size, "max_length": max_length}
+    if task.startswith(_HARNESS):
+        if layer_examples or split is not None:
+            raise EvaluationError(f"{task} runs by lm-eval, which has no use for split and per_layer: leave them out")
+        harness = _harness_task(task, dataset, metrics, {**options, **sizes, "limit": max_examples})
+        return _by_harness((reference, quantized), harness, tokenizer, device, dtype, bootstrap, worst)
     asked = _task(task, metrics, {**options, **{name: size for name, size in sizes.items() if size is not None}})
     if dataset is None:
         raise EvaluationError(f"{task} needs data: pass dataset=..., a datasets.Dataset, a list, a file or an id")
     # Before models are loaded, which takes longer.
     rows = open_rows(dataset, split, max_examples, seed)
-    _count("worst", worst)
     models = tuple(_loaded(source, dtype, device) for source in (reference, quantized))
     facts = _facts((reference, quantized), models, tokenizer, asked.has_labels)
     report = evaluate_pair(
@@ -111,6 +121,42 @@ def evaluate_drop(
         worst=worst,
         layer_examples=layer_examples,
         progress=progress,
+    )
+    return replace(report, environment=_environment(models))
+
+
+def _harness_task(task: str, folder: Any, metrics: Any, options: dict[str, Any]) -> HarnessTask:
+    from hf_quant.evaluation.harness import HarnessTask
+
+    for option in options:
+        if option not in ("num_fewshot", "batch_size", "max_length", "limit"):
+            raise EvaluationError(f"{task} has {unknown('option', option, ('num_fewshot',))}")
+    if folder is not None and not (isinstance(folder, str | PathLike) and Path(folder).is_dir()):
+        raise EvaluationError(f"{task}: dataset is a folder with tasks in YAML, or nothing, not {folder!r}")
+    names = tuple(metrics) if isinstance(metrics, list | tuple) else (metrics,)
+    for name in names:
+        if not isinstance(name, str):
+            raise EvaluationError(f"{task} has metrics of its own, which go by name: {name!r} is none")
+    given = {name: _count(name, value) for name, value in options.items() if value is not None}
+    return HarnessTask(task.removeprefix(_HARNESS), None if folder is None else Path(folder), names, **given)
+
+
+def _by_harness(
+    sources: tuple[Any, Any],
+    task: HarnessTask,
+    tokenizer: Any,
+    device: str,
+    dtype: str,
+    bootstrap: Bootstrap,
+    worst: int,
+) -> DropReport:
+    from hf_quant.evaluation.harness import evaluate_harness
+
+    models = [_loaded(source, dtype, device) for source in sources]
+    facts = _facts(sources, models, tokenizer, has_labels=False)
+    names = (_name(sources[0]), _name(sources[1]))
+    report = evaluate_harness(
+        models[0], models[1], facts.tokenizer, task, names=names, bootstrap=bootstrap, worst=worst
     )
     return replace(report, environment=_environment(models))
 

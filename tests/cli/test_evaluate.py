@@ -132,6 +132,8 @@ def test_the_shell_gets_the_exit_code(place):
         (["--max-drop", "1"], EvaluationError, "write 1% for a part"),
         (["--output", "report.pdf"], ConfigError, "--output takes a file that ends in"),
         (["--label", "good"], ConfigError, "DATA=MODEL"),
+        (["--num-fewshot", "3"], EvaluationError, "text-classification has no option 'num_fewshot'"),
+        (["--task", "lm-eval:x"], EvaluationError, "a folder with tasks in YAML"),
         (["--stride", "3"], EvaluationError, "text-classification has no option 'stride'"),
         (["--dataset", "nothing.jsonl"], EvaluationError, "there is no file"),
         (["--metric", "entity-f1"], EvaluationError, "has not what the metric"),

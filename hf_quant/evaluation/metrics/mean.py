@@ -1,0 +1,33 @@
+"""Means of scores that somebody else has given, one an example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hf_quant.evaluation.metrics.base import Items, SummedMetric
+from hf_quant.evaluation.statistics import Floats
+
+
+class Mean(SummedMetric):
+    """The mean of predictions, which are scores. References do not matter."""
+
+    summary = "Mean of scores that are better when higher."
+
+    def contributions(self, predictions: Items, references: Items, labels: Sequence[Any]) -> Floats:
+        """The score, and 1."""
+        scores = np.asarray(predictions, float)
+        return np.stack([scores, np.ones_like(scores)], axis=1)
+
+    def finish(self, sums: Floats) -> dict[str, Floats]:
+        """The quotient."""
+        return {"mean": sums[..., 0] / sums[..., 1]}
+
+
+class MeanCost(Mean):
+    """The same of scores that are better when lower."""
+
+    summary = "Mean of scores that are better when lower."
+    higher_is_better = False
