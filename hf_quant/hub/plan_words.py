@@ -48,8 +48,8 @@ def recipe_in_words(recipe: Recipe | None, fingerprint: str | None) -> list[str]
     if recipe.bias_correction:
         lines.append("Biases make up for the mean error of their layer.")
     if fingerprint is not None:
-        sizes = ", ".join(f"{name} {value}" for name, value in recipe.calibration.items())
-        lines.append(f"Calibration data: SHA-256 of its tokens `{fingerprint}`{f' ({sizes})' if sizes else ''}.")
+        # Sizes that the recipe names need not be those of the data that was given.
+        lines.append(f"Calibration data: SHA-256 of its tokens `{fingerprint}`.")
     return lines
 
 
