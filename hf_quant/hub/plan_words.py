@@ -40,7 +40,7 @@ def _input(scheme: TensorScheme | None) -> str:
 def recipe_in_words(recipe: Recipe | None, fingerprint: str | None) -> list[str]:
     """How the codes were found, and on what data."""
     if recipe is None and fingerprint is None:
-        return ["Weights were rounded to nearest; no data was needed."]
+        return ["Codes are the weights, rounded to nearest; the config names no calibration data."]
     recipe = Recipe() if recipe is None else recipe
     steps = [_step(name, options) for name, options in recipe.transforms]
     solver = "rounding to nearest" if recipe.solver == ("rtn", {}) else _step(*recipe.solver)

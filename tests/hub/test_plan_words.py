@@ -45,7 +45,9 @@ def test_every_preset_has_words(preset):
 
 
 def test_without_recipe_and_data_nothing_is_claimed_but_rounding():
-    assert recipe_in_words(None, None) == ["Weights were rounded to nearest; no data was needed."]
+    assert recipe_in_words(None, None) == [
+        "Codes are the weights, rounded to nearest; the config names no calibration data."
+    ]
 
 
 def test_a_recipe_names_its_algorithms_in_their_order_and_the_data_by_its_fingerprint():
