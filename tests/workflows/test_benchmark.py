@@ -141,7 +141,7 @@ def test_a_model_that_takes_longer_is_seen_to():
     reference, quantized = both("bert")
     reference.register_forward_pre_hook(lambda *_: time.sleep(0.05))
     found = benchmark(reference, quantized, batch_sizes=(1,), lengths=(8,), rounds=3)
-    assert found.speed_up("forward", 1, 8).ratio.median > 3
+    assert found.speed_up("forward", 1, 8).ratio.median > 1.5
     assert found.reference.timings[0].seconds.minimum > 0.05
 
 
