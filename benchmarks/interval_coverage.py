@@ -60,7 +60,7 @@ def accuracy(right: float, to_wrong: float, to_right: float) -> Simulation:
         return MetricInputs(np.ones(count, int), ((kinds <= 1).astype(int), (kinds % 2 == 0).astype(int)))
 
     name = f"accuracy {right:.0%}, {to_wrong:.1%} and {to_right:.1%} flip"
-    return Simulation(name, Accuracy(), (right, right - to_wrong + to_right), draw, (300, 2000))
+    return Simulation(name, Accuracy(), (right, right - to_wrong + to_right), draw, (300, 1000))
 
 
 def f1(share: float, recall: float, alarms: float, flips: float) -> Simulation:
@@ -76,7 +76,7 @@ def f1(share: float, recall: float, alarms: float, flips: float) -> Simulation:
         return 2 * share * recall / (share * recall + (1 - share) * alarms + share)
 
     flipped = (part * (1 - flips) + (1 - part) * flips for part in (recall, alarms))
-    return Simulation(f"F1, class of {share:.0%}", F1(), (of(recall, alarms), of(*flipped)), draw, (300, 2000))
+    return Simulation(f"F1, class of {share:.0%}", F1(), (of(recall, alarms), of(*flipped)), draw, (300, 1000))
 
 
 def perplexity(mean: float, spread: float, harm: float, unevenness: float) -> Simulation:

@@ -45,13 +45,13 @@ class MetricInputs:
 class _Paired:
     """One value of both models: of the data, of resamples, and of the data without each example.
 
-    Where it is the share of examples that are right, `flips` counts those that became wrong, those that became right,
-    and all.
+    Where it is the share of examples that are right, there are `flips` in place of resamples: how many became wrong,
+    how many became right, and all.
     """
 
     values: tuple[float, float]
-    replicates: tuple[Floats, Floats]
-    jackknife: tuple[Floats, Floats] | None
+    replicates: tuple[Floats, Floats] | None = None
+    jackknife: tuple[Floats, Floats] | None = None
     flips: tuple[int, int, int] | None = None
 
 
@@ -96,6 +96,7 @@ def _drop(name: str, pair: _Paired, higher: bool, fraction: bool, confidence: fl
             low, high = score_interval(*pair.flips, confidence)
             # What the reference's own value may be wrong by matters little beside that.
             return (low, high) if statistic is lost else (low / abs(reference), high / abs(reference))
+        assert pair.replicates is not None
         jackknife = None if pair.jackknife is None else statistic(*pair.jackknife)
         return interval(point, statistic(*pair.replicates), jackknife, confidence)
 
@@ -113,23 +114,26 @@ def _drop(name: str, pair: _Paired, higher: bool, fraction: bool, confidence: fl
 
 def _summed(module: SummedMetric, inputs: MetricInputs, bootstrap: Bootstrap) -> dict[str, _Paired]:
     labels = classes(inputs.references, *inputs.predictions) if module.by_class else []
-    both = [_by_example(module.contributions(each, inputs.references, labels), inputs) for each in inputs.predictions]
-    together = np.concatenate(both, axis=1)
+    items = [module.contributions(each, inputs.references, labels) for each in inputs.predictions]
+    whole = [module.finish(each.sum(0)) for each in items]
     # Several answers of one example are not independent, and have to be drawn together.
-    alone = inputs.owner is None
-    # Without its only example there is nothing.
-    others = leave_one_out(together) if len(together) > 1 else together
-    views = [together.sum(0), bootstrap.sums(together), others]
-    whole, drawn, left = ([module.finish(half) for half in np.split(view, 2, axis=-1)] for view in views)
-    return {
-        name: _Paired(
-            (float(whole[0][name]), float(whole[1][name])),
-            (drawn[0][name], drawn[1][name]),
-            (left[0][name], left[1][name]),
-            _flips(*(each[:, module.shares[name]] for each in both)) if alone and name in module.shares else None,
-        )
-        for name in whole[0]
+    shares = module.shares if inputs.owner is None else {}
+    paired = {
+        name: _Paired((float(whole[0][name]), float(whole[1][name])), flips=_flips(*(each[:, at] for each in items)))
+        for name, at in shares.items()
     }
+    if len(paired) < len(whole[0]):
+        together = np.concatenate([_by_example(each, inputs) for each in items], axis=1)
+        # Without its only example there is nothing.
+        others = leave_one_out(together) if len(together) > 1 else together
+        drawn, left = (
+            [module.finish(half) for half in np.split(view, 2, axis=-1)] for view in (bootstrap.sums(together), others)
+        )
+        for name in whole[0]:
+            values = (float(whole[0][name]), float(whole[1][name]))
+            resampled = _Paired(values, (drawn[0][name], drawn[1][name]), (left[0][name], left[1][name]))
+            paired.setdefault(name, resampled)
+    return {name: paired[name] for name in whole[0]}
 
 
 def _flips(first: Floats, second: Floats) -> tuple[int, int, int]:
