@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -124,7 +125,7 @@ def parse() -> argparse.Namespace:
         "--first-article", type=int, default=0, metavar="N", help="measure on those from the Nth test article on"
     )
     parser.add_argument("--steps", type=int, default=200, help="gradient steps of SignRound (default: %(default)s)")
-    parser.add_argument("--symmetric", action="store_true", help="peers without zero points too")
+    parser.add_argument("--symmetric", action="store_true", help="without zero points too")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: %(default)s)")
     parser.add_argument(
         "--environments",
@@ -140,6 +141,7 @@ def parse() -> argparse.Namespace:
         default=cache_directory() / "benchmarks" / "calibration_peers.jsonl",
         help="results, one a line; cells that are in it are not measured again (default: %(default)s)",
     )
+    parser.add_argument("--measured", action="store_true", help="print what is in that file, measuring nothing")
     return parser.parse_args()
 
 
@@ -244,7 +246,7 @@ def _environment(threads: int) -> dict[str, str]:
 
 def table(cells: Sequence[Cell], results: Sequence[Result]) -> str:
     """Markdown, the float32 model first."""
-    reference = results[0].perplexity
+    reference = next((r.perplexity for c, r in zip(cells, results, strict=True) if c.settings is None), math.nan)
     columns = ["program", "method", "zero points", "bits", "perplexity", "over float32", "of RTN's loss won back"]
     columns += ["time", "peak memory"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
@@ -288,7 +290,11 @@ def _against(ours: tuple[Cell, Result], theirs: tuple[Cell, Result]) -> str:
 
 def main() -> None:
     options = parse()
-    cells, kept, results = cells_of(options), Kept(options.json), []
+    kept, results = Kept(options.json), []
+    cells = [cell for cell in cells_of(options) if not options.measured or asdict(cell) in kept]
+    if not cells:
+        print(f"Nothing in {options.json} was measured like that", file=sys.stderr)
+        return
     with tqdm(cells, desc="Cells", disable=not sys.stderr.isatty()) as bar:
         for cell in bar:
             bar.set_postfix_str(str(cell))

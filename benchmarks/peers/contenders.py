@@ -44,7 +44,7 @@ def _llmcompressor(method: str, symmetric: bool = False, **modifiers: Any) -> Co
 
 
 def contenders(steps: int, symmetric: bool = False) -> list[Contender]:
-    """All, with `steps` gradient steps where roundings are learned; on demand the `symmetric` ones of peers too."""
+    """All, with `steps` gradient steps where roundings are learned; on demand the `symmetric` ones too."""
     learned = {"solver": {"signround": {"steps": steps}}}
     grid = {"bits": 4, "group_size": 64}
     tuned = {**grid, "iters": steps, "batch_size": 8}
@@ -62,4 +62,4 @@ def contenders(steps: int, symmetric: bool = False) -> list[Contender]:
         Contender(LEARNED, "auto-round", {**tuned, "sym": True}, symmetric=True),
         _ours(LEARNED, learned),
     ]
-    return [each for each in found if symmetric or not each.symmetric or each.program == OURS]
+    return [each for each in found if symmetric or not each.symmetric]
