@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_quant.formats.rotation import rotate
+from hf_quant.qat.rotation import rotate_rows
 
 
 class ZeroPoint(torch.autograd.Function):
@@ -55,7 +56,7 @@ class Rotate(torch.autograd.Function):
     def forward(ctx: Any, real: Tensor, size: int) -> Tensor:
         """``[..., n]`` in blocks of `size` numbers, float32."""
         ctx.size, ctx.dtype = size, real.dtype
-        return rotate(real, size)
+        return rotate_rows(real, size)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

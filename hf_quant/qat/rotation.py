@@ -1,0 +1,40 @@
+"""The numbers of `formats.rotation.rotate`, bit for bit, for the many rows of a training step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_CHUNK = 1 << 17
+"""Numbers handled at a time, so that every step but the first finds them in the cache."""
+
+
+def rotate_rows(real: Tensor, size: int) -> Tensor:
+    """`real`, ``[..., n]``, with each block of `size` numbers times the orthonormal Hadamard matrix; float32.
+
+    Blocks are turned to columns first, so that every step of the butterfly adds long rows: less than half the time of
+    adding neighbours. Not for tensors that want a gradient: see `Rotate`.
+
+    Args:
+        real: Floats; `size` divides their last dimension.
+        size: A power of two.
+    """
+    blocks = real.to(torch.float32).reshape(-1, size)
+    rotated = torch.empty_like(blocks, memory_format=torch.contiguous_format)
+    # The factor as float32 arithmetic gives it.
+    factor = torch.tensor(size, dtype=torch.float32, device="cpu").sqrt().reciprocal().item()
+    count = max(1, _CHUNK // size)
+    for start in range(0, blocks.shape[0], count):
+        part = blocks[start : start + count]
+        then = torch.empty(size, part.shape[0], device=part.device)
+        now = torch.empty_like(then)
+        then.copy_(part.t())
+        step = 1
+        while step < size:
+            before, after = (each.view(-1, 2, step * part.shape[0]) for each in (then, now))
+            torch.add(before[:, 0], before[:, 1], out=after[:, 0])
+            torch.sub(before[:, 0], before[:, 1], out=after[:, 1])
+            now, then = then, now
+            step *= 2
+        rotated[start : start + count].copy_(then.mul_(factor).t())
+    return rotated.view(real.shape)
