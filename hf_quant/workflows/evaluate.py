@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -225,6 +226,8 @@ def _tokenizer_beside(source: Any) -> Any:
 def _name(source: Any) -> str:
     if isinstance(source, str | PathLike):
         return str(source)
+    if getattr(source.config, "quantization_config", None) is None:
+        return f"{type(source).__name__} {str(source.dtype).removeprefix('torch.')}"
     facts = facts_of(source)
     return f"{facts.model_class} {facts.preset or next(iter(facts.schemes), '')}".strip()
 
@@ -237,5 +240,10 @@ def _environment(models: Sequence[Any]) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "native kernels": library.isa() or f"none: {library.absence()}",
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
+        **{name: _version(name) for name in packages},
     }
+
+
+@cache
+def _version(package: str) -> str:
+    return importlib.metadata.version(package)

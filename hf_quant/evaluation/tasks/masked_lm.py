@@ -76,4 +76,4 @@ class MaskedLM(Task):
             " ".join(map(str, facts.tokenizer.convert_ids_to_tokens(each.tolist())))
             for each in (result.target, *result.answers)
         )
-        return Description(rows[self._text(rows)][result.example], *tokens)
+        return Description(rows.cell(self._text(rows), result.example), *tokens)

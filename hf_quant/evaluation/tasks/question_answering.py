@@ -168,7 +168,7 @@ class QuestionAnswering(Task):
     def describe(self, result: Result, rows: Rows, facts: ModelFacts) -> Description:
         """Question and answers."""
         question = rows.column(self.question_column, ("question",), "question_column")
-        return Description(rows[question][result.example], " / ".join(result.target), *result.answers)
+        return Description(rows.cell(question, result.example), " / ".join(result.target), *result.answers)
 
 
 def _positions(outputs: Any) -> tuple[Tensor, Tensor]:

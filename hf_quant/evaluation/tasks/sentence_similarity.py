@@ -95,7 +95,7 @@ class SentenceSimilarity(Task):
 
     def describe(self, result: Result, rows: Rows, facts: ModelFacts) -> Description:
         """Both sentences, and cosines."""
-        sentences = " / ".join(rows[name][result.example] for name in self._columns(rows))
+        sentences = " / ".join(rows.cell(name, result.example) for name in self._columns(rows))
         return Description(sentences, f"{result.target:.4g}", *(f"{cosine:.4f}" for cosine in result.answers))
 
 

@@ -101,9 +101,9 @@ class TextClassification(Task):
         text = self._text(rows)
         said = [result.target, *result.answers]
         if facts.config.num_labels == 1:
-            return Description(rows[text][result.example], *(f"{value:.4g}" for value in said))
+            return Description(rows.cell(text, result.example), *(f"{value:.4g}" for value in said))
         names = {int(number): name for number, name in facts.config.id2label.items()}
-        return Description(rows[text][result.example], *(str(names[number]) for number in said))
+        return Description(rows.cell(text, result.example), *(str(names[number]) for number in said))
 
 
 def _score(value: Any, where: str) -> float:

@@ -60,8 +60,11 @@ class TokenClassification(Task):
                 found.append(feature)
         return found
 
+    def _column(self, rows: Rows) -> str:
+        return rows.column(self.text_column, ("tokens", "words", "text"), "text_column")
+
     def _words(self, rows: Rows) -> list[list[str]]:
-        column = rows.column(self.text_column, ("tokens", "words", "text"), "text_column")
+        column = self._column(rows)
         words = rows[column]
         for index, row in enumerate(words):
             if not isinstance(row, list) or not all(isinstance(word, str) for word in row):
@@ -103,7 +106,7 @@ class TokenClassification(Task):
     def describe(self, result: Result, rows: Rows, facts: ModelFacts) -> Description:
         """Words, and tags."""
         tags = (" ".join(_name(result, number) for number in each) for each in (result.target, *result.answers))
-        return Description(" ".join(self._words(rows)[result.example]), *tags)
+        return Description(" ".join(rows.cell(self._column(rows), result.example)), *tags)
 
 
 def _name(result: Result, number: int) -> str:
