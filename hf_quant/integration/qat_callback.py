@@ -18,7 +18,7 @@ from hf_quant.integration.qat import convert, prepare
 from hf_quant.qat.check import check_grids
 from hf_quant.qat.distillation import Distillation
 from hf_quant.qat.options import QATOptions
-from hf_quant.qat.schedule import Schedule, begin, change, hold, next_step, observes_inputs
+from hf_quant.qat.schedule import Schedule, begin, change, hold, next_step, observes_inputs, untrained_bits
 from hf_quant.qat.statistics import TrainingStatistics
 
 logger = logging.getLogger(__name__)
@@ -150,6 +150,15 @@ class QATCallback(TrainerCallback):
                 "the schedule of QATCallback goes on until step %d, but training ends with step %d: shorten "
                 "warmup_steps, observer_steps or bits, or train for longer",
                 last,
+                state.max_steps,
+            )
+        untrained = untrained_bits(model, self.schedule.at(state.max_steps - 1))
+        if untrained:
+            logger.warning(
+                "%d weights, such as that of %s, are trained with more bits to the end than they are stored with: let "
+                "bits go down to those of the scheme, before step %d",
+                len(untrained),
+                untrained[0],
                 state.max_steps,
             )
         frozen = self.schedule.freeze_scales_at

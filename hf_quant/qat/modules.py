@@ -86,9 +86,8 @@ class FakeQuantized(nn.Module):
         return owner._twins[1][next(i for i, member in enumerate(self.sharing) if member is self)]
 
     def train(self, mode: bool = True) -> Self:
-        """As in ``nn.Module``."""
-        if mode:
-            self.sharing[0]._twins = None
+        """As in ``nn.Module``; what was made for evaluation is made anew, whoever has changed what in between."""
+        self.sharing[0]._twins = None
         return super().train(mode)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:

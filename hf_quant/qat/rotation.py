@@ -5,8 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hf_quant.config.scheme import ROTATIONS
+
 _CHUNK = 1 << 17
 """Numbers handled at a time, so that every step but the first finds them in the cache."""
+
+# As float32 arithmetic gives them. Made here, since a compiled graph cannot ask a tensor for its number.
+_FACTORS = {size: torch.tensor(float(size), device="cpu").sqrt().reciprocal().item() for size in ROTATIONS}
 
 
 def rotate_rows(real: Tensor, size: int) -> Tensor:
@@ -17,12 +22,10 @@ def rotate_rows(real: Tensor, size: int) -> Tensor:
 
     Args:
         real: Floats; `size` divides their last dimension.
-        size: A power of two.
+        size: One of `ROTATIONS`.
     """
     blocks = real.to(torch.float32).reshape(-1, size)
     rotated = torch.empty_like(blocks, memory_format=torch.contiguous_format)
-    # The factor as float32 arithmetic gives it.
-    factor = torch.tensor(size, dtype=torch.float32, device="cpu").sqrt().reciprocal().item()
     count = max(1, _CHUNK // size)
     for start in range(0, blocks.shape[0], count):
         part = blocks[start : start + count]
@@ -36,5 +39,5 @@ def rotate_rows(real: Tensor, size: int) -> Tensor:
             torch.sub(before[:, 0], before[:, 1], out=after[:, 1])
             now, then = then, now
             step *= 2
-        rotated[start : start + count].copy_(then.mul_(factor).t())
+        rotated[start : start + count].copy_(then.mul_(_FACTORS[size]).t())
     return rotated.view(real.shape)

@@ -147,6 +147,11 @@ def next_step(model: nn.Module) -> None:
             static.next_step(name)
 
 
+def untrained_bits(model: nn.Module, last: Phase) -> list[str]:
+    """Modules whose weights are still trained with more bits in the last phase than they are stored with."""
+    return [name for name, module in _owners(model) if _bits(module, last) is not None]
+
+
 def observes_inputs(model: nn.Module) -> bool:
     """Whether any input is static."""
     return any(isinstance(module, StaticInput) for module in model.modules())

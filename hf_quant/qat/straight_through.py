@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_quant.formats.rotation import rotate
 from hf_quant.qat.rotation import rotate_rows
 
 
@@ -62,6 +61,6 @@ class Rotate(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         """The rotated gradient, in the dtype of what was rotated."""
         # As a product, which is faster than the butterfly; a gradient need not round as kernels do.
-        matrix = rotate(torch.eye(ctx.size, device=gradients[0].device), ctx.size)
+        matrix = rotate_rows(torch.eye(ctx.size, device=gradients[0].device), ctx.size)
         blocks = gradients[0].unflatten(-1, (-1, ctx.size)) @ matrix.to(gradients[0].dtype)
         return blocks.flatten(-2).to(ctx.dtype), None

@@ -354,6 +354,13 @@ def test_schedules_longer_than_training_are_warned_of_at_the_start(schedule, tmp
     assert "training ends with step 4" in caplog.text or "after the last of 4 steps" in caplog.text
 
 
+def test_bits_that_never_reach_those_of_the_scheme_are_warned_of(tmp_path, caplog):
+    training = trainer(tmp_path, max_steps=2, bits={0: 8, 1: 6})
+    with caplog.at_level(logging.WARNING, "hf_quant"):
+        training.train()
+    assert "12 weights, such as that of bert.encoder.layer.0" in caplog.text
+
+
 def test_the_callback_is_given_once(tmp_path):
     for second in (QATCallback("int8"), QATCallback()):
         with pytest.raises(ConfigError, match="give one only"):
