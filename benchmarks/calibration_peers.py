@@ -213,7 +213,8 @@ def _quantized_there(cell: Cell, python: Path) -> tuple[Any, float, float, int]:
         save_file({"input_ids": torch.cat([batch["input_ids"] for batch in batches])}, tokens)
         job = f"benchmarks.peers.{cell.program.replace('-', '_')}"
         command = [str(python), "-m", job, str(checkpoint), str(tokens), str(output), json.dumps(cell.settings)]
-        subprocess.run(command, check=True, cwd=_ROOT, env=_environment(cell.threads), stdout=sys.stderr)
+        # GPTQModel keeps its logs in the folder that it is run in.
+        subprocess.run(command, check=True, cwd=temporary, env=_environment(cell.threads), stdout=sys.stderr)
         facts = json.loads((output / FACTS).read_text(encoding="utf-8"))
         # AutoRound makes a folder of its own in it.
         linears, others = read(next(output.rglob("config.json")).parent)
@@ -237,6 +238,7 @@ def _environment(threads: int) -> dict[str, str]:
         **os.environ,
         **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)),
         **dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS"), "1"),
+        "PYTHONPATH": str(_ROOT),
         "CUDA_VISIBLE_DEVICES": "",
         "TOKENIZERS_PARALLELISM": "false",
         # Its pool of workers is half the processors, and takes two at least.
