@@ -31,7 +31,9 @@ def main() -> None:
     try:
         app()
     except (HfQuantError, OSError) as error:
+        # One line however narrow the terminal is, for logs that are searched.
+        text = " ".join(str(error).split())
         Console(stderr=True).print(
-            f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False, markup=True
+            f"[bold red]{type(error).__name__}[/]: {escape(text)}", highlight=False, soft_wrap=True
         )
         sys.exit(1)

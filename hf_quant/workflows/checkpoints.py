@@ -8,11 +8,13 @@ from typing import Any
 import transformers
 from transformers import AutoConfig, AutoTokenizer
 
-from hf_quant.errors import ConfigError
+from hf_quant.errors import ConfigError, UnsupportedModel
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.registry import unknown
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "spiece.model", "sentencepiece*", "*.tiktoken", "tekken.json")
 
 
 def load_model(source: str, config: HfQuantConfig | None = None, dtype: str = "auto") -> Any:
@@ -25,9 +27,16 @@ def load_model(source: str, config: HfQuantConfig | None = None, dtype: str = "a
 
     Raises:
         ConfigError: Unknown dtype, no such directory, or ``config.json`` names no architecture that Transformers has.
+        UnsupportedModel: It is to be quantized, and is already.
     """
     check_source(source, dtype)
-    model_config = AutoConfig.from_pretrained(source)
+    try:
+        model_config = AutoConfig.from_pretrained(source)
+    except ValueError as error:
+        raise ConfigError(f"config.json of {source} is of no model that Transformers knows: {error}") from error
+    if config is not None and getattr(model_config, "quantization_config", None) is not None:
+        # Transformers would load it as it is, with a warning.
+        raise UnsupportedModel(f"{source} is quantized already: give the float checkpoint that it was made of")
     names = model_config.architectures or []
     model_class = getattr(transformers, names[0], None) if names else None
     if model_class is None:
@@ -40,7 +49,8 @@ def load_model(source: str, config: HfQuantConfig | None = None, dtype: str = "a
 
 def check_source(source: str, dtype: str = "auto") -> None:
     """Raise ConfigError if `load_model` would for an unknown dtype, or a path that leads nowhere."""
-    if (source.startswith((".", "/", "~")) or source.count("/") > 1) and not Path(source).is_dir():
+    is_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or Path(source).exists()
+    if is_path and not Path(source).is_dir():
         # No repository id; Transformers would only say what is wrong with it as one.
         raise ConfigError(f"there is no directory {source}: give that of a checkpoint, or a repository id, user/name")
     if dtype not in DTYPES:
@@ -49,6 +59,9 @@ def check_source(source: str, dtype: str = "auto") -> None:
 
 def load_tokenizer(source: str) -> Any:
     """The tokenizer in `source`; None if there is none."""
+    folder = Path(source)
+    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        return None  # Transformers would make up one that knows hardly a word
     try:
         return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError):

@@ -3,7 +3,8 @@
 import pytest
 
 from hf_quant.errors import ConfigError
-from hf_quant.workflows.checkpoints import load_model
+from hf_quant.workflows.checkpoints import load_model, load_tokenizer
+from tests.integration.tiny import tiny_model
 
 
 @pytest.mark.parametrize("source", ["./nowhere", "/nowhere", "~/nowhere", "models/of/nobody"])
@@ -21,3 +22,14 @@ def test_a_file_is_no_directory(tmp_path):
 def test_an_unknown_dtype_names_the_nearest():
     with pytest.raises(ConfigError, match="float32"):
         load_model("user/name", dtype="flot32")
+
+
+def test_a_folder_without_tokenizer_has_none(tmp_path):
+    tiny_model("gpt2").save_pretrained(tmp_path)
+    assert load_tokenizer(str(tmp_path)) is None
+
+
+def test_a_config_of_no_model_is_called_that(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="of no model that Transformers knows"):
+        load_model(str(tmp_path))
