@@ -26,6 +26,7 @@ from hf_quant.evaluation.statistics import Bootstrap
 
 EXAMPLES = """examples:
   python -m benchmarks.interval_coverage
+  python -m benchmarks.interval_coverage --only perplexity --experiments 3000 --seed 1
   python -m benchmarks.interval_coverage --experiments 200 --resamples 500     seconds, and coarser
 """
 
@@ -121,12 +122,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--experiments", type=int, default=3000, help="of each row (default: %(default)s)")
+    parser.add_argument("--experiments", type=int, default=500, help="of each row (default: %(default)s)")
     parser.add_argument("--resamples", type=int, default=2000, help="of each bootstrap (default: %(default)s)")
+    parser.add_argument("--only", choices=("accuracy", "F1", "perplexity"), help="pairs of this kind")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     table = Table("pairs", "examples", "true drop", "95 % interval holds it", "below, above", "of the relative drop")
     for simulation in SIMULATIONS:
+        if options.only is not None and not simulation.name.startswith(options.only):
+            continue
         for count in simulation.sizes:
             found = outcomes(simulation, count, options.experiments, options.resamples, options.seed)
             bar = tqdm(found, desc=simulation.name, total=options.experiments, leave=False)

@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from hf_quant.algorithms import BLOCK_SOLVERS, SOLVERS, TRANSFORMS
 from hf_quant.config.presets import PRESETS
 from hf_quant.config.recipe import Recipe
+from hf_quant.evaluation import METRICS, TASKS
 from hf_quant.observers import OBSERVERS
 from tests.test_floors import FILES, FLOOR, room_of
 
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CALIBRATION = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
+EVALUATION = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
 BENCHMARKING = (ROOT / "docs" / "benchmarking.md").read_text(encoding="utf-8")
 
 
@@ -58,7 +60,7 @@ def workplace(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "code", blocks("python", README, CALIBRATION, BENCHMARKING), ids=lambda code: code.splitlines()[0]
+    "code", blocks("python", README, CALIBRATION, EVALUATION, BENCHMARKING), ids=lambda code: code.splitlines()[0]
 )
 def test_python_blocks_run(code, workplace):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -71,7 +73,7 @@ def test_python_blocks_run(code, workplace):
 def test_shell_commands_run(workplace):
     lines = [
         line
-        for block in blocks("bash", README, CALIBRATION)
+        for block in blocks("bash", README, CALIBRATION, EVALUATION)
         for line in block.splitlines()
         if line.startswith("hf-quant ")
     ]
@@ -113,6 +115,13 @@ def test_the_rooms_of_the_architecture_are_those_of_the_package():
     rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", text, re.MULTILINE)
     written = {room: int(floor) for floor, rooms in rows for room in re.findall(r"`(\w+)`", rooms)}
     assert written == {room: FLOOR[room] for room in map(room_of, FILES)}
+
+
+def test_tasks_and_metrics_of_the_document_are_those_there_are():
+    rows = re.findall(r"^\| `([\w-]+)` \|", EVALUATION, re.MULTILINE)
+    assert [row for row in rows if not row.startswith("--")] == list(TASKS)
+    (listed,) = re.findall(r"need no network: (.*?)\. Any", EVALUATION, re.DOTALL)
+    assert re.findall(r"`([\w-]+)`", listed) == list(METRICS)
 
 
 def test_presets_of_the_readme_are_those_there_are():
