@@ -22,6 +22,7 @@ from hf_quant.reporting.report import Report
 from hf_quant.reporting.tables.accuracy import accuracy_section
 from hf_quant.reporting.tables.table import Table as Rows
 from hf_quant.reporting.words import shortened
+from hf_quant.workflows.checkpoints import check_source, load_tokenizer
 from hf_quant.workflows.evaluate import evaluate_drop
 
 GATE_FAILED = 3
@@ -95,6 +96,9 @@ def run(
     confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
     resamples: Annotated[int, typer.Option(help="Of the bootstrap.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of the bootstrap and of --max-examples.")] = 0,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Directory or repository id of the tokenizer. [default: beside REFERENCE]")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="To load in: auto, float32, bfloat16 or float16.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")] = False,
@@ -124,6 +128,8 @@ def run(
     check_outputs(output, card, quantized)
     if as_json and as_markdown:
         raise ConfigError("--json and --markdown both say what to print: give one, and --output for a file")
+    if confident and max_drop is None:
+        raise ConfigError("--confident is about --max-drop: give that, too")
     limit = None if max_drop is None else Limit.parse(max_drop)
     options: dict[str, Any] = {
         "text_column": text_column,
@@ -141,6 +147,7 @@ def run(
         dataset,
         split=split,
         metrics=metric or (),
+        tokenizer=None if tokenizer is None else _tokenizer(tokenizer),
         max_examples=max_examples,
         batch_size=batch_size,
         max_length=max_length,
@@ -197,6 +204,14 @@ def _judge(limit: Limit, report: DropReport, confident: bool) -> None:
         return
     typer.secho(f"Failed: {verdict.message}", fg="red", err=True)
     raise typer.Exit(GATE_FAILED)
+
+
+def _tokenizer(source: str) -> Any:
+    check_source(source)
+    found = load_tokenizer(source)
+    if found is None:
+        raise ConfigError(f"there is no tokenizer in {source}: give the directory of the float checkpoint")
+    return found
 
 
 def _split(entry: str) -> tuple[str, str]:

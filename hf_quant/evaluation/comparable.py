@@ -74,7 +74,8 @@ def require_same_tokenizer(reference: Any, quantized: Any) -> None:
         difference = f"{text!r} becomes {one} and {two}"
     raise EvaluationError(
         f"reference and quantized model have different tokenizers: {difference}. Give the reference that the quantized "
-        "model was made from, or, if one of them only lies beside the wrong files, pass tokenizer=..."
+        "model was made from, or, if one of them only lies beside the wrong files, pass tokenizer=..., or "
+        "--tokenizer DIRECTORY"
     )
 
 
@@ -89,5 +90,5 @@ def require_known_tokens(features: Sequence[Feature], facts: ModelFacts) -> None
         if highest >= facts.vocabulary:
             raise EvaluationError(
                 f"the tokenizer gives token {highest} for example {feature.example}, the models know "
-                f"{facts.vocabulary}: pass the models' own tokenizer with tokenizer=..."
+                f"{facts.vocabulary}: pass the models' own tokenizer with tokenizer=... (--tokenizer DIRECTORY)"
             )

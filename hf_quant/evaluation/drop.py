@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from hf_quant.errors import EvaluationError
+from hf_quant.evaluation import METRICS
 from hf_quant.evaluation.agreement import agreement
 from hf_quant.evaluation.comparable import require_known_tokens
 from hf_quant.evaluation.data import Rows
@@ -60,7 +61,14 @@ def evaluate_pair(
     """
     start = time.perf_counter()
     # Before anything runs for long: a metric may not be there.
-    metrics = [metric_module(metric) for metric in task.metric_names(rows, facts)]
+    names_of_metrics = task.metric_names(rows, facts)
+    for metric in names_of_metrics:
+        if isinstance(metric, str) and metric in METRICS and metric not in task.fitting(facts):
+            raise EvaluationError(
+                f"the metric {metric} says nothing of {task.name} with these models: take one of "
+                f"{', '.join(task.fitting(facts))}"
+            )
+    metrics = [metric_module(metric) for metric in names_of_metrics]
     features = task.features(rows, facts)
     require_known_tokens(features, facts)
     pair = ModelPair(task.part(reference), task.part(quantized))

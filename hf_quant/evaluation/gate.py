@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from hf_quant.errors import EvaluationError
 from hf_quant.evaluation.report import DropReport, MetricDrop
 
+LEAST_EXAMPLES = 20
+"""With fewer, intervals are too rough to hold anything against."""
+
 _LIMIT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%|pt|pts|points?)\s*", re.IGNORECASE)
 
 
@@ -66,12 +69,20 @@ class Limit:
         Args:
             report: What was measured.
             metric: Which of its metrics; None for the first.
-            confident: Hold the upper end of the interval against the limit, not the drop that was measured.
+            confident: Hold the upper end of the interval against the limit, not the drop that was measured; fails where
+                there are fewer than `LEAST_EXAMPLES`, or the interval has no width.
 
         Raises:
             EvaluationError: There is no such metric, or the limit is relative and the reference's value is 0.
         """
         found = report.metric(metric)
+        if confident and (report.examples < LEAST_EXAMPLES or found.low == found.high):
+            why = (
+                f"{report.examples} examples are too few, {LEAST_EXAMPLES} are the least"
+                if report.examples < LEAST_EXAMPLES
+                else "its interval has no width, since the models answer alike as far as it sees"
+            )
+            return Verdict(False, f"the drop of {found.name} cannot be told with confidence: {why}; take more data")
         lost = self._lost(found, confident)
         passed = lost <= self.amount
         unit = "%" if self.is_relative else "points"

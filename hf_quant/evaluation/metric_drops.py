@@ -11,8 +11,8 @@ import evaluate
 import numpy as np
 
 from hf_quant.errors import EvaluationError
-from hf_quant.evaluation.metrics.base import Items, ResampledMetric, SummedMetric, classes
-from hf_quant.evaluation.metrics.resolve import higher_is_better, is_fraction, only_numbers
+from hf_quant.evaluation.metrics.base import ANSWERS, Items, OfflineMetric, ResampledMetric, SummedMetric, classes
+from hf_quant.evaluation.metrics.resolve import higher_is_better, is_fraction, needs, only_numbers
 from hf_quant.evaluation.paired_shares import score_interval
 from hf_quant.evaluation.report import MetricDrop
 from hf_quant.evaluation.statistics import Bootstrap, Counts, Floats, interval, leave_one_out
@@ -65,6 +65,13 @@ def metric_drops(module: evaluate.EvaluationModule, inputs: MetricInputs, bootst
     Raises:
         EvaluationError: The metric does not take what the task gives, or gives NaN.
     """
+    if isinstance(module, OfflineMetric) and needs(module) == ANSWERS:
+        for predictions in inputs.predictions:
+            if not _defined(module, predictions, inputs.references):
+                raise EvaluationError(
+                    f"the metric {module.name} is not defined where all scores are the same: take more data, or "
+                    "look at what the models answer"
+                )
     if isinstance(module, SummedMetric):
         paired = _summed(module, inputs, bootstrap)
     else:
@@ -114,7 +121,10 @@ def _drop(name: str, pair: _Paired, higher: bool, fraction: bool, confidence: fl
 
 def _summed(module: SummedMetric, inputs: MetricInputs, bootstrap: Bootstrap) -> dict[str, _Paired]:
     labels = classes(inputs.references, *inputs.predictions) if module.by_class else []
-    items = [module.contributions(each, inputs.references, labels) for each in inputs.predictions]
+    try:
+        items = [module.contributions(each, inputs.references, labels) for each in inputs.predictions]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _not_taken(module, inputs.predictions[0], inputs.references, error) from error
     whole = [module.finish(each.sum(0)) for each in items]
     # Several answers of one example are not independent, and have to be drawn together.
     shares = module.shares if inputs.owner is None else {}
@@ -179,11 +189,24 @@ def _foreign(
 def _compute(module: evaluate.EvaluationModule, predictions: Items, references: Items) -> dict[str, float]:
     try:
         found = only_numbers(module.compute(predictions=list(predictions), references=list(references)))
-    except (ValueError, TypeError) as error:
-        raise EvaluationError(
-            f"the metric {module.name} does not take the answers of this task, such as {predictions[0]!r} for "
-            f"{references[0]!r}: {error}"
-        ) from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _not_taken(module, predictions, references, error) from error
     if not found:
         raise EvaluationError(f"the metric {module.name} gives no single number: take another")
     return found
+
+
+def _defined(module: OfflineMetric, predictions: Items, references: Items) -> bool:
+    try:
+        return module.is_defined(predictions, references)
+    except (ValueError, TypeError) as error:
+        raise _not_taken(module, predictions, references, error) from error
+
+
+def _not_taken(
+    module: evaluate.EvaluationModule, predictions: Items, references: Items, error: Exception
+) -> EvaluationError:
+    return EvaluationError(
+        f"the metric {module.name} does not take the answers of this task, such as {predictions[0]!r} for "
+        f"{references[0]!r}: {error}"
+    )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_quant.errors import EvaluationError, MissingDependency
+from hf_quant.errors import ConfigError, EvaluationError, MissingDependency
 from hf_quant.evaluation import TASKS
 from hf_quant.evaluation.models import ModelFacts, device_of, model_facts
 from hf_quant.evaluation.report import DropReport
@@ -96,6 +96,7 @@ def evaluate_drop(
         MissingDependency: The packages `evaluate`, `datasets` or `scipy`, or `lm-eval`, are not installed.
     """
     evaluate_pair, open_rows, bootstrap_class = _machinery()
+    _check_device(device)
     bootstrap = bootstrap_class(resamples, seed, confidence)
     _count("worst", worst)
     layer_examples = _count("per_layer", _LAYER_EXAMPLES if per_layer is True else int(per_layer))
@@ -112,6 +113,7 @@ def evaluate_drop(
     rows = open_rows(dataset, split, max_examples, seed)
     models = tuple(_loaded(source, dtype, device) for source in (reference, quantized))
     facts = _facts((reference, quantized), models, tokenizer, asked.has_labels)
+    odd = _notes(models)
     report = evaluate_pair(
         *models,
         asked,
@@ -123,7 +125,7 @@ def evaluate_drop(
         layer_examples=layer_examples,
         progress=progress,
     )
-    return replace(report, environment=_environment(models))
+    return replace(report, notes=(*odd, *report.notes), environment=_environment(models))
 
 
 def _harness_task(task: str, folder: Any, metrics: Any, options: dict[str, Any]) -> HarnessTask:
@@ -154,12 +156,18 @@ def _by_harness(
     from hf_quant.evaluation.harness import evaluate_harness
 
     models = [_loaded(source, dtype, device) for source in sources]
+    for model in models:
+        if not hasattr(model, "generation_config") or not model.can_generate():
+            raise EvaluationError(
+                f"tasks of lm-eval are for causal language models, and {type(model).__name__} is none"
+            )
     facts = _facts(sources, models, tokenizer, has_labels=False)
+    odd = _notes(models)
     names = (_name(sources[0]), _name(sources[1]))
     report = evaluate_harness(
         models[0], models[1], facts.tokenizer, task, names=names, bootstrap=bootstrap, worst=worst
     )
-    return replace(report, environment=_environment(models))
+    return replace(report, notes=(*odd, *report.notes), environment=_environment(models))
 
 
 def _machinery() -> tuple[Any, Any, Any]:
@@ -199,6 +207,32 @@ def _loaded(source: Any, dtype: str, device: str) -> Any:
         return source
     model = load_model(str(source), dtype=dtype)
     return model if device == "cpu" else model.to(device)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"no device {device!r} here: {str(error).splitlines()[0]}") from error
+
+
+def _notes(models: Sequence[Any]) -> tuple[str, ...]:
+    """What is odd about the two.
+
+    Raises:
+        EvaluationError: The first is quantized and the second is not.
+    """
+    first, second = map(_is_quantized, models)
+    if first and not second:
+        raise EvaluationError("the reference is quantized and the other model is not: exchange the two")
+    if not second:
+        return ("Neither model is quantized: two float models were compared.",)
+    return ("The reference is quantized, too: drops are those from it, not from a float model.",) if first else ()
+
+
+def _is_quantized(model: Any) -> bool:
+    is_ours = any(type(module).__module__.startswith("hf_quant.") for module in model.modules())
+    return is_ours or getattr(model.config, "quantization_config", None) is not None
 
 
 def _facts(sources: Sequence[Any], models: Sequence[Any], tokenizer: Any, has_labels: bool) -> ModelFacts:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
@@ -136,7 +137,7 @@ def test_the_shell_gets_the_exit_code(place):
         (["--task", "lm-eval:x"], EvaluationError, "a folder with tasks in YAML"),
         (["--stride", "3"], EvaluationError, "text-classification has no option 'stride'"),
         (["--dataset", "nothing.jsonl"], EvaluationError, "there is no file"),
-        (["--metric", "entity-f1"], EvaluationError, "has not what the metric"),
+        (["--metric", "entity-f1"], EvaluationError, "says nothing of text-classification"),
     ],
 )
 def test_wrong_options_name_the_fix(place, options, error, message):
@@ -146,3 +147,20 @@ def test_wrong_options_name_the_fix(place, options, error, message):
 
 def test_a_task_has_to_be_named(place):
     assert "--task" in evaluate(place, "bert-int4", code=2).output
+
+
+def test_checkpoints_without_tokenizers_need_one_and_take_it_from_a_directory(place, tmp_path):
+    for name in ("bert", "bert-int4"):
+        shutil.copytree(place / name, tmp_path / name, ignore=shutil.ignore_patterns("tokenizer*", "vocab*"))
+    with pytest.raises(EvaluationError, match="tokenizer"):
+        evaluate(tmp_path, "bert-int4", *CLASSIFY, place / "rows.jsonl")
+    result = evaluate(tmp_path, "bert-int4", *CLASSIFY, place / "rows.jsonl", "--tokenizer", place / "bert", "--json")
+    beside = evaluate(place, "bert-int4", *CLASSIFY, place / "rows.jsonl", "--json")
+    assert json.loads(result.stdout)["metrics"] == json.loads(beside.stdout)["metrics"]
+    with pytest.raises(ConfigError, match="there is no tokenizer in"):
+        evaluate(tmp_path, "bert-int4", *CLASSIFY, place / "rows.jsonl", "--tokenizer", tmp_path / "bert")
+
+
+def test_confidence_is_about_a_limit(place):
+    with pytest.raises(ConfigError, match="--confident is about --max-drop"):
+        evaluate(place, "bert-int4", *CLASSIFY, place / "rows.jsonl", "--confident")

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_quant.errors import EvaluationError
-from hf_quant.evaluation.gate import Limit
+from hf_quant.evaluation.gate import LEAST_EXAMPLES, Limit
 from hf_quant.evaluation.report import Agreement, DataDescription, DropReport, MetricDrop
 
 
-def report(reference, quantized, fraction=True, spread=0.01, name="accuracy"):
+def report(reference, quantized, fraction=True, spread=0.01, name="accuracy", examples=100):
     """Of a metric that is better when higher if it is a fraction."""
     drop = reference - quantized if fraction else quantized - reference
     relative = drop / reference if reference else None
@@ -19,7 +19,7 @@ def report(reference, quantized, fraction=True, spread=0.01, name="accuracy"):
         higher_is_better=fraction,
         is_fraction=fraction,
     )
-    return DropReport("t", "a", "b", (metric,), Agreement("examples", 1), DataDescription("d", None, "f", 1), 1)
+    return DropReport("t", "a", "b", (metric,), Agreement("examples", 1), DataDescription("d", None, "f", 1), examples)
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,15 @@ def test_metrics_are_named():
     assert Limit.parse("1%").check(report(0.8, 0.8), "accuracy").passed
     with pytest.raises(EvaluationError, match="did you mean 'accuracy'"):
         Limit.parse("1%").check(report(0.8, 0.8), "acuracy")
+
+
+def test_few_examples_tell_nothing_with_confidence():
+    few = report(0.8, 0.8, examples=LEAST_EXAMPLES - 1)
+    assert Limit.parse("50%").check(few).passed
+    verdict = Limit.parse("50%").check(few, confident=True)
+    assert not verdict.passed and "too few" in verdict.message
+
+
+def test_an_interval_without_width_tells_nothing_with_confidence():
+    verdict = Limit.parse("1%").check(report(0.8, 0.8, spread=0.0), confident=True)
+    assert not verdict.passed and "no width" in verdict.message

@@ -10,6 +10,7 @@ import torch
 
 import hf_quant
 from hf_quant.errors import ConfigError, EvaluationError, MetricUnavailable, MissingDependency, UnknownName
+from hf_quant.evaluation import METRICS
 from hf_quant.evaluation.metrics.accuracy import Accuracy
 from tests.evaluation.tiny import (
     CLASSES,
@@ -274,7 +275,7 @@ def test_what_is_no_model_of_text_is_refused():
         ({"worst": -1}, "worst is a whole number"),
         ({"per_layer": -1}, "per_layer is a whole number"),
         ({"metrics": [3]}, "a name or an evaluate.EvaluationModule"),
-        ({"metrics": "entity-f1"}, "has not what the metric"),
+        ({"metrics": "entity-f1"}, "says nothing of"),
         ({"labels": {"bad": "worse"}}, "which is no class of the models"),
         ({"labels": {"bad": "bad"}}, "which labels=... has not"),
         ({"split": "test"}, "has no splits"),
@@ -311,3 +312,50 @@ def test_labels_of_the_data_are_translated_on_request():
     assert (
         evaluated("text-classification", rows=rows, labels=labels).metrics == evaluated("text-classification").metrics
     )
+
+
+def test_a_quantized_reference_and_a_float_model_are_refused_as_exchanged():
+    with pytest.raises(EvaluationError, match="exchange the two"):
+        evaluated("masked-lm", quantized_model("masked-lm"), task_model("masked-lm"))
+
+
+def test_a_report_on_two_models_of_one_kind_says_so():
+    float_model, quantized = task_model("masked-lm"), quantized_model("masked-lm")
+    assert "Neither model is quantized" in evaluated("masked-lm", float_model, float_model).notes[0]
+    assert "The reference is quantized, too" in evaluated("masked-lm", quantized, quantized).notes[0]
+    assert not any("quantized" in note for note in evaluated("masked-lm", float_model, quantized).notes)
+
+
+@pytest.mark.parametrize(
+    ("task", "metric"),
+    [
+        ("masked-lm", "spearman"),
+        ("sentence-similarity", "accuracy"),
+        ("text-classification", "pearson"),
+        ("text-classification", "perplexity"),
+        ("text-classification", "squad"),
+        ("causal-lm", "squad"),
+        ("question-answering", "accuracy"),
+    ],
+)
+def test_metrics_that_say_nothing_of_a_task_are_refused(task, metric):
+    with pytest.raises(EvaluationError, match=f"the metric {metric} says nothing of {task}"):
+        evaluated(task, metrics=metric)
+
+
+def test_a_metric_given_as_an_object_that_cannot_read_the_answers_is_refused():
+    with pytest.raises(EvaluationError, match="does not take the answers"):
+        evaluated("text-classification", metrics=METRICS["squad"]())
+
+
+@pytest.mark.parametrize("metric", ["spearman", "pearson"])
+def test_nothing_correlates_with_scores_that_are_all_the_same(metric):
+    rows = [{**row, "score": 0.5} for row in task_rows("sentence-similarity")]
+    with pytest.raises(EvaluationError, match="not defined where all scores are the same"):
+        evaluated("sentence-similarity", rows=rows, metrics=metric)
+
+
+@pytest.mark.parametrize("device", ["cuda:7", "gpu"])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_loaded(device):
+    with pytest.raises(ConfigError, match="no device"):
+        hf_quant.evaluate_drop("./nowhere", "./nowhere", "masked-lm", ["w1"], device=device)

@@ -42,6 +42,10 @@ class OfflineMetric(evaluate.Metric):
     def __init__(self, **options: Any):
         super().__init__(**{"keep_in_memory": True, **options})
 
+    def is_defined(self, predictions: Items, references: Items) -> bool:
+        """Whether these answers have values that say something."""
+        return True
+
     def _features(self) -> dict[str, Any]:
         """Of predictions and references."""
         return {"predictions": datasets.Value("float64"), "references": datasets.Value("float64")}
@@ -101,6 +105,11 @@ class ResampledMetric(OfflineMetric):
     def _compute(self, predictions: Items, references: Items) -> dict[str, float]:
         found = self.resampled(predictions, references, np.arange(len(predictions))[None])
         return {name: float(values[0]) for name, values in found.items()}
+
+
+def vary(*answers: Items) -> bool:
+    """Whether each holds two different numbers at least, without which nothing correlates with it."""
+    return all(len(np.unique(np.asarray(each, float))) > 1 for each in answers)
 
 
 def classes(*answers: Items) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_quant.evaluation.metrics.base import Items, SummedMetric, ratio
+from hf_quant.evaluation.metrics.base import Items, SummedMetric, ratio, vary
 from hf_quant.evaluation.statistics import Floats
 
 
@@ -29,3 +29,7 @@ class Pearson(SummedMetric):
         count, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
         spread = np.maximum(count * xx - x**2, 0) * np.maximum(count * yy - y**2, 0)
         return {"pearson": ratio(count * xy - x * y, np.sqrt(spread))}
+
+    def is_defined(self, predictions: Items, references: Items) -> bool:
+        """Not of scores that are all the same."""
+        return vary(predictions, references)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import rankdata
 
-from hf_quant.evaluation.metrics.base import Items, ResampledMetric, ratio
+from hf_quant.evaluation.metrics.base import Items, ResampledMetric, ratio, vary
 from hf_quant.evaluation.statistics import Counts, Floats
 
 
@@ -20,3 +20,7 @@ class Spearman(ResampledMetric):
         y = rankdata(np.asarray(references, float)[draws], axis=-1)
         x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
         return {"spearman": ratio((x * y).sum(-1), np.sqrt((x * x).sum(-1) * (y * y).sum(-1)))}
+
+    def is_defined(self, predictions: Items, references: Items) -> bool:
+        """Not of scores that are all the same."""
+        return vary(predictions, references)

@@ -112,6 +112,7 @@ class Task(ABC):
         unit: What `Result.units` counts.
         harm: What `Result.harm` is, in words.
         defaults: Metrics, if none are asked for.
+        fits: Metrics of this package that say something of it.
         call: What models are called with beside a batch's tensors.
         has_labels: Whether it asks for classes that the models' configs name.
     """
@@ -124,6 +125,7 @@ class Task(ABC):
     unit: ClassVar[str] = "examples"
     harm: ClassVar[str]
     defaults: ClassVar[tuple[str, ...]]
+    fits: ClassVar[tuple[str, ...]]
     call: ClassVar[dict[str, Any]] = {}
     has_labels: ClassVar[bool] = False
 
@@ -177,6 +179,10 @@ class Task(ABC):
     def metric_names(self, rows: Rows, facts: ModelFacts) -> tuple[str | evaluate.EvaluationModule, ...]:
         """Those asked for, or the task's own choice."""
         return self.metrics or self.defaults
+
+    def fitting(self, facts: ModelFacts) -> tuple[str, ...]:
+        """Metrics of this package that say something of the task with these models."""
+        return self.fits
 
     def inputs(self, metric: evaluate.EvaluationModule, results: Sequence[Result]) -> MetricInputs:
         """What a metric takes of the results.

@@ -48,6 +48,7 @@ class CausalLM(Task):
     unit = "tokens"
     harm = "rise of the mean negative log-likelihood of a token, in nats"
     defaults = ("perplexity", "bits-per-byte", "accuracy")
+    fits = (*defaults, "log-loss")
     call = {"use_cache": False}  # noqa: RUF012
 
     def metric_names(self, rows: Rows, facts: ModelFacts) -> tuple[str | evaluate.EvaluationModule, ...]:

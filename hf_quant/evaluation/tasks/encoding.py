@@ -47,6 +47,6 @@ def require_fit(tokens: int, longest: int | None, what: str) -> None:
         raise EvaluationError(f"{what} has no tokens: leave it out of the data")
     if longest is not None and tokens > longest:
         raise EvaluationError(
-            f"{what} has {tokens} tokens, the model reads {longest}: cut such texts with max_length={longest}, or "
-            "leave them out"
+            f"{what} has {tokens} tokens, the model reads {longest}: cut such texts with "
+            f"max_length={longest} (--max-length {longest}), or leave them out"
         )

@@ -66,7 +66,7 @@ class Labels:
         if found is None or found not in self.id2label:
             raise EvaluationError(
                 f"{where} is {label!r}, which is no class of the models ({', '.join(self.id2label.values())}): say "
-                f"which by labels={{{label!r}: {next(iter(self.id2label.values()))!r}, ...}}"
+                f"which one it stands for by labels={{{label!r}: ...}}, or --label {label}=..., or leave out the row"
             )
         return found
 

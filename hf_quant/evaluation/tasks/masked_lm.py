@@ -34,6 +34,7 @@ class MaskedLM(Task):
     unit = "tokens"
     harm = "rise of the mean negative log-likelihood of a hidden token, in nats"
     defaults = ("accuracy", "perplexity")
+    fits = (*defaults, "log-loss")
 
     def __post_init__(self) -> None:
         super().__post_init__()

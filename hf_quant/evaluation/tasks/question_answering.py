@@ -55,6 +55,7 @@ class QuestionAnswering(Task):
     name = "question-answering"
     harm = "fall of the answer's F1"
     defaults = ("squad",)
+    fits = defaults
 
     def __post_init__(self) -> None:
         super().__post_init__()

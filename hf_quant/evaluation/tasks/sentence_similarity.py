@@ -41,6 +41,7 @@ class SentenceSimilarity(Task):
     unit = "pairs"
     harm = "how far the cosine moved"
     defaults = ("spearman", "pearson")
+    fits = defaults
 
     def __post_init__(self) -> None:
         super().__post_init__()

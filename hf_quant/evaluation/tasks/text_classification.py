@@ -39,11 +39,16 @@ class TextClassification(Task):
     name = "text-classification"
     harm = "rise of the right label's negative log-likelihood, in nats"
     defaults = ("accuracy", "f1", "log-loss")
+    fits = (*defaults, "f1-macro", "f1-micro", "f1-weighted", "matthews")
     has_labels = True
 
     def metric_names(self, rows: Rows, facts: ModelFacts) -> tuple[str | evaluate.EvaluationModule, ...]:
         """Correlations for models with one score."""
         return self.metrics or (("pearson", "spearman") if facts.config.num_labels == 1 else self.defaults)
+
+    def fitting(self, facts: ModelFacts) -> tuple[str, ...]:
+        """Correlations for models with one score, and what is about classes for others."""
+        return ("pearson", "spearman") if facts.config.num_labels == 1 else self.fits
 
     def features(self, rows: Rows, facts: ModelFacts) -> list[Feature]:
         """One sequence a row; notes are its class, or score."""

@@ -41,6 +41,7 @@ class TokenClassification(Task):
     unit = "words"
     harm = "rise of the mean negative log-likelihood of a word's right tag, in nats"
     defaults = ("entity-f1", "accuracy")
+    fits = (*defaults, "f1", "f1-macro", "f1-micro", "f1-weighted", "matthews", "log-loss")
     has_labels = True
 
     def features(self, rows: Rows, facts: ModelFacts) -> list[Feature]:
