@@ -10,7 +10,7 @@ from benchmarks.calibrated_methods import BESTS, METHODS, NEAREST, SETTINGS
 
 OURS = "hf_quant"
 LEARNED = "SignRound"
-COMPARED = (NEAREST, "GPTQ", "AWQ", "AWQ + GPTQ", LEARNED)
+COMPARED = (NEAREST, "GPTQ", "AWQ", "AWQ + GPTQ", LEARNED, f"AWQ + {LEARNED}")
 """Methods of the programs."""
 
 _SETTING = "W4A16 g64"
@@ -61,5 +61,6 @@ def contenders(steps: int, symmetric: bool = False) -> list[Contender]:
         Contender(LEARNED, "auto-round", {**tuned, "sym": False}),
         Contender(LEARNED, "auto-round", {**tuned, "sym": True}, symmetric=True),
         _ours(LEARNED, learned),
+        _ours(f"AWQ + {LEARNED}", {"transforms": ["awq"], **learned}),
     ]
     return [each for each in found if symmetric or not each.symmetric]
