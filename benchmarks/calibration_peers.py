@@ -155,7 +155,7 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
     ]
     return [
         Cell(
-            each.method + (f", {options.steps} steps" if each.method == LEARNED else ""),
+            each.method + (f", {options.steps} steps" if each.method.endswith(LEARNED) else ""),
             each.program,
             PACKAGES.get(each.program, ""),
             None if each is reference else dict(each.settings),
