@@ -148,6 +148,7 @@ class CalibratedRun:
         else:
             targets = [run_block(block, index, entries[0])]
         if traced is not None and integer:
+            _take_from_file(block)
             traced.hidden = entries[0].hidden[:1, : traced.hidden.shape[1]]
             args, kwargs = traced.call(index)
             structure = structure_of(block)
@@ -300,6 +301,15 @@ class CalibratedRun:
             if isinstance(module, QuantizedModule):
                 module.check_values(prefix + name)
                 module.prepack()
+
+
+def _take_from_file(block: nn.Module) -> None:
+    """Copy parameters, which may lie in the mapped file of a checkpoint, before they are changed in place.
+
+    A page of the file that is written to would stay in memory for as long as any tensor of that file is in use.
+    """
+    for parameter in block.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def _relative_error(found: Tensor, expected: Tensor, keep: Tensor | None) -> float:
