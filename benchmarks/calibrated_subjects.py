@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from hf_quant import Calibration
 from hf_quant.demo.packaged import gpt2_directory, sentiment_directory, smollm2_directory
-from hf_quant.demo.quality import label_accuracy, perplexity
+from hf_quant.demo.quality import label_accuracy
 from hf_quant.demo.texts import download_review_archive, news_split, review_sentences, review_split
+from hf_quant.evaluation.perplexity import perplexity
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,8 @@ from benchmarks.peers.job import FACTS
 from benchmarks.peers.packed import read
 from hf_quant import Calibration, HfQuantConfig, Recipe
 from hf_quant.demo.cache import cache_directory
-from hf_quant.demo.quality import perplexity
 from hf_quant.demo.texts import news_split
+from hf_quant.evaluation.perplexity import perplexity
 from hf_quant.hardware.detect import cpu_name
 from hf_quant.modules.swap import candidates
 

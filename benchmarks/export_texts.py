@@ -14,7 +14,7 @@ from hf_quant.demo.texts import download_review_archive, news_split, review_sent
 
 EXAMPLES = """examples:
   python -m benchmarks.export_texts
-  python -m benchmarks.export_texts --folder /tmp/texts --articles 100
+  python -m benchmarks.export_texts --folder texts --articles 100
 """
 
 

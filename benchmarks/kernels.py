@@ -35,7 +35,8 @@ from benchmarks.limits import (
 from benchmarks.plot import MatplotlibMissing, draw, require_matplotlib
 from benchmarks.shapes import QUICK, QUICK_ROWS, ROWS
 from benchmarks.summary import summary_lines
-from benchmarks.timing import OtherProcesses, in_turn, median_ratio
+from benchmarks.timing import in_turn, median_ratio
+from hf_quant.evaluation.other_processes import OtherProcesses
 from hf_quant.hardware.detect import cpu_name
 from hf_quant.kernels.native.library import ISA_VARIABLE, isa, runnable_isas
 

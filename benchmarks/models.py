@@ -26,10 +26,10 @@ from benchmarks.limits import read_rate
 from benchmarks.results import HEADER, Result, result_of, row
 from benchmarks.rounds import DECODER_TASKS, ENCODER_TASKS, measure_together, say
 from benchmarks.runners.llamacpp_model import FOLDER_VARIABLE
-from benchmarks.timing import OtherProcesses
 from benchmarks.variants import REFERENCE, VARIANTS
 from benchmarks.workers import Worker, WorkerError
 from hf_quant.demo.cache import cache_directory
+from hf_quant.evaluation.other_processes import OtherProcesses
 from hf_quant.hardware.detect import cpu_name
 
 EXAMPLES = """examples:

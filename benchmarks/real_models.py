@@ -21,8 +21,9 @@ from transformers.utils import logging
 from benchmarks.memory import PeakAnonymous, in_fresh_process
 from hf_quant import HfQuantConfig, Scheme, TensorScheme
 from hf_quant.demo.packaged import gpt2_directory, minilm_directory, smollm2_directory
-from hf_quant.demo.quality import perplexity, topic_accuracy
+from hf_quant.demo.quality import topic_accuracy
 from hf_quant.demo.texts import news_split
+from hf_quant.evaluation.perplexity import perplexity
 
 MODELS = {
     "minilm": (minilm_directory, AutoModel, ("fp32", "bf16", "int8", "int8 unrotated", "w8a16", "int4")),

@@ -7,8 +7,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
-import psutil
-
 Work = Callable[[], object]
 
 
@@ -37,18 +35,6 @@ def median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
-class OtherProcesses:
-    """Cores that other processes kept busy since this was made: what makes a measurement doubtful."""
-
-    def __init__(self) -> None:
-        self._start, self._machine, self._own = time.monotonic(), _machine_seconds(), _own_seconds()
-
-    def cores(self) -> float:
-        """Mean so far; own children that have ended count as own once they were waited for."""
-        wall = max(time.monotonic() - self._start, 1e-3)
-        return max(0.0, (_machine_seconds() - self._machine - (_own_seconds() - self._own)) / wall)
-
-
 def _calls(work: Work, at_least: float) -> int:
     work()
     count = 1
@@ -62,21 +48,3 @@ def _mean(work: Work, count: int) -> float:
     for _ in range(count):
         work()
     return (time.perf_counter() - start) / count
-
-
-def _machine_seconds() -> float:
-    times = psutil.cpu_times()
-    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
-
-
-def _own_seconds() -> float:
-    own = psutil.Process()
-    times = own.cpu_times()
-    total = times.user + times.system + times.children_user + times.children_system
-    for child in own.children(recursive=True):
-        try:
-            spent = child.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += spent.user + spent.system
-    return total

@@ -26,8 +26,8 @@ from tqdm.auto import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from hf_quant.demo.cache import build_once, cache_directory
-from hf_quant.demo.quality import perplexity
 from hf_quant.demo.texts import news_split
+from hf_quant.evaluation.perplexity import perplexity
 
 EXAMPLES = """examples:
   python -m benchmarks.train_gpt2                          train into the cache, or do nothing if that was done

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from hf_quant.cli.outputs import Card, Outputs, check_outputs, write_outputs
+from hf_quant.cli.sections import print_section
 from hf_quant.errors import ConfigError
 from hf_quant.evaluation.benchmark_report import BenchmarkReport
 from hf_quant.reporting.tables.speed import speed_section
-from hf_quant.reporting.tables.table import Table as Rows
 from hf_quant.workflows.benchmark import benchmark
 
 
@@ -71,23 +69,8 @@ def run(
 
 def show(report: BenchmarkReport) -> None:
     """Print all of a benchmark."""
-    console = Console()
     section = speed_section(report)
-    for note in section.paragraphs:
-        console.print(f"Note: {note}", highlight=False, markup=False)
-    for rows in section.tables:
-        console.print(_table(rows))
-        if rows.caption:
-            console.print(rows.caption, highlight=False, markup=False)
-
-
-def _table(rows: Rows) -> Table:
-    table = Table(title=rows.title or None, title_justify="left")
-    for number, name in enumerate(rows.header):
-        table.add_column(name, justify="right" if number in rows.numbers else "left")
-    for row in rows.rows:
-        table.add_row(*row)
-    return table
+    print_section(None, section.paragraphs, section.tables)
 
 
 def _lines(file: Path) -> list[str]:

@@ -8,11 +8,9 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from hf_quant.cli.outputs import Card, Outputs, check_outputs, write_outputs
+from hf_quant.cli.sections import print_section
 from hf_quant.errors import ConfigError
 from hf_quant.evaluation import METRICS, TASKS
 from hf_quant.evaluation.gate import Limit
@@ -20,15 +18,11 @@ from hf_quant.evaluation.report import DropReport
 from hf_quant.reporting.markdown import to_markdown
 from hf_quant.reporting.report import Report
 from hf_quant.reporting.tables.accuracy import accuracy_section
-from hf_quant.reporting.tables.table import Table as Rows
-from hf_quant.reporting.words import shortened
 from hf_quant.workflows.checkpoints import check_source, load_tokenizer
 from hf_quant.workflows.evaluate import evaluate_drop
 
 GATE_FAILED = 3
 """Exit code of a run whose drop is above the limit; 1 is for errors, 2 for options that do not exist."""
-_LONGEST = 120
-"""Characters of a cell on a screen; files have all of it."""
 
 
 def run(
@@ -174,27 +168,9 @@ def run(
 
 
 def show(report: DropReport) -> None:
-    """Print all of an evaluation but how it was done."""
-    console = Console()
+    """Print all of an evaluation but how it was done, which the last table says and the caller has just said."""
     section = accuracy_section(report)
-    console.print(section.title, style="bold", highlight=False, markup=False)
-    for note in section.paragraphs:
-        console.print(f"Note: {note}", highlight=False, markup=False)
-    # The last says how it was evaluated, which the caller has just said.
-    for rows in section.tables[:-1]:
-        console.print(_table(rows))
-        if rows.caption:
-            console.print(rows.caption, highlight=False, markup=False)
-
-
-def _table(rows: Rows) -> Table:
-    table = Table(title=rows.title or None, title_justify="left")
-    for number, name in enumerate(rows.header):
-        table.add_column(name, justify="right" if number in rows.numbers else "left")
-    for row in rows.rows:
-        # Texts may come from anyone and hold what rich takes for markup.
-        table.add_row(*(Text(shortened(cell, _LONGEST)) for cell in row))
-    return table
+    print_section(section.title, section.paragraphs, section.tables[:-1])
 
 
 def _judge(limit: Limit, report: DropReport, confident: bool) -> None:

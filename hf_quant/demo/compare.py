@@ -23,9 +23,10 @@ from transformers.utils import logging as transformers_logging
 
 from hf_quant.config.presets import get_preset
 from hf_quant.demo.packaged import minilm_directory, smollm2_directory
-from hf_quant.demo.quality import perplexity, topic_accuracy
+from hf_quant.demo.quality import topic_accuracy
 from hf_quant.demo.texts import news_split
 from hf_quant.errors import UnknownName
+from hf_quant.evaluation.perplexity import perplexity
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.registry import unknown
 

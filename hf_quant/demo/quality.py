@@ -1,8 +1,7 @@
-"""How good a model still is: perplexity of language models, topics by sentence encoders, labels by classifiers."""
+"""How good a model still is: topics by sentence encoders, labels by classifiers."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,61 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm.auto import tqdm
-
-
-@torch.inference_mode()
-def perplexity(
-    model: nn.Module,
-    tokenizer: Any,
-    texts: Sequence[str],
-    sequence_length: int = 512,
-    stride: int | None = None,
-    progress: bool = False,
-) -> float:
-    """Perplexity per token of `texts`, joined by blank lines and read in windows of `sequence_length` tokens.
-
-    ``exp(-(1/N) * sum_t log p(token_t | earlier tokens of its window))``. Windows start every `stride` tokens; each
-    token is scored once, in the first window that reaches it, and the very first token of a window that does not
-    overlap its predecessor is not scored, having no context. `N` counts the scored tokens. No special tokens are
-    added. Log-probabilities are taken in float32 from the model's logits and summed in double precision.
-
-    Args:
-        model: a causal language model called as ``model(input_ids=..., use_cache=False).logits``; batch size is 1.
-        tokenizer: the model's tokenizer.
-        texts: at least two tokens in all.
-        sequence_length: window length in tokens, at least 2.
-        stride: tokens from one window's start to the next, at most `sequence_length`; None means no overlap.
-        progress: show a progress bar on stderr.
-    """
-    stride = sequence_length if stride is None else stride
-    if sequence_length < 2 or not 1 <= stride <= sequence_length:
-        raise ValueError(f"need 2 <= sequence_length and 1 <= stride <= it, got {sequence_length} and {stride}")
-    # verbose=False: the whole text is longer than the model's context on purpose.
-    encoded = tokenizer("\n\n".join(texts), add_special_tokens=False, verbose=False)
-    tokens = torch.tensor(encoded["input_ids"], device=_device(model))
-    if len(tokens) < 2:
-        raise ValueError(f"perplexity needs at least two tokens, got {len(tokens)}")
-    loss, scored = 0.0, 0
-    with _evaluating(model):
-        for window, first in tqdm(list(_windows(tokens, sequence_length, stride)), disable=not progress):
-            logits = model(input_ids=window[None], use_cache=False).logits[0, first - 1 : -1]
-            loss += functional.cross_entropy(logits.float(), window[first:], reduction="sum").item()
-            scored += len(window) - first
-    return math.exp(loss / scored)
-
-
-def _windows(tokens: Tensor, length: int, stride: int) -> Iterator[tuple[Tensor, int]]:
-    """Each window with the index in it of the first token to score."""
-    reached = 0
-    for start in range(0, len(tokens), stride):
-        window = tokens[start : start + length]
-        first = max(1, reached - start)
-        if first < len(window):
-            yield window, first
-        reached = start + len(window)
-        if reached == len(tokens):
-            return
 
 
 def topic_accuracy(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer
 
@@ -55,6 +56,16 @@ def check_source(source: str, dtype: str = "auto") -> None:
         raise ConfigError(f"there is no directory {source}: give that of a checkpoint, or a repository id, user/name")
     if dtype not in DTYPES:
         raise ConfigError(unknown("dtype", dtype, DTYPES))
+
+
+def checked_device(device: str) -> torch.device:
+    """The device of that name; raises ConfigError where there is none."""
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"no device {device!r} here: {str(error).splitlines()[0]}") from error
+    return place
 
 
 def load_tokenizer(source: str) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_quant.errors import ConfigError, EvaluationError, MissingDependency
+from hf_quant.errors import EvaluationError, MissingDependency
 from hf_quant.evaluation import TASKS
 from hf_quant.evaluation.models import ModelFacts, device_of, model_facts
 from hf_quant.evaluation.report import DropReport
@@ -21,7 +21,7 @@ from hf_quant.hardware.detect import cpu_name
 from hf_quant.kernels.native import library
 from hf_quant.registry import unknown
 from hf_quant.workflows.benchmarking.facts import facts_of
-from hf_quant.workflows.checkpoints import load_model, load_tokenizer
+from hf_quant.workflows.checkpoints import checked_device, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     from evaluate import EvaluationModule
@@ -96,7 +96,7 @@ def evaluate_drop(
         MissingDependency: The packages `evaluate`, `datasets` or `scipy`, or `lm-eval`, are not installed.
     """
     evaluate_pair, open_rows, bootstrap_class = _machinery()
-    _check_device(device)
+    checked_device(device)
     bootstrap = bootstrap_class(resamples, seed, confidence)
     _count("worst", worst)
     layer_examples = _count("per_layer", _LAYER_EXAMPLES if per_layer is True else int(per_layer))
@@ -207,13 +207,6 @@ def _loaded(source: Any, dtype: str, device: str) -> Any:
         return source
     model = load_model(str(source), dtype=dtype)
     return model if device == "cpu" else model.to(device)
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=torch.device(device))
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"no device {device!r} here: {str(error).splitlines()[0]}") from error
 
 
 def _notes(models: Sequence[Any]) -> tuple[str, ...]:

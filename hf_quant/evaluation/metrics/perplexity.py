@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
-from hf_quant.evaluation.metrics.base import LOSSES, Items, SummedMetric
+from hf_quant.evaluation.metrics.base import LossMetric
 from hf_quant.evaluation.statistics import Floats
 
 
-class Perplexity(SummedMetric):
+class Perplexity(LossMetric):
     """``exp(sum of losses / number of tokens)``.
 
     Predictions are sums of negative log-likelihoods in nats, one a text or window; references, how many tokens each is
@@ -19,13 +16,6 @@ class Perplexity(SummedMetric):
     """
 
     summary = "exp(sum of negative log-likelihoods / number of tokens)."
-    needs = LOSSES
-    higher_is_better = False
-    is_fraction = False
-
-    def contributions(self, predictions: Items, references: Items, labels: Sequence[Any]) -> Floats:
-        """Nats and tokens."""
-        return np.stack([np.asarray(predictions, float), np.asarray(references, float)], axis=1)
 
     def finish(self, sums: Floats) -> dict[str, Floats]:
         """The exponential of the quotient."""

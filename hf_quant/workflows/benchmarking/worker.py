@@ -17,10 +17,9 @@ import torch
 from safetensors.torch import load_file
 from transformers.utils import logging
 
-from hf_quant.errors import ConfigError
 from hf_quant.workflows.benchmarking.cases import Case
 from hf_quant.workflows.benchmarking.loaded import LoadedModel, plain
-from hf_quant.workflows.checkpoints import load_model
+from hf_quant.workflows.checkpoints import checked_device, load_model
 
 
 class Worker:
@@ -34,11 +33,7 @@ class Worker:
 
     def load(self, source: str, dtype: str, device: str) -> dict[str, str]:
         """Load the model; names of what it is measured with."""
-        try:
-            place = torch.device(device)
-            torch.empty(0, device=place)
-        except (RuntimeError, AssertionError) as error:
-            raise ConfigError(f"no device {device!r} here: {str(error).splitlines()[0]}") from error
+        place = checked_device(device)
         model = load_model(source, dtype=dtype)
         self.loaded = LoadedModel(model if place.type == "cpu" else model.to(place))
         self.loaded.device_peak(anew=True)
