@@ -90,7 +90,10 @@ class SummedMetric(OfflineMetric):
 
 
 class LossMetric(SummedMetric):
-    """A function of a mean loss: predictions are sums of nats, one an example; references, how many each is the sum of."""
+    """A function of a mean loss.
+
+    Predictions are sums of nats, one an example; references, how many losses each is the sum of.
+    """
 
     needs = LOSSES
     higher_is_better = False
