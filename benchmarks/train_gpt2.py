@@ -28,6 +28,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from hf_quant.demo.cache import build_once, cache_directory
 from hf_quant.demo.texts import news_split
 from hf_quant.evaluation.perplexity import perplexity
+from hf_quant.hardware.detect import cpu_features
 
 EXAMPLES = """examples:
   python -m benchmarks.train_gpt2                          train into the cache, or do nothing if that was done
@@ -120,7 +121,7 @@ def train(model: GPT2LMHeadModel, stream: Tensor, settings: dict[str, Any], resu
         windows = torch.stack([stream[start : start + CONTEXT + 1] for start in starts.tolist()])
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, settings["steps"], settings["learning_rate"])
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=cpu_features().multiplies_bfloat16):
             logits = model(input_ids=windows[:, :-1]).logits
             loss = functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
         loss.backward()

@@ -32,6 +32,7 @@ from hf_quant.demo.cache import build_once, cache_directory
 from hf_quant.demo.packaged import minilm_directory
 from hf_quant.demo.quality import label_accuracy
 from hf_quant.demo.texts import Labelled, download_review_archive, review_sentences, review_split
+from hf_quant.hardware.detect import cpu_features
 
 EXAMPLES = """examples:
   python -m benchmarks.train_sentiment                       train into the cache, or do nothing if that was done
@@ -112,7 +113,7 @@ def train(
         per_device_eval_batch_size=64,
         learning_rate=settings["learning_rate"],
         weight_decay=0.01,
-        bf16=True,
+        bf16=cpu_features().multiplies_bfloat16,
         seed=settings["seed"],
         eval_strategy="steps",
         eval_steps=save_every,

@@ -189,7 +189,7 @@ class SignRound:
             return self.options.autocast
         is_coarse = all(rounding.scheme.bits <= _AUTOCAST_BITS for rounding in roundings.values())
         on_cpu = all(rounding.weight.device.type == "cpu" for rounding in roundings.values())
-        return is_coarse and on_cpu and (cpu_features().bf16 or cpu_features().amx)
+        return is_coarse and on_cpu and cpu_features().multiplies_bfloat16
 
 
 def _rows(linear: nn.Module) -> torch.Tensor:

@@ -17,7 +17,7 @@ class CpuFeatures:
     Args:
         capability: What ATen's own kernels were chosen for: ``"AVX512"``, ``"AVX2"``, ``"DEFAULT"``, ...
         vnni: int8 dot products without intermediate saturation.
-        bf16: Matrix multiplication in bfloat16 is done in hardware.
+        bf16: Vector instructions multiply bfloat16.
         amx: Tile matrix instructions.
     """
 
@@ -25,6 +25,11 @@ class CpuFeatures:
     vnni: bool
     bf16: bool
     amx: bool
+
+    @property
+    def multiplies_bfloat16(self) -> bool:
+        """Whether bfloat16 is faster than float32: without instructions for it, it is emulated many times slower."""
+        return self.bf16 or self.amx
 
 
 @lru_cache(maxsize=1)
