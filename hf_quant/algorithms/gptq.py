@@ -95,7 +95,7 @@ class GPTQ:
         order = torch.arange(width, device=weight.device)
         if self.activation_order:
             order = torch.argsort(importance, descending=True, stable=True)
-        lower = self._factor(hessian[order][:, order], name)
+        lower = self._factor(hessian, order, name)
         codes, grids = [], []
         for start in range(0, rows, _ROWS):
             real = rows_of(weight[start : start + _ROWS], scheme)
@@ -113,16 +113,24 @@ class GPTQ:
         zero_points = [zero_point for _, zero_point in grids if zero_point is not None]
         return QuantizedWeight(torch.cat(codes), scale, torch.cat(zero_points) if zero_points else None)
 
-    def _factor(self, hessian: torch.Tensor, name: str) -> torch.Tensor:
-        """float32 ``[width, width]``, lower triangular: row `k` holds ``S_jk / S_kk`` for all `j` up to `k`."""
-        # Turned end for end, the usual lower factor is the upper one wanted. float64: small pivots decide.
-        flipped = hessian.double().flip(0, 1)
+    def _factor(self, hessian: torch.Tensor, order: torch.Tensor, name: str) -> torch.Tensor:
+        """float32 ``[width, width]``, lower triangular: row `k` holds ``S_jk / S_kk`` for all `j` up to `k`.
+
+        Rows and columns are those of `hessian` in `order`. For wide layers this is what takes the most memory in a run:
+        beside `hessian`, twice its bytes.
+        """
+        # Turned end for end, the usual lower factor is the upper one wanted.
+        order = order.flip(0)
         damping = self.damping
         while True:
-            damped = flipped.clone()
+            # float64: small pivots decide.
+            damped = hessian.new_empty(hessian.shape, dtype=torch.float64)
+            for row, at in enumerate(order.split(_ROWS)):
+                damped[row * _ROWS : row * _ROWS + len(at)] = hessian[at][:, order]
             damped.diagonal().add_(damping)
-            factor, failed = torch.linalg.cholesky_ex(damped)
-            if not int(failed):
+            factor, failed = _lower_factor(damped)
+            del damped
+            if not failed:
                 break
             if damping >= 1:
                 raise WeightError(
@@ -134,8 +142,19 @@ class GPTQ:
             logger.warning(
                 "GPTQ: damping of %s was raised from %g to %g; calibrate on more data", name, self.damping, damping
             )
-        upper = factor.flip(0, 1)
-        return (upper / upper.diagonal()).t().to(torch.float32).contiguous()
+        factor = factor.div_(factor.diagonal().clone()).to(torch.float32)
+        return factor.flip(0, 1).t().contiguous()
+
+
+def _lower_factor(symmetric: torch.Tensor) -> tuple[torch.Tensor, bool]:
+    """Cholesky factor of a float64 matrix, and whether there is none. `symmetric` may be overwritten."""
+    if symmetric.device.type != "cpu":
+        factor, info = torch.linalg.cholesky_ex(symmetric)
+    else:
+        # In place: LAPACK works on columns, which the rows of a symmetric matrix are, too.
+        factor, info = symmetric.t(), torch.empty((), dtype=torch.int32)
+        torch.linalg.cholesky_ex(factor, out=(factor, info))
+    return factor, bool(info)
 
 
 def _normalized(hessian: torch.Tensor) -> torch.Tensor:
@@ -144,7 +163,7 @@ def _normalized(hessian: torch.Tensor) -> torch.Tensor:
     if bool(dead.all()):
         return torch.eye(len(hessian), device=hessian.device)
     mean = hessian.diagonal()[~dead].double().mean()
-    hessian = (hessian.double() / mean).to(torch.float32)
+    hessian = torch.cat([(rows.double() / mean).to(torch.float32) for rows in hessian.split(_ROWS)])
     hessian[dead] = 0
     hessian[:, dead] = 0
     hessian.diagonal()[dead] = 1

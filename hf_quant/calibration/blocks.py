@@ -24,17 +24,19 @@ class BlockInput:
         arguments: For each block, or once for all, the other positional and keyword arguments.
         keep: bool ``[batch, tokens]``: tokens that are not padding; None where there is none.
         in_tuples: Whether blocks return hidden states as the first of a tuple.
+        reference: What `hidden` would be, had no block been quantized; None where nothing asks for it.
     """
 
     hidden: Tensor
     arguments: Sequence[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
     keep: Tensor | None = None
     in_tuples: bool = False
+    reference: Tensor | None = None
 
-    def call(self, index: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Arguments of block `index`, its input first."""
+    def call(self, index: int, hidden: Tensor | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments of block `index`, its input first: `hidden`, or that of the entry."""
         args, kwargs = self.arguments[index if len(self.arguments) > 1 else 0]
-        return (self.hidden, *args), kwargs
+        return (self.hidden if hidden is None else hidden, *args), kwargs
 
 
 def find_blocks(model: nn.Module) -> str:
@@ -79,13 +81,13 @@ def first_inputs(
 
 
 @torch.no_grad()
-def run_block(block: nn.Module, index: int, entry: BlockInput) -> Tensor:
-    """The block's output ``[batch, tokens, width]``.
+def run_block(block: nn.Module, index: int, entry: BlockInput, hidden: Tensor | None = None) -> Tensor:
+    """The block's output ``[batch, tokens, width]``, of another input than the entry's where `hidden` is given.
 
     Raises:
         CalibrationError: The block needs arguments that it was not called with before, or gives something else.
     """
-    args, kwargs = entry.call(index)
+    args, kwargs = entry.call(index, hidden)
     try:
         output = hidden_of(block(*args, **kwargs))
     except TypeError as error:

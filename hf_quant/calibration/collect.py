@@ -43,7 +43,7 @@ class _Sums:
 
     def statistics(self) -> InputStatistics:
         count = max(self.count, 1)
-        hessian = None if self.hessian is None else self.hessian / count
+        hessian = None if self.hessian is None else self.hessian.div_(count)
         return InputStatistics(self.count, self.total / count, self.total_abs / count, self.max_abs, hessian)
 
 
@@ -96,13 +96,14 @@ class Collector:
         self.keep, self._seen = keep, []
 
     def statistics(self) -> dict[str, InputStatistics]:
-        """Of every module, over all ranks of ``torch.distributed`` if it is in use.
+        """Of every module, over all ranks of ``torch.distributed`` if it is in use. Once: sums are handed over.
 
         Raises:
             CalibrationError: A module was never called, or with NaN or infinite values.
         """
         found = {}
-        for leader, sums in self._sums.items():
+        for leader in list(self._sums):
+            sums = self._sums.pop(leader)
             sums.reduce()
             found[leader] = sums.statistics()
             if not bool(torch.isfinite(sums.total_abs).all() & torch.isfinite(sums.max_abs).all()):

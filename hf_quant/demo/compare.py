@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
 import statistics
 import tempfile
@@ -27,6 +25,7 @@ from hf_quant.demo.quality import topic_accuracy
 from hf_quant.demo.texts import news_split
 from hf_quant.errors import UnknownName
 from hf_quant.evaluation.perplexity import perplexity
+from hf_quant.hardware.free_memory import give_back_memory
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.registry import unknown
 
@@ -122,8 +121,7 @@ def _measure(model: str, source: str, precision: str, folder: str, quick: bool) 
 def _resident() -> int:
     """Resident bytes of this process, after what was freed is given back where the C library can do that."""
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    give_back_memory()
     return int(psutil.Process().memory_info().rss)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 from tqdm.auto import tqdm
 
-from hf_quant.algorithms import SOLVERS
 from hf_quant.algorithms.base import InputStatistics, QuantizedWeight
 from hf_quant.calibration.blocks import BlockInput, find_blocks, first_inputs, passed_over, run_block
 from hf_quant.calibration.collect import Collector
@@ -19,17 +19,17 @@ from hf_quant.calibration.pairs import Pair, find_pairs, structure_of, weight_ma
 from hf_quant.calibration.resume import Progress
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CalibrationError
+from hf_quant.hardware.free_memory import give_back_memory
 from hf_quant.integration.algorithms import Algorithms, is_static
-from hf_quant.integration.fill import replace_module
+from hf_quant.integration.replacements import Replacements
 from hf_quant.integration.resolve import Resolution
 from hf_quant.modules.base import QuantizedModule
-from hf_quant.modules.stored import StoredModule
-from hf_quant.modules.swap import candidates, share_tied
+from hf_quant.modules.swap import share_tied
 from hf_quant.observers.base import grid
 
 logger = logging.getLogger(__name__)
 
-Inputs = Mapping[str, InputStatistics]
+Inputs = dict[str, InputStatistics]
 
 _LOSS = "error of the block"
 """Among the tensors of a block that is kept; no parameter is called so."""
@@ -67,6 +67,7 @@ class CalibratedRun:
         self.show = progress
         self.list_name = find_blocks(model)
         self.blocks: nn.ModuleList = model.get_submodule(self.list_name)
+        self.modules = Replacements(model, resolution, self.list_name)
         self._pairs: dict[Any, list[Pair]] = {}
         self.losses: dict[str, float] = {}
         """Relative error of each block's output on the first batch, against the float block on the same inputs."""
@@ -85,31 +86,30 @@ class CalibratedRun:
         training = self.model.training
         self.model.eval()
         try:
-            for name, scheme in self._outside("embedding").items():
-                self._replace(name, scheme, self._round(name, scheme), None)
-            share_tied(self.model, {t: s for t, s in self.resolution.ties.items() if self._is_replaced(t)})
+            for name, scheme in self.modules.outside("embedding").items():
+                self.modules.replace(name, scheme, self.modules.rounded(name, scheme), None)
+            share_tied(self.model, {t: s for t, s in self.resolution.ties.items() if self.modules.is_replaced(t)})
             entries = list(first_inputs(self.model, self.blocks, self._batches()))
             if not entries:
                 raise CalibrationError("the calibration data has no batch for this process: give more samples")
             traced = self._traced() if self.algorithms.transforms else None
+            if self.algorithms.block_solver is not None:
+                for entry in entries:
+                    entry.reference = entry.hidden
             for index in (bar := tqdm(range(len(self.blocks)), desc="Calibrating", disable=not self.show)):
                 name = f"{self.list_name}.{index}"
                 if kept is not None and index < kept.done:
                     tensors = kept.load(index)
                     self.losses[name] = float(tensors.pop(_LOSS))
-                    self._restore(index, tensors)
+                    self.modules.restore(index, tensors)
                     if index + 1 == kept.done:
-                        carried = kept.carried()
-                        for position, entry in enumerate(entries):
-                            entry.hidden = carried[f"{position:06}"].to(entry.hidden.device)
+                        _go_on_from(entries, kept.carried())
                     continue
                 self._quantize_block(index, entries, traced)
                 bar.set_postfix({"error": f"{self.losses[name]:.2e}"})
                 if kept is not None:
                     tensors = {**self.blocks[index].state_dict(), _LOSS: torch.tensor(self.losses[name]).double()}
-                    kept.save(
-                        index, tensors, {f"{position:06}": entry.hidden for position, entry in enumerate(entries)}
-                    )
+                    kept.save(index, tensors, _carried(entries))
             self._quantize_rest(entries)
         finally:
             self.model.train(training)
@@ -136,17 +136,16 @@ class CalibratedRun:
         }
         integer = {name: scheme for name, scheme in schemes.items() if scheme.weight.is_integer}
         algorithms = self.algorithms
-        targets: list[Tensor] = []
         inputs: Inputs = {}
         is_observed = any(is_static(scheme) for scheme in integer.values())
-        watches_first = bool(algorithms.needs) or (is_observed and not algorithms.transforms)
         collector = self._collector(block, prefix, integer, observe=is_observed and not algorithms.transforms)
-        needs_targets = algorithms.block_solver is not None
-        if watches_first or needs_targets:
-            targets = self._pass(block, index, entries, collector, len(entries) if needs_targets else 1)
+        if bool(algorithms.needs) or (is_observed and not algorithms.transforms):
+            expected = self._pass(block, index, entries, collector)
             inputs = collector.statistics()
         else:
-            targets = [run_block(block, index, entries[0])]
+            expected = run_block(block, index, entries[0])
+        for entry in entries if algorithms.block_solver is not None else []:
+            entry.reference = run_block(block, index, entry, entry.reference)
         if traced is not None and integer:
             _take_from_file(block)
             traced.hidden = entries[0].hidden[:1, : traced.hidden.shape[1]]
@@ -160,18 +159,19 @@ class CalibratedRun:
                     logger.debug("%s%s", prefix, line)
             if is_observed:
                 collector = self._collector(block, prefix, integer, observe=True, with_hessian=False)
-                self._pass(block, index, entries, collector, 0)
+                self._pass(block, index, entries, collector)
                 collector.statistics()
         grids = {name: grid(observer) for name, observer in collector.observers.items()}
-        solved = self._solve_block(block, index, integer, inputs, entries, targets, prefix)
+        solved = self._solve_block(block, index, integer, inputs, entries, prefix)
         for name, scheme in schemes.items():
             mean = inputs[name].mean if algorithms.bias_correction and name in inputs else None
-            self._replace(prefix + name, scheme, solved.get(name), mean, grids.get(name))
+            self.modules.replace(prefix + name, scheme, solved.get(name), mean, grids.get(name))
         for position, entry in enumerate(entries):
             output = run_block(block, index, entry)
             if position == 0:
-                self.losses[prefix[:-1]] = _relative_error(output, targets[0], entry.keep)
+                self.losses[prefix[:-1]] = _relative_error(output, expected, entry.keep)
             entry.hidden = output
+        give_back_memory()
 
     def _solve_block(
         self,
@@ -180,26 +180,30 @@ class CalibratedRun:
         schemes: dict[str, Scheme],
         inputs: Inputs,
         entries: list[BlockInput],
-        targets: list[Tensor],
         prefix: str,
     ) -> dict[str, QuantizedWeight]:
         if self.algorithms.block_solver is not None and schemes:
             calls = [entry.call(index) for entry in entries]
             keep = [entry.keep for entry in entries]
+            targets = [entry.reference for entry in entries if entry.reference is not None]
             with torch.enable_grad():
                 return self.algorithms.block_solver.solve_block(
                     block, schemes, calls, targets, keep, self.calibration.seed
                 )
-        return {
-            name: self.algorithms.solver.solve(
-                weight_matrix(block.get_submodule(name)), scheme.weight, f"{prefix}{name}.weight", inputs.get(name)
+        solved = {}
+        for name, scheme in schemes.items():
+            weight = weight_matrix(block.get_submodule(name))
+            solved[name] = self.algorithms.solver.solve(
+                weight, scheme.weight, f"{prefix}{name}.weight", inputs.get(name)
             )
-            for name, scheme in schemes.items()
-        }
+            if name in inputs:
+                inputs[name] = replace(inputs[name], hessian=None)  # the largest thing in memory, and done with
+            give_back_memory()
+        return solved
 
     def _quantize_rest(self, entries: list[BlockInput]) -> None:
         # What comes after the blocks, and whatever is called beside them.
-        rest = {name: scheme for name, scheme in self._outside().items() if not self._is_replaced(name)}
+        rest = {name: scheme for name, scheme in self.modules.outside().items() if not self.modules.is_replaced(name)}
         integer = {name: scheme for name, scheme in rest.items() if scheme.weight.is_integer}
         untied = {name for name in integer if name not in self.resolution.ties}
         observed = {name: scheme for name, scheme in integer.items() if name in untied or is_static(scheme)}
@@ -220,9 +224,9 @@ class CalibratedRun:
                 solved = self.algorithms.solver.solve(weight, scheme.weight, f"{name}.weight", inputs.get(name))
             mean = inputs[name].mean if self.algorithms.bias_correction and name in inputs else None
             observer = collector.observers.get(name)
-            self._replace(name, scheme, solved, mean, None if observer is None else grid(observer))
+            self.modules.replace(name, scheme, solved, mean, None if observer is None else grid(observer))
         share_tied(self.model, self.resolution.ties)
-        for name in self._outside():
+        for name in self.modules.outside():
             module = self.model.get_submodule(name)
             if isinstance(module, QuantizedModule):
                 # So far on whatever kernel takes codes as they are; those it shares a weight with are known now.
@@ -240,67 +244,31 @@ class CalibratedRun:
             prefix,
         )
 
-    def _pass(
-        self, block: nn.Module, index: int, entries: list[BlockInput], collector: Collector, keep_outputs: int
-    ) -> list[Tensor]:
-        outputs: list[Tensor] = []
+    def _pass(self, block: nn.Module, index: int, entries: list[BlockInput], collector: Collector) -> Tensor:
+        """Run all batches for the collector; the output of the first."""
+        first = None
         with collector.watching():
             for entry in entries:
                 collector.next_batch(entry.keep)
                 output = run_block(block, index, entry)
-                if len(outputs) < keep_outputs:
-                    outputs.append(output)
-        return outputs
+                first = output if first is None else first
+        assert first is not None
+        return first
 
-    def _outside(self, kind: str | None = None) -> dict[str, Scheme]:
-        kinds = candidates(self.model) if kind is not None else {}
-        return {
-            name: scheme
-            for name, scheme in self.resolution.plan.modules.items()
-            if scheme is not None
-            and not name.startswith(f"{self.list_name}.")
-            and (kind is None or (name in kinds and kinds[name].kind == kind))
-        }
 
-    def _round(self, name: str, scheme: Scheme) -> QuantizedWeight | None:
-        if name in self.resolution.ties or not scheme.weight.is_integer:
-            return None
-        weight = weight_matrix(self.model.get_submodule(name))
-        solved: QuantizedWeight = SOLVERS["rtn"]().solve(weight, scheme.weight, f"{name}.weight")
-        return solved
+def _carried(entries: list[BlockInput]) -> dict[str, Tensor]:
+    """What the next block depends on, under the names that `_go_on_from` reads."""
+    carried = {f"{position:06}": entry.hidden for position, entry in enumerate(entries)}
+    references = {f"{position:06}.float": entry.reference for position, entry in enumerate(entries)}
+    return carried | {name: tensor for name, tensor in references.items() if tensor is not None}
 
-    def _is_replaced(self, name: str) -> bool:
-        module = self.model.get_submodule(name)
-        return isinstance(module, QuantizedModule | StoredModule)
 
-    def _replace(
-        self,
-        name: str,
-        scheme: Scheme,
-        solved: QuantizedWeight | None,
-        mean: Tensor | None,
-        input_grid: tuple[Tensor, Tensor | None] | None = None,
-    ) -> None:
-        replaced = replace_module(self.model, name, scheme, self.resolution.ties, solved, mean, input_grid)
-        if isinstance(replaced, QuantizedModule) and name.startswith(f"{self.list_name}."):
-            replaced.check_values(name)
-            replaced.prepack()
-
-    def _restore(self, index: int, tensors: dict[str, Tensor]) -> None:
-        prefix = f"{self.list_name}.{index}."
-        for name, scheme in self.resolution.plan.modules.items():
-            if name.startswith(prefix) and scheme is not None:
-                inner = name.removeprefix(prefix)
-                solved = None
-                if scheme.weight.is_integer:
-                    zero_point = tensors.get(f"{inner}.weight_zero_point")
-                    solved = QuantizedWeight(tensors[f"{inner}.weight"], tensors[f"{inner}.weight_scale"], zero_point)
-                replace_module(self.model, name, scheme, self.resolution.ties, solved)
-        self.blocks[index].load_state_dict(tensors)
-        for name, module in self.blocks[index].named_modules():
-            if isinstance(module, QuantizedModule):
-                module.check_values(prefix + name)
-                module.prepack()
+def _go_on_from(entries: list[BlockInput], carried: dict[str, Tensor]) -> None:
+    for position, entry in enumerate(entries):
+        device = entry.hidden.device
+        entry.hidden = carried[f"{position:06}"].to(device)
+        if entry.reference is not None:
+            entry.reference = carried[f"{position:06}.float"].to(device)
 
 
 def _take_from_file(block: nn.Module) -> None:

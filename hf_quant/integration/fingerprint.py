@@ -16,6 +16,9 @@ from hf_quant.integration.resolve import Resolution
 _IRRELEVANT = ("_name_or_path", "architectures", "quantization_config", "transformers_version")
 """What a model's config says beside what the model computes."""
 
+_RUN = 2
+"""To be raised whenever the same recipe gives other numbers, or a run hands on other tensors."""
+
 
 def fingerprint(model: Any, resolution: Resolution, recipe: Recipe | None, calibration: Calibration) -> dict[str, str]:
     """What the result of a run depends on, by name."""
@@ -32,5 +35,5 @@ def fingerprint(model: Any, resolution: Resolution, recipe: Recipe | None, calib
         "plan": hashlib.sha256(plan.encode()).hexdigest(),
         "recipe": steps,
         "data": calibration.fingerprint(model.config),
-        "version": f"format {FORMAT_VERSION}, torch {torch.__version__}",
+        "version": f"format {FORMAT_VERSION}, run {_RUN}, torch {torch.__version__}",
     }

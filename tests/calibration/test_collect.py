@@ -29,11 +29,15 @@ def collector(module, names=("query", "key", "out"), **options):
     return Collector({name: module.get_submodule(name) for name in names}, **options)
 
 
-def run(module, found, inputs, keep=None):
+def watch(module, found, inputs, keep=None):
     with found.watching(), torch.no_grad():
         for input in inputs:
             found.next_batch(keep)
             module(input)
+
+
+def run(module, found, inputs, keep=None):
+    watch(module, found, inputs, keep)
     return found.statistics()
 
 
@@ -114,8 +118,8 @@ def test_an_observer_of_nan_names_the_module():
 
 
 def test_nothing_counts_outside_the_watch():
-    module, found = Projections(), None
+    module = Projections()
     found = collector(module)
-    run(module, found, inputs())
+    watch(module, found, inputs())
     module(inputs()[0])
     assert found.statistics()["query"].count == 30

@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM
 
 import hf_quant
 from hf_quant import HfQuantConfig, Plan, Scheme, TensorScheme
+from hf_quant.algorithms.signround import SignRound
 from hf_quant.errors import CalibrationError, ConfigError, WeightError
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.swap import quantized_modules
@@ -291,3 +292,31 @@ def test_the_same_run_twice_gives_the_same_bits_and_other_data_others():
     configs = [config(data=calibration(seed=seed), solver=FEW_STEPS) for seed in (0, 0, 1)]
     first, second, other = (state(hf_quant.quantize(tiny_model("gpt2"), each, progress=False)) for each in configs)
     assert differing(first, second) == [] and differing(first, other)
+
+
+def test_learned_roundings_aim_at_the_float_models_own_hidden_states(monkeypatch):
+    targets = []
+    solve = SignRound.solve_block
+
+    def watched(self, block, schemes, batches, wanted, keep, seed):
+        targets.append(torch.cat(list(wanted)))
+        return solve(self, block, schemes, batches, wanted, keep, seed)
+
+    monkeypatch.setattr(SignRound, "solve_block", watched)
+    model = tiny_model("llama-gqa")
+    data = sequences((32,) * 4)
+    with torch.no_grad():
+        hidden = model(torch.stack(list(data)), output_hidden_states=True, use_cache=False).hidden_states
+    settings = HfQuantConfig(
+        scheme=Scheme(TensorScheme(bits=2)),
+        modules_to_not_convert=["model.embed_tokens", "lm_head"],
+        recipe={"solver": {"signround": {"steps": 2}}},
+        calibration=calibration(data, samples=4),
+    )
+    hf_quant.quantize(model, settings, progress=False)
+    assert len(targets) == LAYERS == len(hidden) - 1
+    # The last of the float model's is behind the norm that follows.
+    for found, expected in zip(targets[:-1], hidden[1:-1], strict=True):
+        # Batches have an order of their own.
+        found, expected = (states[states[:, 0, 0].argsort()] for states in (found, expected))
+        torch.testing.assert_close(found, expected)
