@@ -18,7 +18,16 @@ from hf_quant.integration.qat import convert, prepare
 from hf_quant.qat.check import check_grids
 from hf_quant.qat.distillation import Distillation
 from hf_quant.qat.options import QATOptions
-from hf_quant.qat.schedule import Schedule, begin, change, hold, next_step, observes_inputs, untrained_bits
+from hf_quant.qat.schedule import (
+    Schedule,
+    begin,
+    change,
+    drop_gradients,
+    hold,
+    next_step,
+    observes_inputs,
+    untrained_bits,
+)
 from hf_quant.qat.statistics import TrainingStatistics
 
 logger = logging.getLogger(__name__)
@@ -178,6 +187,10 @@ class QATCallback(TrainerCallback):
             optimizer = kwargs["optimizer"]
             base = optimizer.param_groups[0].get("initial_lr", args.learning_rate)
             update_rates(optimizer, kwargs.get("lr_scheduler"), model, float(base))
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Let frozen and unused grids keep still."""
+        drop_gradients(model)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Stop, before a checkpoint is written, where a learned grid has gone bad."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.errors import CalibrationError
@@ -11,7 +11,7 @@ from hf_quant.formats import affine_format
 from hf_quant.formats.affine import AffineFormat
 from hf_quant.observers.moving_average import MovingAverage
 from hf_quant.qat.fake_quantize import LSQ, PACT, STRAIGHT, FakeQuantize
-from hf_quant.qat.learned_grid import LearnedGrid
+from hf_quant.qat.learned_grid import LearnedGrid, is_distributed
 from hf_quant.qat.options import QATOptions
 from hf_quant.qat.straight_through import Rotate
 
@@ -96,11 +96,13 @@ class StaticInput(nn.Module):
 
     @torch.no_grad()
     def next_step(self, name: str) -> None:
-        """Take in what was observed since the last call.
+        """Take in what was observed since the last call, in all processes that train together.
 
         Raises:
             CalibrationError: It holds NaN or infinity.
         """
+        if self.observing and is_distributed():
+            self._step = self._of_all_processes()
         if self._step is None:
             return
         observer = self._observer()
@@ -136,6 +138,15 @@ class StaticInput(nn.Module):
     def _observer(self) -> MovingAverage:
         state = {"low": self.low, "high": self.high, "batches": self.batches} if int(self.batches) else {}
         return MovingAverage.from_state(affine_format(self.scheme), state)
+
+    def _of_all_processes(self) -> tuple[Tensor, Tensor] | None:
+        """The extremes of a step; processes where nothing came by do not count."""
+        none = torch.full_like(self.low, torch.inf, dtype=torch.float32)
+        low, high = self._step or (none, -none)
+        # A maximum may pass over NaN, but not over infinity.
+        extremes = torch.stack([-low, high]).nan_to_num(torch.inf, torch.inf, -torch.inf)
+        distributed.all_reduce(extremes, op=distributed.ReduceOp.MAX)
+        return None if bool((extremes == -torch.inf).all()) else (-extremes[0], extremes[1])
 
     def _observe(self, input: Tensor) -> None:
         low, high = torch.aminmax(input.to(torch.float32))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from hf_quant.config.scheme import TensorScheme
 from hf_quant.formats import affine_format
@@ -43,6 +43,8 @@ class LearnedGrid(nn.Module):
         super().__init__()
         self.scheme = scheme
         self.numbers = numbers
+        self.idle = False
+        """Whether it takes no part in learning for now, though its parameters ask for gradients."""
         self.scale = nn.Parameter(torch.full(shape, math.nan, device=device))
         self.register_buffer("initialised", torch.zeros((), dtype=torch.bool, device=device))
         if scheme.symmetric:
@@ -92,7 +94,30 @@ class LearnedGrid(nn.Module):
     def forward(self) -> tuple[Tensor, Tensor | None]:
         """float32 scale and zero point, a whole number in float32 (None when symmetric), with gradients."""
         format = affine_format(self.scheme)
-        scale = StoreAs.apply(self.scale.float(), format.scale_dtype)
+        scale = StoreAs.apply(self._learned(self.scale), format.scale_dtype)
         if self.offset is None:
             return scale, None
-        return scale, ZeroPoint.apply(self.offset.float(), scale, format.quant_min, format.quant_max)
+        return scale, ZeroPoint.apply(self._learned(self.offset), scale, format.quant_min, format.quant_max)
+
+    def _learned(self, parameter: nn.Parameter) -> Tensor:
+        return parameter.detach().float() if self.idle else parameter.float()
+
+    def let_learn(self, learns: bool, used: bool) -> None:
+        """Whether the grid is learned from now on, and whether anything is rounded to it.
+
+        In several processes parameters go on asking for gradients, which are zero then (`Idle`): what wraps a model
+        there fixes at the start which gradients it waits for.
+        """
+        if is_distributed():
+            self.idle = not (learns and used)
+        else:
+            self.requires_grad_(learns)
+
+    def idle_parameters(self) -> list[nn.Parameter]:
+        """Those whose gradients are to be zero."""
+        return [parameter for parameter in self.parameters() if self.idle and parameter.requires_grad]
+
+
+def is_distributed() -> bool:
+    """Whether several processes train one model."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

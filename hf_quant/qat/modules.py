@@ -14,9 +14,10 @@ from hf_quant.formats import float_format
 from hf_quant.formats.rotation import rotate
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.qat.input import DynamicInput, StaticInput
+from hf_quant.qat.learned_grid import LearnedGrid
 from hf_quant.qat.options import QATOptions
-from hf_quant.qat.straight_through import Rotate
-from hf_quant.qat.twin import quantized_twins
+from hf_quant.qat.straight_through import Idle, Rotate
+from hf_quant.qat.twin import QUANTIZERS, quantized_twins
 from hf_quant.qat.weight import WeightQuantizer
 
 if TYPE_CHECKING:
@@ -85,6 +86,13 @@ class FakeQuantized(nn.Module):
             owner._twins = (key, quantized_twins(self.sharing))
         return owner._twins[1][next(i for i, member in enumerate(self.sharing) if member is self)]
 
+    def with_idle_grids(self, output: Tensor) -> Tensor:
+        """`output`, on which grids of this module that do not learn now depend with gradients of zero."""
+        quantizers = [getattr(self, name, None) for name in QUANTIZERS] if torch.is_grad_enabled() else []
+        grids = [grid for each in quantizers if isinstance(grid := getattr(each, "grid", None), LearnedGrid)]
+        idle = [parameter for grid in grids for parameter in grid.idle_parameters()]
+        return Idle.apply(output, *idle) if idle else output
+
     def train(self, mode: bool = True) -> Self:
         """As in ``nn.Module``; what was made for evaluation is made anew, whoever has changed what in between."""
         self.sharing[0]._twins = None
@@ -107,7 +115,7 @@ class FakeQuantizedLinear(FakeQuantized, nn.Linear):  # type: ignore[misc]
         """``input @ weight.T + bias``; in the dtype of `input`, or of autocast."""
         if (twin := self.twin()) is not None:
             return twin(input)
-        return _product(self, input)
+        return self.with_idle_grids(_product(self, input))
 
 
 class FakeQuantizedConv1D(FakeQuantized, Conv1D):
@@ -119,7 +127,7 @@ class FakeQuantizedConv1D(FakeQuantized, Conv1D):
         """``x @ weight + bias``; in the dtype of `x`, or of autocast."""
         if (twin := self.twin()) is not None:
             return twin(x)
-        return _product(self, x)
+        return self.with_idle_grids(_product(self, x))
 
 
 class FakeQuantizedEmbedding(FakeQuantized, nn.Embedding):  # type: ignore[misc]
@@ -138,7 +146,7 @@ class FakeQuantizedEmbedding(FakeQuantized, nn.Embedding):  # type: ignore[misc]
         rounded = self.rounding(rows, input.reshape(-1), self.weight)
         if self.scheme.weight.rotation is not None:
             rounded = Rotate.apply(rounded, self.scheme.weight.rotation)
-        return rounded.view(looked_up.shape).to(self.weight.dtype)
+        return self.with_idle_grids(rounded.view(looked_up.shape).to(self.weight.dtype))
 
 
 FAKES: dict[type[nn.Module], type[FakeQuantized]] = {

@@ -10,6 +10,7 @@ from torch import nn
 from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.errors import ConfigError
 from hf_quant.qat.input import StaticInput
+from hf_quant.qat.learned_grid import LearnedGrid
 from hf_quant.qat.modules import FakeQuantized
 from hf_quant.qat.prepare import fake_quantized_modules
 
@@ -89,12 +90,12 @@ def hold(model: nn.Module, phase: Phase) -> None:
         weight.enabled = static.enabled = phase.rounds
         if int(weight.bits):
             weight.use_bits(int(weight.bits))
-        if weight.grid is not None:
-            weight.grid.requires_grad_(module.sharing[0].weight.requires_grad and not phase.frozen)
+        if weight.grid is not None and module.sharing[0].weight.requires_grad:
+            weight.grid.let_learn(not phase.frozen, phase.rounds)
         if isinstance(static, StaticInput):
             # What is known, from a checkpoint that was quantized already, need not be observed.
             static.observing = phase.observes and not static.grid.is_initialised
-            static.grid.requires_grad_(not phase.frozen)
+            static.grid.let_learn(not phase.frozen, phase.rounds and not static.observing)
 
 
 def begin(model: nn.Module, phase: Phase) -> None:
@@ -145,6 +146,14 @@ def next_step(model: nn.Module) -> None:
         static = getattr(module, "input_quantizer", None)
         if isinstance(static, StaticInput):
             static.next_step(name)
+
+
+def drop_gradients(model: nn.Module) -> None:
+    """Leave idle grids out of the optimizer's step: momentum would move them by gradients of zero, too."""
+    for module in model.modules():
+        if isinstance(module, LearnedGrid):
+            for parameter in module.idle_parameters():
+                parameter.grad = None
 
 
 def untrained_bits(model: nn.Module, last: Phase) -> list[str]:

@@ -34,6 +34,24 @@ class ZeroPoint(torch.autograd.Function):
         return -ratio, -ratio * point, None, None
 
 
+class Idle(torch.autograd.Function):
+    """A tensor as it is, and parameters that it does not depend on, whose gradient is zero.
+
+    ``DistributedDataParallel`` waits in every step for the gradients of all parameters that it was made with.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, *parameters: Tensor) -> Tensor:
+        """`output`, as a view."""
+        ctx.save_for_backward(*parameters)
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        """The gradient of `output`, and zeros."""
+        return gradients[0], *(torch.zeros_like(parameter) for parameter in ctx.saved_tensors)
+
+
 class StoreAs(torch.autograd.Function):
     """A float32 number as `dtype` holds it, in float32; the gradient passes as it is."""
 

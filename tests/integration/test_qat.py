@@ -74,7 +74,7 @@ def test_what_was_evaluated_in_training_is_what_is_converted_saved_and_loaded(na
     model.save_pretrained(tmp_path)
     assert torch.equal(outputs(auto_class(name).from_pretrained(tmp_path).eval()), fused)
     # Fused calls add floats in another order, so that an input may round to the next code.
-    assert error(fused, evaluated) < 3e-3
+    assert error(fused, evaluated) < 2e-2
     unfuse(model)
     attention.restore(model)
     assert torch.equal(outputs(model), evaluated)

@@ -1,0 +1,133 @@
+"""`QATCallback` in two processes that share each batch, beside one process that has all of it."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+
+from hf_quant import HfQuantConfig
+from hf_quant.qat.input import StaticInput
+from tests.integration.qat_training import STATIC, trainer
+from tests.integration.test_distributed_runs import WORLD, in_all_ranks
+from tests.integration.tiny import auto_class, outputs, saved_tensors, tiny_model
+
+CASES = {
+    "int8": ("bert", "int8", {}),
+    "int4": ("llama-gqa", "int4", {"activation_checkpointing": True}),
+    "static": ("gpt2", HfQuantConfig(scheme=STATIC), {"warmup_steps": 1, "observer_steps": 2}),
+    "frozen": ("bert", "int4", {"freeze_scales_at": 3}),
+    "bits": ("llama", "int4", {"warmup_steps": 1, "bits": {0: 8, 3: 6, 5: 4}, "ddp_find_unused_parameters": False}),
+    "taught": ("bert", "int4", {"teacher": "self"}),
+}
+"""Model, scheme, options. Without a search for unused parameters, a grid that takes no part would end training."""
+
+IN_EACH_RANK = """
+    import sys
+    from tests.integration.test_qat_distributed import CASES, trained
+    for case in CASES:
+        trained(case, sys.argv[1])
+"""
+
+
+class Observed(TrainerCallback):
+    """Keeps the losses of each step, and where static inputs started."""
+
+    def __init__(self):
+        self.losses, self.ranges = [], {}
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:
+            self.losses.append(logs["loss"])
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        inputs = [module for module in model.modules() if isinstance(module, StaticInput)]
+        self.ranges[state.global_step] = [(float(each.low), float(each.high)) for each in inputs]
+
+
+def trained(case, folder):
+    """Train as every rank does, and write what came of it."""
+    name, config, options = CASES[case]
+    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    watch = Observed()
+    run = f"{folder}/{case}-{ranks}"
+    settings = {
+        "max_steps": 6,
+        "per_device_train_batch_size": 4 // ranks,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "load_best_model_at_end": True,
+        # BERT takes a mean whatever it is told; the Trainer would multiply it with the number of processes.
+        "average_tokens_across_devices": name != "bert",
+        **({"ddp_backend": "gloo"} if ranks > 1 else {}),
+    }
+    model = tiny_model(name)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # ranks drop other numbers than one process does
+    training = trainer(run, config, name, callbacks=[watch], model=model, **settings, **options)
+    training.train()
+    training.save_model(f"{run}/saved")
+    tensors = {key: tensor.clone() for key, tensor in training.model.state_dict().items()}
+    save_file(tensors, f"{run}/{rank}.safetensors")
+    facts = {"losses": watch.losses, "ranges": watch.ranges, "best": training.state.best_metric}
+    Path(f"{run}/{rank}.json").write_text(json.dumps(facts), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What two ranks wrote, and what one process did."""
+    path = tmp_path_factory.mktemp("trained")
+    in_all_ranks(IN_EACH_RANK, path)
+    for case in CASES:
+        trained(case, path)
+    return path
+
+
+def facts(folder, case, ranks, rank=0):
+    return json.loads((folder / f"{case}-{ranks}" / f"{rank}.json").read_text(encoding="utf-8"))
+
+
+by_case = pytest.mark.parametrize("case", CASES)
+
+
+@by_case
+def test_the_loss_curve_is_that_of_one_process(case, folder):
+    alone, together = facts(folder, case, 1), facts(folder, case, WORLD)
+    assert len(alone["losses"]) == 6
+    assert together["losses"] == pytest.approx(alone["losses"], rel=1e-3)
+    assert together["best"] == pytest.approx(alone["best"], rel=1e-3)
+
+
+@by_case
+def test_all_ranks_end_with_the_same_bits(case, folder):
+    first, second = (load_file(folder / f"{case}-{WORLD}" / f"{rank}.safetensors") for rank in range(WORLD))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@by_case
+def test_what_is_saved_is_what_each_rank_holds_and_reloads(case, folder):
+    run = folder / f"{case}-{WORLD}"
+    kept, saved = load_file(run / "0.safetensors"), saved_tensors(run / "saved")
+    assert saved.keys() <= kept.keys()
+    assert all(torch.equal(saved[key], kept[key]) for key in saved)
+    loaded = auto_class(CASES[case][0]).from_pretrained(run / "saved")
+    alone = auto_class(CASES[case][0]).from_pretrained(folder / f"{case}-1" / "saved")
+    difference = (outputs(loaded) - outputs(alone)).norm() / outputs(alone).norm()
+    assert difference < 0.05  # sums in another order: codes on an edge fall on either side of it
+
+
+def test_static_inputs_start_from_what_all_ranks_saw(folder):
+    alone, *together = (facts(folder, "static", 1), *(facts(folder, "static", WORLD, rank) for rank in range(WORLD)))
+    assert together[0]["ranges"] == together[1]["ranges"]
+    found, expected = torch.tensor(together[0]["ranges"]["3"]), torch.tensor(alone["ranges"]["3"])
+    assert len(found)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
