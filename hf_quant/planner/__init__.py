@@ -1,0 +1,1 @@
+"""Plans found for a budget: losses, costs, and the search between them."""
