@@ -42,7 +42,7 @@ EXAMPLES = """examples:
 """
 
 FOLDER = Path(__file__).parents[1] / "recipes"
-RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("qat_"))
 LARGE, LARGE_RECIPE = "llama-1.1b", "llama-int4-balanced"
 
 

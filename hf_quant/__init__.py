@@ -4,6 +4,7 @@ from hf_quant.calibration.data import Calibration
 from hf_quant.config.plan import Plan
 from hf_quant.config.recipe import Recipe
 from hf_quant.config.scheme import Scheme, TensorScheme
+from hf_quant.config.training_recipe import TrainingRecipe
 from hf_quant.evaluation.benchmark_report import BenchmarkReport
 from hf_quant.evaluation.report import DropReport
 from hf_quant.hub.card import write_model_card
@@ -19,6 +20,7 @@ from hf_quant.workflows.benchmark import benchmark
 from hf_quant.workflows.evaluate import evaluate_drop
 from hf_quant.workflows.inspect import inspect
 from hf_quant.workflows.quantize import quantize
+from hf_quant.workflows.train import Trained, train
 
 __version__ = "0.1.0"
 
@@ -34,6 +36,8 @@ __all__ = [
     "Report",
     "Scheme",
     "TensorScheme",
+    "Trained",
+    "TrainingRecipe",
     "__version__",
     "benchmark",
     "compile",
@@ -43,6 +47,7 @@ __all__ = [
     "inspect",
     "quantize",
     "read_report",
+    "train",
     "write_model_card",
     "write_report",
 ]

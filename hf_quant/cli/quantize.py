@@ -15,11 +15,12 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from hf_quant.calibration.data import Calibration
 from hf_quant.calibration.files import open_dataset
 from hf_quant.calibration.resume import forget
+from hf_quant.cli.push import push
 from hf_quant.config.presets import PRESETS
 from hf_quant.config.recipe import Recipe
-from hf_quant.errors import ConfigError, HfQuantError, SaveError
+from hf_quant.errors import ConfigError
 from hf_quant.integration.config import HfQuantConfig
-from hf_quant.workflows.checkpoints import copy_tokenizer, load_model, load_tokenizer
+from hf_quant.workflows.checkpoints import check_output, copy_tokenizer, load_model, load_tokenizer
 from hf_quant.workflows.inspect import inspect
 from hf_quant.workflows.quantize import quantize
 
@@ -90,7 +91,7 @@ def run(
     if output is None and push_to_hub is None:
         raise ConfigError("nowhere to put the result: give --output DIRECTORY, --push-to-hub ID, or both")
     if output is not None:
-        _check_output(output, model)
+        check_output(output, model)
     config = _config(preset, recipe, dict(_split(entry) for entry in override or []), keep_float or [])
     sizes: dict[str, Any] = {"samples": samples, "sequence_length": sequence_length, "text_column": text_column}
     sizes = {name: value for name, value in sizes.items() if value is not None}
@@ -113,18 +114,11 @@ def run(
         copy_tokenizer(model, output)
         typer.echo(f"Saved to {output}")
     if push_to_hub is not None:
-        _push(quantized, push_to_hub, output)
+        push(quantized, push_to_hub, output)
         typer.echo(f"Pushed to {push_to_hub}")
     if resume is not None:
         forget(resume)
     _print_errors(quantized.hf_quantizer.block_errors)
-
-
-def _check_output(output: Path, model: str) -> None:
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"--output {output} is a file: give a directory to save to")
-    if Path(model).is_dir() and output.resolve() == Path(model).resolve():
-        raise ConfigError("--output is where the float checkpoint lies, which would be lost: give another directory")
 
 
 def _check_kept(model: Any, keep_float: list[str]) -> None:
@@ -134,18 +128,6 @@ def _check_kept(model: Any, keep_float: list[str]) -> None:
             near = difflib.get_close_matches(entry, names, n=3, cutoff=0.3) or names[:3]
             text = f"--keep-float {entry!r} is no module's name, nor a part of one; nearest: {', '.join(near)}"
             raise ConfigError(text)
-
-
-def _push(model: Any, repo_id: str, output: Path | None) -> None:
-    try:
-        model.push_to_hub(repo_id)
-    except HfQuantError:
-        raise
-    except Exception as error:  # of whatever the Hub's client uses to connect
-        saved = f"it is saved in {output}" if output is not None else "give --output, too, to keep it in any case"
-        raise SaveError(
-            f"cannot push to {repo_id}: {error}; {saved}. Is the Hub reachable, and are you logged in?"
-        ) from error
 
 
 def _config(preset: str | None, file: Path | None, overrides: dict[str, str], keep_float: list[str]) -> HfQuantConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -10,7 +11,7 @@ from markupsafe import Markup
 
 from hf_quant.reporting.document import sections, title
 from hf_quant.reporting.plots import PLOTS
-from hf_quant.reporting.plots.canvas import style, svg
+from hf_quant.reporting.plots.canvas import Picture, style, svg
 from hf_quant.reporting.report import Report
 from hf_quant.reporting.words import sentence
 
@@ -24,6 +25,20 @@ def to_html(report: Report) -> str:
         EvaluationError: The report is empty.
         MissingDependency: matplotlib is not installed.
     """
+    parts = [
+        {"section": section, "pictures": [picture for name in section.plots if (picture := _picture(name, report))]}
+        for section in sections(report)
+    ]
+    return render(title(report), parts)
+
+
+def render(title: str, parts: Sequence[Mapping[str, Any]]) -> str:
+    """A page.
+
+    Args:
+        title: Of it.
+        parts: ``section``, a `Section`, and ``pictures``, of `drawn`, of each.
+    """
     environment = Environment(
         loader=PackageLoader("hf_quant.reporting", "."),
         autoescape=True,
@@ -32,13 +47,15 @@ def to_html(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(unbroken=_unbroken, sentence=sentence)
-    parts = [
-        {"section": section, "pictures": [picture for name in section.plots if (picture := _picture(name, report))]}
-        for section in sections(report)
-    ]
-    page = environment.get_template("page.html").render(title=title(report), parts=parts)
+    page = environment.get_template("page.html").render(title=title, parts=parts)
     # A NUL or its like is no character of HTML.
     return "".join(letter for letter in page if letter in "\n\t" or ord(letter) >= 32)
+
+
+def drawn(picture: Picture, name: str) -> dict[str, Any]:
+    """A picture as the page takes it; `name` is no other's on the page."""
+    # Written by matplotlib, which escapes.
+    return {"svg": Markup(svg(picture, name)), "title": picture.title, "description": picture.description}
 
 
 def _unbroken(text: str) -> str:
@@ -49,7 +66,4 @@ def _unbroken(text: str) -> str:
 def _picture(name: str, report: Report) -> dict[str, Any] | None:
     with style():
         picture = PLOTS[name](report)
-        if picture is None:
-            return None
-        # Written by matplotlib, which escapes.
-        return {"svg": Markup(svg(picture, name)), "title": picture.title, "description": picture.description}
+        return None if picture is None else drawn(picture, name)

@@ -58,6 +58,14 @@ def check_source(source: str, dtype: str = "auto") -> None:
         raise ConfigError(unknown("dtype", dtype, DTYPES))
 
 
+def check_output(output: Path, source: str) -> None:
+    """Raise ConfigError where a quantized model cannot go to `output`, or would take the place of its source."""
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"--output {output} is a file: give a directory to save to")
+    if Path(source).is_dir() and output.resolve() == Path(source).resolve():
+        raise ConfigError("--output is where the float checkpoint lies, which would be lost: give another directory")
+
+
 def checked_device(device: str) -> torch.device:
     """The device of that name; raises ConfigError where there is none."""
     try:

@@ -1,0 +1,158 @@
+"""Recipes for training: what to quantize to, how grids are learned, from whom, and the Trainer's own arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hf_quant.config.recipe import Recipe
+from hf_quant.errors import ConfigError
+from hf_quant.registry import unknown
+
+QUANTIZATION_KEYS = ("preset", "scheme", "overrides", "rotation", "modules_to_not_convert")
+"""What a `Recipe` has that training takes as well."""
+
+QAT_KEYS = (
+    "weights",
+    "initial",
+    "inputs",
+    "warmup_steps",
+    "observer_steps",
+    "freeze_scales_at",
+    "bits",
+    "scale_learning_rate",
+)
+"""Options of ``QATCallback``."""
+
+DISTILLATION_KEYS = ("teacher", "labels", "logits", "hidden", "temperature", "int8_teacher")
+"""The teacher, and fields of ``Distillation``."""
+
+TRAINING_KEYS: dict[str, type | tuple[type, ...]] = {
+    "learning_rate": (int, float),
+    "num_train_epochs": (int, float),
+    "max_steps": int,
+    "per_device_train_batch_size": int,
+    "per_device_eval_batch_size": int,
+    "gradient_accumulation_steps": int,
+    "weight_decay": (int, float),
+    "warmup_steps": (int, float),
+    "lr_scheduler_type": str,
+    "optim": str,
+    "max_grad_norm": (int, float),
+    "label_smoothing_factor": (int, float),
+    "activation_checkpointing": bool,
+    "bf16": bool,
+    "seed": int,
+    "eval_steps": int,
+    "save_steps": int,
+    "logging_steps": int,
+    "dataloader_num_workers": int,
+}
+"""Arguments of ``TrainingArguments``, and their types. What else it takes is not a recipe's business: folders, devices,
+reports."""
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """How a model is trained with quantization in the loop.
+
+    Args:
+        quantization: Keys of `QUANTIZATION_KEYS`, as in `Recipe`: a preset or a scheme, and what goes with it.
+        qat: Options of `QATCallback`, of `QAT_KEYS`.
+        distillation: ``teacher`` (``"self"``, a directory or a repository id) and fields of `Distillation`; empty: no
+            teacher.
+        training: Arguments of ``TrainingArguments``, of `TRAINING_KEYS`.
+        max_length: Most tokens of a text, or of a window of causal-lm; None: what the task takes.
+
+    Raises:
+        ConfigError: Unknown keys (the nearest valid one is named), or values of the wrong type.
+    """
+
+    quantization: Mapping[str, Any]
+    qat: Mapping[str, Any] = field(default_factory=dict)
+    distillation: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        for key, known in (
+            ("quantization", QUANTIZATION_KEYS),
+            ("qat", QAT_KEYS),
+            ("distillation", DISTILLATION_KEYS),
+            ("training", tuple(TRAINING_KEYS)),
+        ):
+            values = getattr(self, key)
+            if not isinstance(values, Mapping | None):
+                raise ConfigError(f"{key} of a training recipe is written as keys and values, not as {values!r}")
+            values = dict(values or {})
+            for name in values:
+                if name not in known:
+                    raise ConfigError(unknown(f"{key} key", name, known))
+            object.__setattr__(self, key, values)
+        if "preset" not in self.quantization and "scheme" not in self.quantization:
+            raise ConfigError("a training recipe names a preset or a scheme: add a line such as `preset: int8`")
+        Recipe.from_dict(self.quantization)
+        if self.distillation and not isinstance(self.distillation.get("teacher", "self"), str):
+            raise ConfigError(
+                f'teacher is "self", a directory or a repository id, not {self.distillation["teacher"]!r}'
+            )
+        for name, value in self.training.items():
+            _check(name, value)
+        if self.max_length is not None and not (_is_a(self.max_length, int) and self.max_length > 0):
+            raise ConfigError(f"max_length is a positive whole number, not {self.max_length!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; inverse of `from_dict`."""
+        values = dict(Recipe.from_dict(self.quantization).to_dict())
+        for key in ("qat", "distillation", "training"):
+            if getattr(self, key):
+                values[key] = dict(getattr(self, key))
+        if self.max_length is not None:
+            values["max_length"] = self.max_length
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainingRecipe:
+        """From the keys of a file, where those of `quantization` stand at the top; rejects unknown keys."""
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"a training recipe is written as keys and values, not as {values!r}")
+        own = [entry.name for entry in fields(cls) if entry.name != "quantization"]
+        for key in values:
+            if key not in (*QUANTIZATION_KEYS, *own):
+                raise ConfigError(unknown("key of a training recipe", key, (*QUANTIZATION_KEYS, *own)))
+        quantization = {key: value for key, value in values.items() if key in QUANTIZATION_KEYS}
+        return cls(quantization, **{key: value for key, value in values.items() if key in own})
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> TrainingRecipe:
+        """From a YAML file.
+
+        Raises:
+            ConfigError: The file cannot be read, is no YAML, or no recipe; the message names the file.
+        """
+        try:
+            values: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path} cannot be read as a training recipe: {error}") from error
+        try:
+            return cls.from_dict(values)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+
+
+def _check(name: str, value: Any) -> None:
+    kinds = TRAINING_KEYS[name]
+    if not _is_a(value, kinds):
+        hint = "; YAML takes 2e-5 for a text: write 2.0e-5" if isinstance(value, str) and kinds is not str else ""
+        raise ConfigError(f"{name} of training is {value!r}, which is of the wrong type{hint}")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and value < (-1 if name == "max_steps" else 0):
+        raise ConfigError(f"{name} of training is {value!r}, and cannot be negative")
+
+
+def _is_a(value: Any, kinds: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kinds) and (kinds is bool or not isinstance(value, bool))

@@ -1,0 +1,1 @@
+"""Runs of training: what was logged, pictures of it, and a page."""

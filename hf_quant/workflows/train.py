@@ -1,0 +1,222 @@
+"""`hf_quant.train`: from a float checkpoint to a quantized one whose accuracy was trained."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hf_quant.config.training_recipe import TrainingRecipe
+from hf_quant.errors import ConfigError, MissingDependency
+from hf_quant.evaluation import TASKS
+from hf_quant.evaluation.fingerprint import checkpoint_fingerprint
+from hf_quant.evaluation.models import model_facts
+from hf_quant.evaluation.report import DropReport
+from hf_quant.integration.resolve import resolve
+from hf_quant.registry import unknown
+from hf_quant.reporting.training.page import write_page
+from hf_quant.reporting.training.run import TrainingRun, write_run
+from hf_quant.workflows.checkpoints import check_output, check_source, copy_tokenizer, load_model, load_tokenizer
+from hf_quant.workflows.evaluate import evaluate_drop
+from hf_quant.workflows.quantize import quantize
+from hf_quant.workflows.training.arguments import arguments_of, callback_of, quantization_of, steps_of
+from hf_quant.workflows.training.examples import check_task, examples_of
+from hf_quant.workflows.training.folder import open_folder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `train` leaves.
+
+    Args:
+        output: Directory of the quantized checkpoint, with ``training.json`` and, with matplotlib, ``training.html``.
+        run: What was logged.
+        rounded: What the model loses by rounding alone; None where that was not measured.
+        trained: What it loses after training.
+    """
+
+    output: Path
+    run: TrainingRun
+    rounded: DropReport | None
+    trained: DropReport
+
+    @property
+    def drops(self) -> list[DropReport]:
+        """Of rounding alone, if measured, and after training."""
+        return [*([] if self.rounded is None else [self.rounded]), self.trained]
+
+
+def train(
+    model: str,
+    recipe: TrainingRecipe | str | Path,
+    task: str,
+    dataset: Any,
+    output: str | Path,
+    *,
+    eval_dataset: Any = None,
+    split: str | None = None,
+    holdout: float = 0.1,
+    teacher: Any = None,
+    compare: bool = True,
+    restart: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> Trained:
+    """Train a float checkpoint with quantization in the loop, and save it quantized.
+
+    Checkpoints lie in ``.NAME.training`` beside the output until that is saved: the same call goes on from the last
+    one, and ends with the bits that it would have ended with.
+
+    Args:
+        model: Directory or repository id of a float checkpoint.
+        recipe: What to quantize to and how to train, or a YAML file with it.
+        task: ``text-classification`` or ``causal-lm``.
+        dataset: To train on; what `evaluate_drop` takes.
+        output: Directory to save to.
+        eval_dataset: To evaluate on; None: a part of `dataset` that is held out.
+        split: Of a ``DatasetDict`` or a dataset of the Hub; None: ``train``.
+        holdout: That part, drawn at random by the recipe's seed.
+        teacher: In place of the recipe's: ``"self"``, a directory, a repository id, or a model.
+        compare: Measure what rounding without training loses, too. Static inputs have no ranges without training: with
+            these, only the trained model is measured.
+        restart: Throw away the checkpoints of an earlier run.
+        progress: Show progress bars.
+        **options: Of the task, such as ``text_column``, as `evaluate_drop` takes them.
+
+    Raises:
+        ConfigError: The recipe, the task or the output is not usable, or there are checkpoints of another run.
+        EvaluationError: The data is not.
+        UnsupportedModel: The checkpoint is quantized already.
+        TrainingError: Training went wrong; checkpoints stay.
+    """
+    from transformers import Trainer, set_seed  # late: whoever does not train need not wait for them
+
+    recipe = recipe if isinstance(recipe, TrainingRecipe) else TrainingRecipe.from_file(recipe)
+    output = Path(output)
+    check_task(task)
+    check_source(model)
+    check_output(output, model)
+    teacher = teacher if teacher is not None else recipe.distillation.get("teacher")
+    callback_of(recipe, None if teacher is None else "self")  # options are wrong before anything is loaded
+    if recipe.max_length is not None:
+        options.setdefault("max_length", recipe.max_length)
+    chosen = _task(task, options)
+    seed = int(recipe.training.get("seed", 42))
+    rows, held_out = _parts(dataset, eval_dataset, split, holdout, seed)
+    set_seed(seed)
+    loaded = load_model(model, dtype="float32")
+    config = quantization_of(recipe)
+    if getattr(loaded.config, "quantization_config", None) is not None:
+        raise ConfigError(f"{model} is quantized already: give the float checkpoint that it was made of")
+    facts = model_facts(loaded, load_tokenizer(model))
+    examples, others = (examples_of(chosen, part, facts) for part in (rows, held_out))
+    steps = steps_of(recipe, len(examples.rows))
+    folder = output.absolute().parent / f".{output.absolute().name}.training"
+    last = open_folder(
+        folder,
+        {
+            "model": checkpoint_fingerprint(Path(model)) if Path(model).is_dir() else model,
+            "data": f"{rows.describe().fingerprint} {held_out.describe().fingerprint}",
+            "recipe": json.dumps(recipe.to_dict(), sort_keys=True),
+            "teacher": str(teacher) if teacher is None or isinstance(teacher, str) else type(teacher).__name__,
+        },
+        restart,
+    )
+    rounded = None
+    if compare and not _is_static(loaded, config):
+        alone = quantize(load_model(model, dtype="float32"), config, progress=progress)
+        rounded = evaluate_drop(
+            model, alone, task, held_out.dataset, tokenizer=facts.tokenizer, progress=progress, **options
+        )
+        del alone
+    trainer = Trainer(
+        loaded,
+        arguments_of(recipe, folder, steps, progress),
+        train_dataset=examples.rows,
+        eval_dataset=others.rows,
+        data_collator=examples.collator,
+        compute_metrics=others.metrics,
+        callbacks=[callback_of(recipe, _teacher(teacher))],
+    )
+    began = time.perf_counter()
+    trainer.train(resume_from_checkpoint=last)
+    seconds = time.perf_counter() - began
+    loaded.save_pretrained(output)
+    copy_tokenizer(model, output)
+    trained = evaluate_drop(
+        model, str(output), task, held_out.dataset, tokenizer=facts.tokenizer, progress=progress, **options
+    )
+    run = TrainingRun(
+        model, trainer.state.global_step, seconds, trainer.state.log_history, _marks(recipe), recipe.to_dict()
+    )
+    result = Trained(output, run, rounded, trained)
+    _write(result)
+    shutil.rmtree(folder, ignore_errors=True)
+    return result
+
+
+def _task(name: str, options: Mapping[str, Any]) -> Any:
+    task_class = TASKS[name]
+    known = [entry.name for entry in fields(task_class) if entry.name != "metrics"]
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"{name} has {unknown('option', option, known)}")
+    return task_class(**options)
+
+
+def _parts(dataset: Any, eval_dataset: Any, split: str | None, holdout: float, seed: int) -> tuple[Any, Any]:
+    try:
+        import datasets
+
+        from hf_quant.evaluation.data import Rows, open_rows
+    except ImportError as error:
+        raise MissingDependency(
+            f'the package {error.name!r} is not installed: pip install "hf-quant[evaluate]"'
+        ) from error
+    several = isinstance(dataset, datasets.DatasetDict) or (isinstance(dataset, str) and not Path(dataset).is_file())
+    rows = open_rows(dataset, split or ("train" if several else None))
+    if eval_dataset is not None:
+        return rows, open_rows(eval_dataset)
+    if not isinstance(holdout, float) or not 0 < holdout < 1 or not 1 <= round(holdout * len(rows)) < len(rows):
+        raise ConfigError(
+            f"{holdout!r} of {len(rows)} examples cannot be held out: give a part between 0 and 1, or data to evaluate "
+            "on (--eval-dataset)"
+        )
+    parts = rows.dataset.train_test_split(test_size=holdout, seed=seed)
+    return Rows(parts["train"], rows.name, rows.split), Rows(parts["test"], f"{rows.name}, held out", rows.split)
+
+
+def _is_static(model: Any, config: Any) -> bool:
+    plan = resolve(model, config).plan
+    inputs = [scheme.input for scheme in plan.modules.values() if scheme is not None]
+    return any(input is not None and not input.dynamic for input in inputs)
+
+
+def _teacher(teacher: Any) -> Any:
+    return load_model(teacher, dtype="float32") if isinstance(teacher, str) and teacher != "self" else teacher
+
+
+def _marks(recipe: TrainingRecipe) -> dict[int, str]:
+    """Steps at which the schedule changes."""
+    options = recipe.qat
+    warmup = int(options.get("warmup_steps", 0))
+    marks = {warmup: "rounding begins"} if warmup else {}
+    marks |= {int(step): f"{bits} bits" for step, bits in (options.get("bits") or {}).items()}
+    if options.get("freeze_scales_at") is not None:
+        marks[int(options["freeze_scales_at"])] = "scales frozen"
+    return marks
+
+
+def _write(result: Trained) -> None:
+    write_run(result.run, result.output / "training.json")
+    try:
+        write_page(result.output / "training.html", result.run, result.drops)
+    except MissingDependency as error:
+        logger.warning("training.html was not written: %s", error)

@@ -1,0 +1,1 @@
+"""Parts of `workflows.train`: examples, arguments, the folder of a run."""

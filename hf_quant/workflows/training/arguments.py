@@ -1,0 +1,100 @@
+"""From a training recipe to the Trainer's arguments and the callback."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hf_quant.config.recipe import Recipe
+from hf_quant.config.training_recipe import TrainingRecipe
+from hf_quant.errors import ConfigError
+from hf_quant.integration.config import HfQuantConfig
+from hf_quant.integration.qat_callback import QATCallback
+from hf_quant.qat.distillation import Distillation
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+_PARTS = {"eval_steps": 5, "save_steps": 5, "logging_steps": 50}
+"""How often in a run, unless the recipe says after how many steps."""
+
+
+def quantization_of(recipe: TrainingRecipe) -> HfQuantConfig:
+    """What it quantizes to."""
+    chosen = Recipe.from_dict(recipe.quantization)
+    return HfQuantConfig(
+        chosen.preset,
+        scheme=chosen.scheme,
+        overrides=chosen.overrides or None,
+        rotation=chosen.rotation,
+        modules_to_not_convert=list(chosen.modules_to_not_convert) or None,
+    )
+
+
+def callback_of(recipe: TrainingRecipe, teacher: Any = None) -> QATCallback:
+    """The callback.
+
+    Args:
+        recipe: Its options are checked here.
+        teacher: A model, or ``"self"``; None where the recipe has no teacher.
+
+    Raises:
+        ConfigError: An option is not valid.
+        UnknownName: A choice is not known.
+    """
+    options = dict(recipe.qat)
+    if isinstance(options.get("bits"), dict):
+        options["bits"] = {int(step): bits for step, bits in options["bits"].items()}
+    settings = {name: value for name, value in recipe.distillation.items() if name != "teacher"}
+    if settings and "teacher" not in recipe.distillation:
+        raise ConfigError("distillation needs a teacher: add `teacher: self`, or a directory or repository id")
+    return QATCallback(
+        quantization_of(recipe),
+        **options,
+        teacher=teacher,
+        distillation=Distillation(**settings) if teacher is not None else None,
+    )
+
+
+def steps_of(recipe: TrainingRecipe, examples: int, processes: int = 1) -> int:
+    """Optimizer steps of a run on so many examples."""
+    given = recipe.training
+    if given.get("max_steps", -1) > 0:
+        return int(given["max_steps"])
+    batch = given.get("per_device_train_batch_size", 8) * given.get("gradient_accumulation_steps", 1) * processes
+    return max(1, math.ceil(examples / batch) * math.ceil(given.get("num_train_epochs", 3)))
+
+
+def arguments_of(recipe: TrainingRecipe, folder: Path, steps: int, progress: bool) -> TrainingArguments:
+    """The Trainer's arguments.
+
+    Args:
+        recipe: `training` of it.
+        folder: For checkpoints.
+        steps: Of the whole run.
+        progress: Show a progress bar.
+
+    Raises:
+        ConfigError: Transformers does not take a value.
+    """
+    from transformers import TrainingArguments  # late: whoever does not train need not wait for it
+
+    often = {name: max(1, steps // parts) for name, parts in _PARTS.items()}
+    settings: dict[str, Any] = {
+        **often,
+        "eval_strategy": "steps",
+        "save_strategy": "steps",
+        "logging_strategy": "steps",
+        "save_total_limit": 2,
+        "report_to": [],
+        "disable_tqdm": not progress,
+        "dataloader_pin_memory": torch.accelerator.is_available(),
+        **recipe.training,
+    }
+    try:
+        return TrainingArguments(str(folder), **settings)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"Transformers does not take these training arguments: {error}") from error

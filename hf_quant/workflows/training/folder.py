@@ -1,0 +1,51 @@
+"""The folder of a run: checkpoints to go on from, guarded by what the run depends on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from hf_quant.errors import ConfigError
+from hf_quant.reporting.json_file import write_text
+
+_FACTS = "run.json"
+
+
+def open_folder(folder: Path, facts: Mapping[str, str], restart: bool = False) -> str | None:
+    """Make the folder of a run, or find what an earlier one left.
+
+    Args:
+        folder: For checkpoints alone.
+        facts: Names to what the run depends on: model, data, recipe.
+        restart: Throw away what there is.
+
+    Returns:
+        The last checkpoint; None where training begins.
+
+    Raises:
+        ConfigError: There is a run of something else (the message says what differs), or other files.
+    """
+    if restart:
+        shutil.rmtree(folder, ignore_errors=True)
+    file = folder / _FACTS
+    if folder.exists() and any(folder.iterdir()):
+        if not file.is_file():
+            raise ConfigError(f"{folder} holds other files: move them away, or save the model elsewhere")
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{file} is damaged ({error}): start over with --restart") from error
+        differ = sorted(name for name in {*before, *facts} if before.get(name) != facts.get(name))
+        if differ:
+            raise ConfigError(
+                f"{folder} holds a run in which {', '.join(differ)} differ: start over with --restart, or save the "
+                "model elsewhere"
+            )
+        from transformers.trainer_utils import get_last_checkpoint
+
+        last: str | None = get_last_checkpoint(str(folder))
+        return last
+    write_text(file, json.dumps(dict(facts), indent=1) + "\n")
+    return None
