@@ -14,7 +14,11 @@ class UnknownName(ConfigError):
 
 
 class PlanError(ConfigError):
-    """A plan does not fit the model: unmatched patterns, wrong widths, conflicting ties."""
+    """A plan, or a problem it is the answer to, does not fit the model: unmatched patterns, wrong widths, conflicts."""
+
+
+class InfeasibleBudget(PlanError):
+    """No choice of schemes keeps to a budget, or the float model does already; the message says what can be had."""
 
 
 class WeightError(HfQuantError, ValueError):

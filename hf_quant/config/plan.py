@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -83,20 +83,10 @@ class Plan:
             PlanError: A pattern matches nothing (the nearest names are given), or a group size does not
                 divide a module's width (those that do are given).
         """
-        chosen: dict[str, Scheme | None] = {}
-        exact = {name for name in self.modules if name in candidates}
-        for pattern, scheme in self.modules.items():
-            names = [pattern] if pattern in exact else _matching(pattern, candidates)
-            if not names:
-                raise PlanError(_unmatched(pattern, candidates))
-            for name in names:
-                if pattern in exact or name not in exact:
-                    chosen[name] = scheme
         resolved = {}
-        for name, candidate in candidates.items():
-            if name in chosen:
-                scheme = chosen[name]
-                resolved[name] = None if scheme is None else fit(scheme, candidate, name)
+        for name, pattern in winning_patterns(self.modules, candidates).items():
+            scheme = self.modules[pattern]
+            resolved[name] = None if scheme is None else fit(scheme, candidates[name], name)
         return Plan(resolved)
 
     def to_dict(self) -> dict[str, Any]:
@@ -136,6 +126,32 @@ class Plan:
             if not isinstance(label, str) or label not in schemes:
                 raise ConfigError(f"module {name!r} of the plan: " + unknown("scheme", label, schemes))
         return cls({name: schemes[label] for name, label in modules.items()})
+
+
+def winning_patterns(patterns: Iterable[str], names: Collection[str]) -> dict[str, str]:
+    """The pattern that decides for each name: an exact one if there is, else the last that matches.
+
+    Args:
+        patterns: As `Plan` has them.
+        names: Of all modules.
+
+    Returns:
+        Name to pattern, in the order of `names`; names that no pattern matches are absent.
+
+    Raises:
+        PlanError: A pattern matches nothing; the nearest names are given.
+    """
+    chosen: dict[str, str] = {}
+    patterns = list(patterns)
+    exact = {pattern for pattern in patterns if pattern in names}
+    for pattern in patterns:
+        matched = [pattern] if pattern in exact else _matching(pattern, names)
+        if not matched:
+            raise PlanError(_unmatched(pattern, names))
+        for name in matched:
+            if pattern in exact or name not in exact:
+                chosen[name] = pattern
+    return {name: chosen[name] for name in names if name in chosen}
 
 
 def preset_plan(preset: str, candidates: Mapping[str, Candidate]) -> Plan:
@@ -198,7 +214,7 @@ def _matching(pattern: str, names: Iterable[str]) -> list[str]:
     return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
 
 
-def _unmatched(pattern: str, candidates: Mapping[str, Candidate]) -> str:
+def _unmatched(pattern: str, candidates: Iterable[str]) -> str:
     names = list(candidates)
     near = difflib.get_close_matches(pattern.removeprefix("re:"), names, n=3, cutoff=0.3) or names[:3]
     return f"plan pattern {pattern!r} matches no module; nearest: {', '.join(near)}"
