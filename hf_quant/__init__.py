@@ -18,6 +18,7 @@ from hf_quant.reporting.report import Report
 from hf_quant.reporting.write import read_report, write_report
 from hf_quant.workflows.benchmark import benchmark
 from hf_quant.workflows.evaluate import evaluate_drop
+from hf_quant.workflows.generate import generate_examples
 from hf_quant.workflows.inspect import inspect
 from hf_quant.workflows.quantize import quantize
 from hf_quant.workflows.train import Trained, train
@@ -44,6 +45,7 @@ __all__ = [
     "compile_config",
     "convert",
     "evaluate_drop",
+    "generate_examples",
     "inspect",
     "quantize",
     "read_report",

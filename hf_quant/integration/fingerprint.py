@@ -22,18 +22,23 @@ _RUN = 2
 
 def fingerprint(model: Any, resolution: Resolution, recipe: Recipe | None, calibration: Calibration) -> dict[str, str]:
     """What the result of a run depends on, by name."""
+    plan = json.dumps(resolution.plan.to_dict(), sort_keys=True)
+    steps = json.dumps(None if recipe is None else recipe.to_dict(), sort_keys=True)
+    return {
+        "model": weights_fingerprint(model),
+        "plan": hashlib.sha256(plan.encode()).hexdigest(),
+        "recipe": steps,
+        "data": calibration.fingerprint(model.config),
+        "version": f"format {FORMAT_VERSION}, run {_RUN}, torch {torch.__version__}",
+    }
+
+
+def weights_fingerprint(model: Any) -> str:
+    """SHA-256, in hexadecimal, of a model in memory: its tensors, and what its config says of what it computes."""
     weights = hashlib.sha256()
     for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()]):
         weights.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         weights.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy())
     settings = {key: value for key, value in model.config.to_dict().items() if key not in _IRRELEVANT}
     weights.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    plan = json.dumps(resolution.plan.to_dict(), sort_keys=True)
-    steps = json.dumps(None if recipe is None else recipe.to_dict(), sort_keys=True)
-    return {
-        "model": weights.hexdigest(),
-        "plan": hashlib.sha256(plan.encode()).hexdigest(),
-        "recipe": steps,
-        "data": calibration.fingerprint(model.config),
-        "version": f"format {FORMAT_VERSION}, run {_RUN}, torch {torch.__version__}",
-    }
+    return weights.hexdigest()
