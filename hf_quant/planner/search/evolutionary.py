@@ -26,7 +26,7 @@ _DRAWN = 4
 """Children drawn for each that is evaluated."""
 _SWITCHES = 3
 """Most units that a child raises."""
-_BARREN = 50
+_BARREN = 20
 """Generations without a new child after which the search ends."""
 
 

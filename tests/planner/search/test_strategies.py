@@ -11,13 +11,13 @@ from hf_quant.planner.search import STRATEGIES
 from tests.planner.problems import budget_between, everything, model, problems, tangled
 
 EACH = pytest.mark.parametrize("name", list(STRATEGIES))
-SOME = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+SOME = settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def tried(name, problem, budget, **options):
     """The solution, or None where the budget cannot be kept or need not be."""
     try:
-        return STRATEGIES[name](problem, budget, evaluations=8, **options)
+        return STRATEGIES[name](problem, budget, evaluations=5, **options)
     except InfeasibleBudget:
         return None
 
@@ -41,7 +41,7 @@ def test_every_step_keeps_the_budget_to_the_byte(name, data, timed, seed):
         assert step.assignment in fits
         assert problem.totals(step.assignment).bytes == step.bytes
     assert solution.assignment in fits
-    assert solution.evaluations == len(solution.history) <= 8
+    assert solution.evaluations == len(solution.history) <= 5
 
 
 def limits_keep(budget, totals):
