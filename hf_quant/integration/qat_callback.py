@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from transformers.trainer_callback import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_quant.errors import ConfigError, UnsupportedModel
 from hf_quant.integration.config import HfQuantConfig
@@ -15,6 +17,7 @@ from hf_quant.integration.distill import DistilledLoss, make_teacher
 from hf_quant.integration.grid_groups import add_groups, update_rates
 from hf_quant.integration.prepared import prepared
 from hf_quant.integration.qat import convert, prepare
+from hf_quant.integration.qat_record import check_record, write_record
 from hf_quant.qat.check import check_grids
 from hf_quant.qat.distillation import Distillation
 from hf_quant.qat.options import QATOptions
@@ -145,6 +148,20 @@ class QATCallback(TrainerCallback):
             trainer.compute_loss = DistilledLoss(trainer, self.teacher, self.distillation)
         if is_new and prepared(trainer.model) is not None:
             add_groups(trainer.optimizer, trainer.model, self.scale_learning_rate, trainer.args.learning_rate)
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Write beside a checkpoint what it is trained for."""
+        known = prepared(model)
+        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        if known is not None and state.is_world_process_zero and folder.is_dir():
+            write_record(folder, known.resolution.plan, self.options)
+
+    def on_checkpoint_load(self, folder: str) -> None:
+        """As `integration.trainer.MeetsCheckpoint`."""
+        model = None if self._model is None else self._model()
+        known = None if model is None else prepared(model)
+        if known is not None:
+            check_record(Path(folder), known.resolution.plan, self.options)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Go on where the schedule is, and say what of it training will not reach."""

@@ -1,4 +1,4 @@
-"""Meeting ``Trainer`` where it makes its optimizer: learned grids get groups of their own."""
+"""Meeting ``Trainer`` where it makes its optimizer and where it loads a checkpoint to go on from."""
 
 from __future__ import annotations
 
@@ -17,18 +17,44 @@ class MeetsOptimizer(Protocol):
         """Called by `create_optimizer` of `trainer`, before it is used or loaded; `is_new`: it was made just now."""
 
 
-def install() -> None:
-    """Extend ``Trainer.create_optimizer``. Does its work once.
+class MeetsCheckpoint(Protocol):
+    """A callback that is told what training goes on from."""
 
-    Transformers has no event between making an optimizer and loading its state, and callbacks are not told of their
-    trainer. For a model without quantization in the loop, the class behaves as before.
+    def on_checkpoint_load(self, folder: str) -> None:
+        """Called before anything of the checkpoint in `folder` is loaded; raises where it does not fit."""
+
+
+def install() -> None:
+    """Extend ``Trainer.create_optimizer`` and ``Trainer._load_from_checkpoint``. Does its work once.
+
+    Transformers has no event between making an optimizer and loading its state, nor one before a checkpoint is loaded,
+    and callbacks are not told of their trainer. For a model without quantization in the loop, the class behaves as
+    before.
     """
     # Late: whoever does not train need not wait for it.
     from transformers import Trainer
 
-    original = Trainer.create_optimizer
-    if hasattr(original, ORIGINAL):
+    if hasattr(Trainer.create_optimizer, ORIGINAL):
         return
+    _extend_optimizer(Trainer)
+    _extend_loading(Trainer)
+
+
+def _extend_loading(trainer_class: Any) -> None:
+    original = trainer_class._load_from_checkpoint
+
+    @functools.wraps(original)
+    def load_from_checkpoint(trainer: Any, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> Any:
+        for callback in trainer.callback_handler.callbacks:
+            if hasattr(callback, "on_checkpoint_load"):
+                callback.on_checkpoint_load(resume_from_checkpoint)
+        return original(trainer, resume_from_checkpoint, *args, **kwargs)
+
+    trainer_class._load_from_checkpoint = load_from_checkpoint
+
+
+def _extend_optimizer(trainer_class: Any) -> None:
+    original = trainer_class.create_optimizer
 
     @functools.wraps(original)
     def create_optimizer(trainer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -42,4 +68,4 @@ def install() -> None:
         return optimizer
 
     setattr(create_optimizer, ORIGINAL, original)
-    Trainer.create_optimizer = create_optimizer
+    trainer_class.create_optimizer = create_optimizer

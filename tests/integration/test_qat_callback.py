@@ -423,3 +423,27 @@ def test_unknown_names_are_refused():
         QATCallback("int4", weights="lsqq")
     with pytest.raises(ConfigError, match="HfQuantConfig or a preset"):
         QATCallback(4)
+
+
+@pytest.mark.parametrize(
+    ("again", "says"),
+    [
+        ({"config": "int8"}, r"was trained for W4A8 .* of .*, and is to go on for W8A8"),
+        ({"config": "int4", "weights": "minmax"}, r"weights='lsq', and is to go on with 'minmax'"),
+        ({"config": HfQuantConfig("int4", overrides={"*.attention.*": None})}, r"go on for float"),
+    ],
+)
+def test_training_never_goes_on_for_something_else(again, says, tmp_path):
+    trainer(tmp_path, "int4", max_steps=2, save_strategy="steps", save_steps=2).train()
+    resumed = trainer(tmp_path / "resumed", **again)
+    before = state(resumed.model)
+    with pytest.raises(ConfigError, match=says):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert same(before, state(resumed.model))
+
+
+def test_a_record_that_is_damaged_is_named(tmp_path):
+    trainer(tmp_path, "int4", max_steps=2, save_strategy="steps", save_steps=2).train()
+    (tmp_path / "checkpoint-2" / "hf_quant_qat.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"hf_quant_qat\.json is damaged"):
+        trainer(tmp_path / "resumed", "int4").train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
