@@ -87,10 +87,15 @@ def safetensors_bytes(tensors: TensorFacts) -> int:
     for name in sorted(tensors, key=lambda name: (-_ORDER[tensors[name][1]], name.encode())):
         shape, dtype = tensors[name]
         end = start + math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+        header[name] = header_entry(shape, dtype, start, end)
         start = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     return 8 + -(-len(text) // 8) * 8 + start
+
+
+def header_entry(shape: tuple[int, ...], dtype: torch.dtype, start: int, end: int) -> dict[str, Any]:
+    """What the header of a safetensors file says of the tensor in bytes `start` to `end`."""
+    return {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
 
 
 def saved_tensors(model: nn.Module) -> TensorFacts:

@@ -1,0 +1,73 @@
+"""Predicted times held against measured ones."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.cache_utils import DynamicCache
+
+from hf_quant.errors import ConfigError
+from hf_quant.planner.cost.latency import Latency, Pass, predict_latency, takes_logits_to_keep
+from hf_quant.planner.cost.table import KernelTable
+from hf_quant.planner.cost.table_file import this_machine
+from hf_quant.planner.cost.timing import Quartiles, quartiles
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One pass, predicted and measured.
+
+    Args:
+        predicted: By what takes the time.
+        measured: Milliseconds over the passes that were timed.
+    """
+
+    predicted: Latency
+    measured: Quartiles
+
+    @property
+    def error(self) -> float:
+        """Relative: 0.1 where the prediction is a tenth too high, below 0 where it is too low."""
+        return self.predicted.total / self.measured.median - 1
+
+
+@torch.inference_mode()
+def compare_latency(model: Any, table: KernelTable, step: Pass, passes: int = 20) -> Comparison:
+    """Run a model on random tokens and hold the times against the prediction.
+
+    Args:
+        model: Float or quantized, on this machine's CPU.
+        table: Measured on this machine.
+        step: The pass; with a context, the model has to be a decoder. `logits` is left to models that take it.
+        passes: That are timed, after two that are not.
+
+    Raises:
+        ConfigError: The table is of another machine, library or number of threads.
+    """
+    here = this_machine()
+    if table.machine != here:
+        raise ConfigError(f"the kernel table is of {table.machine}, this is {here}: measure with `hf-quant hardware`")
+    options: dict[str, Any] = {}
+    if takes_logits_to_keep(model):
+        options["logits_to_keep"] = step.logits or 0
+    elif step.logits is not None:
+        raise ConfigError(f"{type(model).__name__} computes all logits: leave `logits` None")
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = torch.randint(vocabulary, (step.batch, step.tokens))
+    if step.context:
+        cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+        model(torch.randint(vocabulary, (step.batch, step.context)), past_key_values=cache, use_cache=True)
+        options["past_key_values"] = cache
+    elif hasattr(model.config, "use_cache"):
+        options["use_cache"] = False
+    times = []
+    for _ in range(passes + 2):
+        start = time.perf_counter()
+        model(ids, **options)
+        times.append(1e3 * (time.perf_counter() - start))
+        if step.context:
+            options["past_key_values"].crop(step.context)
+    return Comparison(predict_latency(model, table, step), quartiles(times[2:]))

@@ -1,0 +1,124 @@
+"""Bytes of a checkpoint: additive ones to search with, and exact ones for a plan that was found."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from hf_quant.config.plan import Plan, fit
+from hf_quant.config.scheme import Scheme
+from hf_quant.errors import PlanError
+from hf_quant.evaluation.file_size import MAX_SHARD, computed_bytes, header_entry, saved_tensors
+from hf_quant.modules.base import TensorFacts
+from hf_quant.modules.swap import SWAPS, candidates, tied_modules
+from hf_quant.planner.cost.skeleton import quantized_skeleton, require_float
+from hf_quant.registry import unknown
+
+_SHARD_BYTES = 50 * 10**9
+"""`MAX_SHARD` as a number: more bytes than these go to one more file."""
+_HEADER_BYTES = 8 + len('{"__metadata__":{"format":"pt"}}') + 7
+"""Of a file whatever it holds: the header's length, its first entry, and padding at most."""
+
+
+class DiskCosts:
+    """What each choice for each module of a model costs on disk.
+
+    The header of a safetensors file names the place of every tensor, so its length depends on all choices together.
+    Here each place is counted with as many digits as the largest can have. Sums are therefore never below what is
+    written, by a few bytes for each tensor at most above it, and additive; `exact` is to the byte.
+
+    Args:
+        model: Float, on any device; nothing is read, so the meta device serves.
+
+    Raises:
+        UnsupportedModel: The model is quantized already.
+    """
+
+    def __init__(self, model: nn.Module):
+        require_float(model)
+        self.model = model
+        self.candidates = candidates(model)
+        self.ties = tied_modules(model)
+        self.facts = saved_tensors(model)
+        self.float_bytes = computed_bytes(model)
+        """Of the whole float model, to the byte."""
+        # A float model in 16 bits can be stored in 32.
+        self._digits = len(str(2 * self.float_bytes))
+        weights = {f"{name}.weight" for name in self.candidates}
+        rest = {name: facts for name, facts in self.facts.items() if name not in weights}
+        files = 1 + 2 * self.float_bytes // _SHARD_BYTES
+        self.fixed_bytes = files * _HEADER_BYTES + self._bytes(rest)
+        """What no choice changes: norms, biases, other tensors, and the frame of the file."""
+
+    def of(self, name: str, scheme: Scheme | None) -> int:
+        """Bytes of one module's weight, scales and zero points under a scheme, their lines of the header included.
+
+        Args:
+            name: Of a module that can be quantized.
+            scheme: None leaves it float. A module tied to another costs only what it does not share.
+
+        Raises:
+            PlanError: There is no such module, or the scheme does not fit it.
+        """
+        if name not in self.candidates:
+            raise PlanError(unknown("module that can be quantized", name, self.candidates))
+        if scheme is None:
+            weight = f"{name}.weight"
+            return self._bytes({weight: self.facts[weight]}) if weight in self.facts else 0
+        module = self.model.get_submodule(name)
+        fitted = fit(scheme, self.candidates[name], name)
+        tied = name in self.ties
+        build = SWAPS[type(module)][0 if fitted.weight.is_integer else 1]
+        facts = saved_tensors(build(module, fitted, tied, torch.device("meta")))
+        kept = {
+            f"{name}.{tensor}": fact
+            for tensor, fact in facts.items()
+            if tensor != "bias" and not (tied and tensor == "weight")
+        }
+        return self._bytes(kept)
+
+    def of_unit(self, names: Iterable[str], scheme: Scheme | None) -> int:
+        """Bytes of modules that share one choice."""
+        return sum(self.of(name, scheme) for name in names)
+
+    def exact(self, plan: Plan, max_shard: str = MAX_SHARD) -> int:
+        """Bytes of the files that the model is saved to when it is quantized by `plan`.
+
+        Raises:
+            PlanError: The plan does not fit the model.
+        """
+        return computed_bytes(quantized_skeleton(self.model, plan), max_shard)
+
+    def slack(self, tensors: int) -> int:
+        """How far a sum for one file of so many tensors can lie above the exact bytes."""
+        return 2 * (self._digits - 1) * tensors + (1 + 2 * self.float_bytes // _SHARD_BYTES) * _HEADER_BYTES
+
+    def _bytes(self, facts: TensorFacts) -> int:
+        place = int("9" * self._digits)
+        total = 0
+        for name, (shape, dtype) in facts.items():
+            entry = json.dumps(
+                {name: header_entry(shape, dtype, place, place)}, separators=(",", ":"), ensure_ascii=False
+            )
+            # Its braces make way for one comma.
+            total += len(entry.encode()) - 1 + math.prod(shape) * dtype.itemsize
+        return total
+
+
+def plan_bytes(model: nn.Module, plan: Plan, max_shard: str = MAX_SHARD) -> int:
+    """Bytes of the files that a float model is saved to when it is quantized by `plan`, to the byte.
+
+    Args:
+        model: Float, on any device.
+        plan: Names or patterns to schemes.
+        max_shard: As ``max_shard_size`` of ``save_pretrained``.
+
+    Raises:
+        PlanError: The plan does not fit the model.
+        UnsupportedModel: The model is quantized already.
+    """
+    return computed_bytes(quantized_skeleton(model, plan), max_shard)

@@ -1,0 +1,232 @@
+"""Milliseconds of a whole model, as a sum over what it calls."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from hf_quant.config.plan import Plan, fit
+from hf_quant.config.scheme import Scheme
+from hf_quant.errors import ConfigError, PlanError
+from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.conv1d import QuantizedConv1D
+from hf_quant.modules.stored import StoredModule
+from hf_quant.modules.swap import candidates
+from hf_quant.planner.cost.interpolate import Interpolation
+from hf_quant.planner.cost.kv_cache import kv_cache_bytes
+from hf_quant.planner.cost.skeleton import carried_out
+from hf_quant.planner.cost.table import KernelTable, Overhead
+from hf_quant.registry import unknown
+
+
+@dataclass(frozen=True)
+class LinearFacts:
+    """One linear of a model, float or quantized."""
+
+    name: str
+    inputs: int
+    outputs: int
+    is_head: bool
+    scheme: Scheme | None
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A forward pass that is timed.
+
+    Args:
+        tokens: New ones of each sequence: 1 while decoding, the prompt's length at its start.
+        batch: Sequences.
+        context: Tokens of each sequence that are in the cache already.
+        logits: Positions that heads compute for each sequence; None for all of `tokens`.
+
+    Raises:
+        ConfigError: A number is not a positive integer; `context` may be 0.
+    """
+
+    tokens: int = 1
+    batch: int = 1
+    context: int = 0
+    logits: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("tokens", 1), ("batch", 1), ("context", 0), ("logits", 1)):
+            value = getattr(self, name)
+            if name == "logits" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(f"{name} must be an integer of at least {least}, not {value!r}")
+
+    @property
+    def rows(self) -> int:
+        """That linears are given."""
+        return self.tokens * self.batch
+
+    @property
+    def head_rows(self) -> int:
+        """That heads are given."""
+        return self.batch * (self.tokens if self.logits is None else min(self.logits, self.tokens))
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one pass, by what takes them.
+
+    Args:
+        linears: Those of the blocks.
+        heads: Linears outside the base model.
+        attention: Products of queries, keys and values, and reading the cache.
+        overhead: Norms, activation functions, calls; what fusing blocks saves is taken off.
+    """
+
+    linears: float
+    heads: float
+    attention: float
+    overhead: float
+
+    @property
+    def total(self) -> float:
+        """All together."""
+        return self.linears + self.heads + self.attention + self.overhead
+
+
+class LatencyCosts:
+    """What each choice for each module of a model takes, on the machine that a table was measured on.
+
+    Every linear is taken to be called once in a pass, which does not hold for mixtures of experts.
+
+    Args:
+        model: Float, on any device: only shapes are read.
+        table: From ``hf-quant hardware --measure``.
+        step: The pass that is timed.
+        refuse_slower: Whether `of` raises for a scheme that is slower than float32 there.
+    """
+
+    def __init__(self, model: Any, table: KernelTable, step: Pass, refuse_slower: bool = False):
+        self.interpolation = Interpolation(table)
+        self.step = step
+        self.refuse_slower = refuse_slower
+        self.candidates = candidates(model)
+        self.linears = {linear.name: linear for linear in linears(model)}
+        self.fixed_milliseconds = max(
+            0.0, _attention(model, table, step) + _overhead(model, table, step, quantized=True)
+        )
+        """What no choice changes, in a model that is quantized and fused."""
+
+    def of(self, name: str, scheme: Scheme | None) -> float:
+        """Milliseconds of one module under a scheme; None leaves it float. Looking up embeddings counts as nothing.
+
+        Raises:
+            PlanError: There is no such module, or the scheme does not fit it.
+            ConfigError: Nothing like the scheme was measured, or it is slower than float32 and that is refused.
+        """
+        if name not in self.candidates:
+            raise PlanError(unknown("module that can be quantized", name, self.candidates))
+        if name not in self.linears:
+            return 0.0
+        fitted = None if scheme is None else fit(scheme, self.candidates[name], name)
+        shape, rows = self._shape(name)
+        if fitted is not None and self.refuse_slower:
+            self.interpolation.require_faster(fitted, *shape, rows)
+        return self.interpolation.milliseconds(fitted, *shape, rows)
+
+    def is_slower_than_float(self, name: str, scheme: Scheme) -> bool:
+        """Whether quantizing one module so makes it slower than float32."""
+        if name not in self.linears:
+            return False
+        shape, rows = self._shape(name)
+        return self.interpolation.is_slower_than_float(fit(scheme, self.candidates[name], name), *shape, rows)
+
+    def _shape(self, name: str) -> tuple[tuple[int, int], int]:
+        linear = self.linears[name]
+        return (linear.inputs, linear.outputs), self.step.head_rows if linear.is_head else self.step.rows
+
+
+def predict_latency(model: Any, table: KernelTable, step: Pass, plan: Plan | None = None) -> Latency:
+    """Milliseconds of a pass: of the model as it is, or of what a plan would make of it.
+
+    Args:
+        model: Float or quantized; with `plan`, float. The meta device serves.
+        table: Of the machine in question.
+        step: The pass.
+        plan: Names or patterns to schemes.
+
+    Raises:
+        PlanError: The plan does not fit the model.
+        ConfigError: A scheme has no relative in the table.
+    """
+    interpolation = Interpolation(table)
+    schemes = None if plan is None else carried_out(model, plan)[0]
+    blocks = heads = 0.0
+    quantized = False
+    for linear in linears(model):
+        scheme = linear.scheme if schemes is None else schemes.get(linear.name)
+        quantized = quantized or (scheme is not None and scheme.weight.is_integer)
+        rows = step.head_rows if linear.is_head else step.rows
+        taken = interpolation.milliseconds(scheme, linear.inputs, linear.outputs, rows)
+        blocks, heads = (blocks, heads + taken) if linear.is_head else (blocks + taken, heads)
+    return Latency(blocks, heads, _attention(model, table, step), _overhead(model, table, step, quantized))
+
+
+def linears(model: nn.Module) -> Iterator[LinearFacts]:
+    """Every linear of a model and how it is quantized; heads are those outside the base model."""
+    prefix = getattr(model, "base_model_prefix", "")
+    base = f"{prefix}." if prefix and hasattr(model, prefix) else None
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            inputs, outputs = module.in_features, module.out_features
+        elif isinstance(module, Conv1D):
+            inputs, outputs = module.nx, module.nf
+        else:
+            continue
+        scheme = None
+        if isinstance(module, QuantizedModule):
+            scheme = module.spec.scheme
+        elif isinstance(module, StoredModule):
+            scheme = module.scheme
+        yield LinearFacts(name, int(inputs), int(outputs), base is not None and not name.startswith(base), scheme)
+
+
+def takes_logits_to_keep(model: Any) -> bool:
+    """Whether a model computes its head for as many positions as it is asked to."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
+def family_of(model: nn.Module) -> str:
+    """The family whose overhead a model's blocks come nearest to, by what they are made of."""
+    if any(isinstance(module, Conv1D | QuantizedConv1D) for module in model.modules()):
+        return "gpt2"
+    return "llama" if any("rmsnorm" in type(module).__name__.lower() for module in model.modules()) else "bert"
+
+
+def _text_config(model: Any) -> Any:
+    return model.config.get_text_config()
+
+
+def _attention(model: Any, table: KernelTable, step: Pass) -> float:
+    config = _text_config(model)
+    heads = config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    seen = step.context + step.tokens
+    operations = 4 * config.num_hidden_layers * step.rows * seen * width
+    read = kv_cache_bytes(config, step.context, step.batch) if step.context else 0
+    return float(1e3 * (operations / table.multiply + read / table.read))
+
+
+def _overhead(model: Any, table: KernelTable, step: Pass, quantized: bool) -> float:
+    config = _text_config(model)
+    found = _nearest(table, family_of(model), quantized)
+    if found is None:
+        return 0.0
+    more = max(0, (step.rows - 1)) * config.hidden_size
+    return float(found.model + config.num_hidden_layers * (found.block + found.block_per_number * more))
+
+
+def _nearest(table: KernelTable, family: str, quantized: bool) -> Overhead | None:
+    like = [overhead for overhead in table.overheads if overhead.quantized == quantized]
+    return next((overhead for overhead in like if overhead.family == family), like[0] if like else None)

@@ -1,0 +1,187 @@
+"""Timing the kernels that dispatch would choose, at shapes of real models."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from hf_quant.algorithms import SOLVERS
+from hf_quant.config.plan import Candidate, fit
+from hf_quant.config.presets import PRESETS
+from hf_quant.config.scheme import Scheme
+from hf_quant.evaluation.other_processes import OtherProcesses
+from hf_quant.hardware.detect import cpu_features
+from hf_quant.modules.linear import QuantizedLinear
+from hf_quant.modules.swap import SWAPS
+from hf_quant.planner.cost.table import Cell, KernelTable, Overhead
+from hf_quant.planner.cost.table_file import this_machine
+from hf_quant.planner.cost.timing import Work, in_turn, quartiles
+
+_INT4 = PRESETS["int4"].linear
+
+
+def _fewer_bits(bits: int) -> Scheme:
+    return replace(_INT4, weight=replace(_INT4.weight, bits=bits))
+
+
+SCHEMES: dict[str, Scheme] = {
+    **{name: PRESETS[name].linear for name in ("int8", "int8-static", "w8a16", "int4", "w4a16", "bf16")},
+    "w3a8": _fewer_bits(3),
+    "w2a8": _fewer_bits(2),
+}
+"""What is measured beside float32 unless something else is asked for."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured.
+
+    Args:
+        shapes: Input widths and output channels.
+        tokens: Rows of inputs.
+        rounds: Turns of each cell.
+        turn: Seconds of one turn.
+        memory: Bytes that copies of a weight add up to, so that each call finds its weight in memory, not in a cache.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    tokens: tuple[int, ...]
+    rounds: int
+    turn: float
+    memory: int
+
+
+THOROUGH = Effort(
+    shapes=((384, 1536), (768, 768), (768, 3072), (3072, 768), (2048, 2048), (2048, 8192)),
+    tokens=(1, 8, 32, 128, 512),
+    rounds=7,
+    turn=0.01,
+    memory=64 << 20,
+)
+QUICK = Effort(shapes=((384, 384), (768, 768), (768, 3072)), tokens=(1, 8, 128), rounds=3, turn=0.003, memory=16 << 20)
+
+
+@torch.inference_mode()
+def measure_table(
+    effort: Effort = THOROUGH,
+    schemes: Mapping[str, Scheme] | None = None,
+    overheads: Callable[[float], tuple[Overhead, ...]] = lambda multiply: (),
+    progress: bool = True,
+) -> KernelTable:
+    """Time float32 and every scheme in turn at each shape and number of tokens.
+
+    Args:
+        effort: `THOROUGH` or `QUICK`, or your own.
+        schemes: Label to scheme of linears; None for `SCHEMES`. 16-bit floats that the processor only emulates are left
+            out.
+        overheads: Measures what models take besides linears; it is given the rate of float32 products.
+        progress: Show a bar.
+    """
+    others, skipped, wanted = OtherProcesses(), {}, {}
+    for label, scheme in (SCHEMES if schemes is None else schemes).items():
+        reason = _emulated(scheme)
+        if reason is None:
+            wanted[label] = scheme
+        else:
+            skipped[label] = reason
+    cells: list[Cell] = []
+    cases = list(itertools.product(effort.shapes, effort.tokens))
+    with tqdm(total=len(cases), unit="shape", disable=not progress, desc="kernels", dynamic_ncols=True) as bar:
+        for shape in effort.shapes:
+            modules = list(_modules(shape, wanted.values(), effort.memory))
+            for tokens in effort.tokens:
+                cells += _cells(modules, shape, tokens, effort)
+                bar.update()
+    multiply = multiply_rate(effort)
+    return KernelTable(
+        machine=this_machine(),
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        cells=tuple(cells),
+        overheads=overheads(multiply),
+        read=read_rate(effort),
+        multiply=multiply,
+        busy=round(others.cores(), 3),
+        skipped=skipped,
+    )
+
+
+def read_rate(effort: Effort) -> float:
+    """Bytes per second of a sum over more memory than caches hold."""
+    values = torch.ones(max(effort.memory, 64 << 20) // 4)
+    return values.nbytes / min(row[0] for row in in_turn([values.sum], effort.rounds, effort.turn))
+
+
+def multiply_rate(effort: Effort) -> float:
+    """float32 operations per second of a matrix product at best."""
+    matrix = torch.randn(512, 512)
+    work: Work = lambda: matrix @ matrix  # noqa: E731
+    return 2 * 512**3 / min(row[0] for row in in_turn([work], effort.rounds, effort.turn))
+
+
+def _cells(
+    modules: list[tuple[Scheme | None, list[nn.Module]]], shape: tuple[int, int], tokens: int, effort: Effort
+) -> Iterator[Cell]:
+    input = torch.randn(tokens, shape[0])
+    works = [_cycle(copies, input) for _, copies in modules]
+    rounds = in_turn(works, effort.rounds, effort.turn)
+    for (scheme, copies), seconds in zip(modules, zip(*rounds, strict=True), strict=True):
+        spread = quartiles(seconds)
+        kernel = str(getattr(copies[0], "kernel", "torch"))
+        milliseconds = (1e3 * spread.median, 1e3 * spread.low, 1e3 * spread.high)
+        yield Cell(scheme, *shape, tokens, *milliseconds, kernel)
+
+
+def _cycle(copies: list[nn.Module], input: torch.Tensor) -> Work:
+    for module in copies:
+        module(input)  # lays out what is laid out at first use
+    endless = itertools.cycle(copies)
+    return lambda: next(endless)(input)
+
+
+def _modules(
+    shape: tuple[int, int], schemes: Iterable[Scheme], memory: int
+) -> Iterator[tuple[Scheme | None, list[nn.Module]]]:
+    plain = nn.Linear(*shape, bias=False)
+    yield None, _copies(plain, memory)
+    for scheme in schemes:
+        fitted = fit(scheme, Candidate("linear", shape[0]), "the measurement")
+        yield fitted, _copies(quantized(plain, fitted), memory)
+
+
+def quantized(plain: nn.Linear, scheme: Scheme) -> nn.Module:
+    """`plain`, rounded to nearest under a scheme whose group size is settled, in the layout of its kernel."""
+    if not scheme.weight.is_integer:
+        stored = SWAPS[nn.Linear][1](plain, scheme, False, torch.device("cpu"))
+        stored.weight.data.copy_(plain.weight.data)  # type: ignore[union-attr]
+        return stored
+    module = QuantizedLinear(plain.in_features, plain.out_features, False, scheme, dtype=torch.float32)
+    solved = SOLVERS["rtn"]().solve(plain.weight.detach(), scheme.weight, "weight")
+    module.weight.data.copy_(solved.codes)
+    module.weight_scale.copy_(solved.scale)
+    if module.weight_zero_point is not None and solved.zero_point is not None:
+        module.weight_zero_point.copy_(solved.zero_point)
+    if module.input_scale is not None:
+        module.input_scale.fill_(0.03)  # a grid for the normal numbers that inputs are
+    if module.input_zero_point is not None:
+        module.input_zero_point.zero_()
+    module.prepack()
+    return module
+
+
+def _copies(module: nn.Module, memory: int) -> list[nn.Module]:
+    tensors = [*module.parameters(), *getattr(module, "packed", ())]
+    size = sum(tensor.untyped_storage().nbytes() for tensor in tensors) or 1
+    return [module, *(copy.deepcopy(module) for _ in range(min(memory // size, 64)))]
+
+
+def _emulated(scheme: Scheme) -> str | None:
+    if scheme.weight.format == "bfloat" and not cpu_features().multiplies_bfloat16:
+        return "this processor emulates bfloat16, many times slower than float32"
+    return None

@@ -1,0 +1,208 @@
+"""Times of kernels at the shapes that were measured, on one machine: what predictions are made from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from hf_quant.config.scheme import Scheme
+from hf_quant.errors import ConfigError, HfQuantError
+
+TABLE_VERSION = 1
+"""Of the file's layout; bytes and times of another version are not comparable."""
+
+FLOAT = "float32"
+"""Label of what is not quantized."""
+
+_AGAIN = "measure it again with `hf-quant hardware --measure`"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One linear at one number of tokens: a call of its module, the weight read from memory.
+
+    Args:
+        scheme: None for float32.
+        inputs: Input width.
+        outputs: Output channels.
+        tokens: Rows of the input.
+        milliseconds: Median of the rounds.
+        low: Lower quartile.
+        high: Upper quartile.
+        kernel: The one that dispatch chose; ``"torch"`` for floats.
+    """
+
+    scheme: Scheme | None
+    inputs: int
+    outputs: int
+    tokens: int
+    milliseconds: float
+    low: float
+    high: float
+    kernel: str
+
+    def __post_init__(self) -> None:
+        for name in ("inputs", "outputs", "tokens"):
+            _positive(name, getattr(self, name), int)
+        for name in ("milliseconds", "low", "high"):
+            _positive(name, getattr(self, name), float)
+        if not self.low <= self.milliseconds <= self.high:
+            raise ConfigError(f"a cell's median {self.milliseconds} is not between its quartiles; {_AGAIN}")
+        if not isinstance(self.scheme, Scheme | None) or not isinstance(self.kernel, str):
+            raise ConfigError(f"a cell has a scheme and the name of a kernel; {_AGAIN}")
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What a model takes besides its linears: norms, activation functions, attention, Python.
+
+    Args:
+        family: ``"llama"``, ``"gpt2"`` or ``"bert"``: the way its blocks are built.
+        quantized: Whether of a quantized model, whose blocks are fused. A fused block is one call, where its linears
+            were measured one by one: what that saves counts here, so that a number may be below 0.
+        block: Milliseconds of a block, for one token.
+        block_per_number: Milliseconds more for each number of the hidden states, ``tokens * hidden``, beyond one token.
+        model: Milliseconds outside the blocks, heads not counted.
+    """
+
+    family: str
+    quantized: bool
+    block: float
+    block_per_number: float
+    model: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.family, str) or not isinstance(self.quantized, bool):
+            raise ConfigError(f"an overhead names a family and whether it is quantized; {_AGAIN}")
+        for name in ("block", "block_per_number", "model"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ConfigError(f"an overhead's {name} must be a finite number, not {value!r}; {_AGAIN}")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a table holds for: times of another machine, library or number of threads say nothing about this one.
+
+    Args:
+        cpu: Model name.
+        threads: That torch computes with.
+        isa: Instruction set of the native library; ``"none"`` without one.
+        library: Versions of this package and of torch.
+    """
+
+    cpu: str
+    threads: int
+    isa: str
+    library: str
+
+    def __post_init__(self) -> None:
+        _positive("threads", self.threads, int)
+        for name in ("cpu", "isa", "library"):
+            if not isinstance(getattr(self, name), str):
+                raise ConfigError(f"a table's {name} is a text, not {getattr(self, name)!r}; {_AGAIN}")
+
+
+@dataclass(frozen=True)
+class KernelTable:
+    """Everything that was measured on a machine.
+
+    Args:
+        machine: Which.
+        date: Of the measurement, ISO 8601.
+        cells: Times of linears, float32 among them.
+        overheads: Of blocks and models; may be empty, and counts as nothing then.
+        read: Bytes per second from memory.
+        multiply: float32 operations per second of a matrix product.
+        busy: Cores that other processes kept busy meanwhile; above 0.2 the times are doubtful.
+        skipped: What was not measured, to the reason.
+
+    Raises:
+        ConfigError: A number is NaN, infinite, negative or missing, a cell is there twice, or there is no float32.
+    """
+
+    machine: Machine
+    date: str
+    cells: tuple[Cell, ...]
+    overheads: tuple[Overhead, ...]
+    read: float
+    multiply: float
+    busy: float
+    skipped: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        _positive("read", self.read, float)
+        _positive("multiply", self.multiply, float)
+        if isinstance(self.busy, bool) or not isinstance(self.busy, int | float) or not self.busy >= 0:
+            raise ConfigError(f"a table's busy must be a number of at least 0, not {self.busy!r}; {_AGAIN}")
+        if not isinstance(self.date, str):
+            raise ConfigError(f"a table's date is a text, not {self.date!r}; {_AGAIN}")
+        keys = [(cell.scheme, cell.inputs, cell.outputs, cell.tokens) for cell in self.cells]
+        if len(set(keys)) < len(keys):
+            raise ConfigError(f"the table has a cell twice; {_AGAIN}")
+        if not any(cell.scheme is None for cell in self.cells):
+            raise ConfigError(f"the table has no float32, which all else is compared with; {_AGAIN}")
+
+    def schemes(self) -> list[Scheme | None]:
+        """Every scheme that was measured, None for float32."""
+        return list(dict.fromkeys(cell.scheme for cell in self.cells))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: each scheme once under a label, and the label in each cell."""
+        labels: dict[Scheme | None, str] = {None: FLOAT}
+        for scheme in self.schemes():
+            if scheme is not None:
+                labels[scheme] = f"{len(labels)}: {scheme}"
+        return {
+            "table_version": TABLE_VERSION,
+            "machine": asdict(self.machine),
+            "date": self.date,
+            "read": self.read,
+            "multiply": self.multiply,
+            "busy": self.busy,
+            "skipped": dict(self.skipped),
+            "schemes": {label: scheme.to_dict() for scheme, label in labels.items() if scheme is not None},
+            "overheads": [asdict(overhead) for overhead in self.overheads],
+            "cells": [
+                {entry.name: getattr(cell, entry.name) for entry in fields(Cell)} | {"scheme": labels[cell.scheme]}
+                for cell in self.cells
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Any) -> KernelTable:
+        """Inverse of `to_dict`.
+
+        Raises:
+            ConfigError: It is no table, of another version, or holds what cannot have been measured.
+        """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"a kernel table is an object with keys, not {type(values).__name__}; {_AGAIN}")
+        version = values.get("table_version")
+        if isinstance(version, bool) or version != TABLE_VERSION:
+            raise ConfigError(f"the kernel table is of version {version!r}, not {TABLE_VERSION}; {_AGAIN}")
+        try:
+            schemes: dict[str, Scheme | None] = {
+                label: Scheme.from_dict(scheme) for label, scheme in values["schemes"].items()
+            }
+            schemes[FLOAT] = None
+            rest = {name: values[name] for name in ("date", "read", "multiply", "busy")}
+            return cls(
+                machine=Machine(**values["machine"]),
+                cells=tuple(Cell(**{**cell, "scheme": schemes[cell["scheme"]]}) for cell in values["cells"]),
+                overheads=tuple(Overhead(**overhead) for overhead in values["overheads"]),
+                skipped=dict(values["skipped"]),
+                **rest,
+            )
+        except HfQuantError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"the kernel table is not complete ({error!r}); {_AGAIN}") from error
+
+
+def _positive(name: str, value: object, kind: type) -> None:
+    allowed = int if kind is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, allowed) or not math.isfinite(value) or value <= 0:  # type: ignore[arg-type,operator]
+        raise ConfigError(f"{name} must be a finite number above 0, not {value!r}; {_AGAIN}")

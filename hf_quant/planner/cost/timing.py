@@ -1,0 +1,45 @@
+"""Times of functions in turn, so that whatever else the machine does disturbs all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Quartiles:
+    """Seconds of one call over the rounds."""
+
+    low: float
+    median: float
+    high: float
+
+
+def in_turn(works: Sequence[Work], rounds: int, turn: float) -> list[list[float]]:
+    """Seconds of one call of each of `works`, per round: the mean of as many calls as last `turn` seconds."""
+    counts = [_calls(work, turn) for work in works]
+    return [[_mean(work, count) for work, count in zip(works, counts, strict=True)] for _ in range(rounds)]
+
+
+def quartiles(seconds: Sequence[float]) -> Quartiles:
+    """Of one work's rounds; of a single one, that one three times."""
+    if len(seconds) == 1:
+        return Quartiles(seconds[0], seconds[0], seconds[0])
+    low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
+    return Quartiles(low, median, high)
+
+
+def _calls(work: Work, turn: float) -> int:
+    work()
+    return max(1, min(round(turn / max(_mean(work, 1), 1e-7)), 100_000))
+
+
+def _mean(work: Work, count: int) -> float:
+    start = time.perf_counter()
+    for _ in range(count):
+        work()
+    return (time.perf_counter() - start) / count
