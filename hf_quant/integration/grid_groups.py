@@ -13,6 +13,7 @@ from hf_quant.errors import ConfigError
 from hf_quant.qat.input import StaticInput
 from hf_quant.qat.learned_grid import LearnedGrid
 from hf_quant.qat.prepare import fake_quantized_modules
+from hf_quant.qat.sharded import whole
 
 KEY = "hf_quant_grids"
 """Of a parameter group: which grids it holds."""
@@ -91,11 +92,12 @@ def relative_rate(grids: list[LearnedGrid], model: nn.Module, base: float) -> fl
     are a fraction of the weights. So it is `base` times the geometric mean of the scales, over the root of the mean
     square of the weights. Scales that are not known yet count as the weights do.
     """
-    logs = [grid.scale.log().mean() for grid in grids if grid.is_initialised]
+    logs = [whole(grid.scale).log().mean() for grid in grids if grid.is_initialised]
     if not logs:
         return base
-    weights = [module.weight for _, module in fake_quantized_modules(model) if module.sharing[0] is module]
-    square = sum(float(weight.float().square().sum()) for weight in weights)
-    count = sum(weight.numel() for weight in weights)
+    weights = (whole(module.weight) for _, module in fake_quantized_modules(model) if module.sharing[0] is module)
+    square, count = 0.0, 0
+    for weight in weights:
+        square, count = square + float(weight.float().square().sum()), count + weight.numel()
     scale = float(torch.stack(logs).mean().exp())
     return base * scale / max((square / count) ** 0.5, 1e-12)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from hf_quant.errors import TrainingError
 from hf_quant.qat.learned_grid import LearnedGrid
+from hf_quant.qat.sharded import is_sharded, local
 
 
 @torch.no_grad()
@@ -18,12 +19,16 @@ def check_grids(model: nn.Module) -> None:
     if not grids:
         return
     # One transfer for all of them, since this is asked after each step.
-    numbers = torch.stack([_summary(grid) for grid in grids.values()]).tolist()
-    for name, (initialised, least, largest) in zip(grids, numbers, strict=True):
-        if not initialised or (least > 0 and largest < math.inf):  # NaN is neither
+    summaries = torch.stack([_summary(grid) for grid in grids.values()])
+    if any(is_sharded(grid.scale) for grid in grids.values()):
+        distributed.all_reduce(summaries, op=distributed.ReduceOp.MAX)
+    numbers = summaries.tolist()
+    for name, (initialised, negative, largest) in zip(grids, numbers, strict=True):
+        least = -negative
+        if not initialised or (least > 0 and largest < math.inf):
             continue
         module, _, quantizer = name.removesuffix(".grid").rpartition(".")
-        what = f"is {least:g}" if least <= 0 else "holds NaN or infinity"
+        what = f"is {least:g}" if -math.inf < least <= 0 else "holds NaN or infinity"
         raise TrainingError(
             f"the learned scale of the {quantizer.removesuffix('_quantizer')}s of {module} {what}: take a lower "
             "learning_rate or scale_learning_rate, and go on from the last checkpoint"
@@ -31,8 +36,12 @@ def check_grids(model: nn.Module) -> None:
 
 
 def _summary(grid: LearnedGrid) -> Tensor:
-    """Whether it is initialised, the least scale and the largest number, float32 ``[3]``."""
-    largest = grid.scale.abs().amax()
-    if grid.offset is not None:
-        largest = torch.maximum(largest, grid.offset.abs().amax())
-    return torch.stack([grid.initialised.float(), grid.scale.amin(), largest])
+    """Whether it is initialised, the least scale, negated, and the largest number, float32 ``[3]``; NaN is infinity.
+
+    Of the part that this process holds, so that the maximum over processes is that of the whole.
+    """
+    scale = local(grid.scale)
+    numbers = scale if grid.offset is None else torch.cat([scale, local(grid.offset)])
+    if not numbers.numel():
+        return torch.stack([grid.initialised.float(), scale.new_tensor(-math.inf), scale.new_tensor(0.0)])
+    return torch.stack([grid.initialised.float(), -scale.amin(), numbers.abs().amax()]).nan_to_num(math.inf, math.inf)

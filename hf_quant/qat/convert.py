@@ -9,6 +9,7 @@ from hf_quant.modules.swap import share_tied
 from hf_quant.qat.check import check_grids
 from hf_quant.qat.input import StaticInput
 from hf_quant.qat.prepare import fake_quantized_modules
+from hf_quant.qat.sharded import unwrap
 from hf_quant.qat.twin import float_twin, quantized_twin, stored_twin
 
 
@@ -26,6 +27,7 @@ def convert(model: nn.Module, ties: dict[str, str]) -> None:
         WeightError: A weight holds NaN or Inf; the model is as it was.
     """
     check_grids(model)
+    unwrap(model)
     made: dict[str, nn.Module] = {}
     for name, module in fake_quantized_modules(model):
         if not module.scheme.weight.is_integer:

@@ -11,8 +11,9 @@ from hf_quant.formats import affine_format
 from hf_quant.formats.affine import AffineFormat
 from hf_quant.observers.moving_average import MovingAverage
 from hf_quant.qat.fake_quantize import LSQ, PACT, STRAIGHT, FakeQuantize
-from hf_quant.qat.learned_grid import LearnedGrid, is_distributed
+from hf_quant.qat.learned_grid import LearnedGrid
 from hf_quant.qat.options import QATOptions
+from hf_quant.qat.sharded import is_distributed
 from hf_quant.qat.straight_through import Rotate
 
 

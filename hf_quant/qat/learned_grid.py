@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from hf_quant.config.scheme import TensorScheme
 from hf_quant.formats import affine_format
+from hf_quant.qat.sharded import copy_whole, is_distributed, whole
 from hf_quant.qat.straight_through import StoreAs, ZeroPoint
 
 if TYPE_CHECKING:
@@ -78,10 +79,10 @@ class LearnedGrid(nn.Module):
         if bool(of_zeros.any()):
             others = scale[~of_zeros]
             scale = torch.where(of_zeros, others.median() if others.numel() else 1 / self.numbers, scale)
-        self.scale.copy_(scale)
+        copy_whole(self.scale, scale)
         if self.offset is not None:
             assert zero_point is not None
-            self.offset.copy_(torch.where(of_zeros, 0.0, -zero_point.to(torch.float32) * scale))
+            copy_whole(self.offset, torch.where(of_zeros, 0.0, -zero_point.to(torch.float32) * scale))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # Casting a model must not cast grids: a scale may be smaller than float16 can say.
@@ -100,7 +101,8 @@ class LearnedGrid(nn.Module):
         return scale, ZeroPoint.apply(self._learned(self.offset), scale, format.quant_min, format.quant_max)
 
     def _learned(self, parameter: nn.Parameter) -> Tensor:
-        return parameter.detach().float() if self.idle else parameter.float()
+        tensor = whole(parameter)
+        return tensor.detach().float() if self.idle else tensor.float()
 
     def let_learn(self, learns: bool, used: bool) -> None:
         """Whether the grid is learned from now on, and whether anything is rounded to it.
@@ -116,8 +118,3 @@ class LearnedGrid(nn.Module):
     def idle_parameters(self) -> list[nn.Parameter]:
         """Those whose gradients are to be zero."""
         return [parameter for parameter in self.parameters() if self.idle and parameter.requires_grad]
-
-
-def is_distributed() -> bool:
-    """Whether several processes train one model."""
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

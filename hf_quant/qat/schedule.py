@@ -13,6 +13,7 @@ from hf_quant.qat.input import StaticInput
 from hf_quant.qat.learned_grid import LearnedGrid
 from hf_quant.qat.modules import FakeQuantized
 from hf_quant.qat.prepare import fake_quantized_modules
+from hf_quant.qat.sharded import reshard, whole
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,13 @@ def change(model: nn.Module, before: Phase, now: Phase) -> bool:
         WeightError: A weight holds NaN or Inf.
     """
     new = False
+    reshard(model)
     if now.rounds and (not before.rounds or now.bits != before.bits):
         for name, module in _owners(model):
             bits = _bits(module, now)
             if int(module.weight_quantizer.bits) != (bits or module.scheme.weight.bits):
-                module.weight_quantizer.initialise(weight_matrix(module, module.weight), f"{name}.weight", bits)
+                matrix = weight_matrix(module, whole(module.weight))
+                module.weight_quantizer.initialise(matrix, f"{name}.weight", bits)
                 new = True
     if before.observes and not now.observes:
         for name, module in fake_quantized_modules(model):

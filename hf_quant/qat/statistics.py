@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.qat.input import StaticInput
 from hf_quant.qat.prepare import fake_quantized_modules
+from hf_quant.qat.sharded import whole
 from hf_quant.qat.weight import WeightSample
 
 _NUMBERS = 1 << 15
@@ -36,9 +37,9 @@ class TrainingStatistics:
                 continue
             static = module.input_quantizer
             if isinstance(static, StaticInput) and static.grid.is_initialised:
-                input_scales.append(float(static.grid.scale.detach()))
+                input_scales.append(float(whole(static.grid.scale.detach())))
             if module.sharing[0] is module and module.weight_quantizer.enabled:
-                sample = module.weight_quantizer.sample(weight_matrix(module, module.weight), _NUMBERS)
+                sample = module.weight_quantizer.sample(weight_matrix(module, whole(module.weight)), _NUMBERS)
                 self.modules[name] = _numbers(sample, before.get(name))
                 self._codes[name] = sample.codes
         found = {"input_scale": input_scales} if input_scales else {}
