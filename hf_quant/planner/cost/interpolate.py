@@ -154,7 +154,7 @@ def fitted(cells: Sequence[Cell]) -> Line:
 
 
 def between(known: Sequence[int], at: Callable[[int], float], count: int) -> float:
-    """`at` at `count`: linear between the two of `known` beside it; beyond them along the last two, but never falling."""
+    """`at` at `count`: linear between the two of `known` beside it, beyond them along the last two, never falling."""
     place = bisect.bisect_left(known, count)
     if place < len(known) and known[place] == count:
         return at(count)

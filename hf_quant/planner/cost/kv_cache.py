@@ -43,7 +43,7 @@ def _kept(layer: object, length: int, config: Any) -> int:
     if type(layer) is DynamicLayer:
         return length
     if type(layer) is DynamicSlidingWindowLayer:
-        return min(length, layer.sliding_window - 1)
+        return int(min(length, layer.sliding_window - 1))  # type: ignore[attr-defined]
     raise UnsupportedModel(
         f"{config.model_type} has layers that keep {type(layer).__name__}, whose size is not known here"
     )

@@ -159,7 +159,7 @@ def quantized(plain: nn.Linear, scheme: Scheme) -> nn.Module:
     """`plain`, rounded to nearest under a scheme whose group size is settled, in the layout of its kernel."""
     if not scheme.weight.is_integer:
         stored = SWAPS[nn.Linear][1](plain, scheme, False, torch.device("cpu"))
-        stored.weight.data.copy_(plain.weight.data)  # type: ignore[union-attr]
+        stored.load_state_dict(plain.state_dict())
         return stored
     module = QuantizedLinear(plain.in_features, plain.out_features, False, scheme, dtype=torch.float32)
     solved = SOLVERS["rtn"]().solve(plain.weight.detach(), scheme.weight, "weight")

@@ -204,5 +204,5 @@ class KernelTable:
 
 def _positive(name: str, value: object, kind: type) -> None:
     allowed = int if kind is int else (int, float)
-    if isinstance(value, bool) or not isinstance(value, allowed) or not math.isfinite(value) or value <= 0:  # type: ignore[arg-type,operator]
+    if isinstance(value, bool) or not isinstance(value, allowed) or not math.isfinite(value) or value <= 0:
         raise ConfigError(f"{name} must be a finite number above 0, not {value!r}; {_AGAIN}")
