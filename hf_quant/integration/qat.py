@@ -8,6 +8,7 @@ import torch
 
 from hf_quant.errors import ConfigError, UnsupportedModel
 from hf_quant.integration import trainer
+from hf_quant.integration.adapted import Adapters, as_adapted, check_options, forget_adapters
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.in_memory import become_quantized
 from hf_quant.integration.prepared import ATTRIBUTE, begin_training, check_config, prepared
@@ -39,7 +40,10 @@ def prepare(model: Any, config: HfQuantConfig | str, options: QATOptions | None 
     config = HfQuantConfig(config) if isinstance(config, str) else config
     if not isinstance(config, HfQuantConfig):
         raise ConfigError(f"training takes an HfQuantConfig or a preset's name, not {config!r}")
-    require_pretrained(model)
+    adapted = as_adapted(model)
+    if adapted is None and getattr(model, "peft_config", None):
+        raise UnsupportedModel("adapters that add_adapter made are not rounded in training: use peft.get_peft_model")
+    require_pretrained(model if adapted is None else adapted.get_base_model())
     if prepared(model) is not None:
         raise UnsupportedModel(
             "the model is prepared for quantization-aware training already: give one QATCallback only, and "
@@ -50,9 +54,23 @@ def prepare(model: Any, config: HfQuantConfig | str, options: QATOptions | None 
     check_config(config)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError("all parameters are frozen, so there is nothing to train: model.requires_grad_(True)")
-    begin_training(model, config, resolve(model, config), options)
+    if adapted is None:
+        begin_training(model, config, resolve(model, config), options)
+    else:
+        _begin_adapted(Adapters(adapted), config, options)
     trainer.install()
     return model
+
+
+def _begin_adapted(adapters: Adapters, config: HfQuantConfig, options: QATOptions | None) -> None:
+    base = adapters.base
+    adapters.take_out()
+    try:
+        resolution = resolve(base, config)
+        check_options(config, resolution, options)
+        begin_training(base, config, resolution, options)
+    finally:
+        adapters.put_back()
 
 
 @torch.no_grad()
@@ -64,7 +82,8 @@ def convert(model: Any) -> Any:
 
     Returns:
         `model`, quantized as ``from_pretrained`` with the same config would, with the weights and grids that were
-        trained. Its modules compute, bit for bit, what those of the prepared model did in evaluation.
+        trained. Its modules compute, bit for bit, what those of the prepared model did in evaluation. Of a model with
+        PEFT's adapters, the base model, into which these are merged.
 
     Raises:
         UnsupportedModel: The model was not prepared, or is converted already.
@@ -78,6 +97,13 @@ def convert(model: Any) -> Any:
             "convert takes a model in quantization-aware training, which this one is not: train it with "
             "Trainer(model, args, callbacks=[hf_quant.QATCallback(...)]), or hf_quant.quantize(model, ...) right away"
         )
+    adapted = as_adapted(model)
+    if adapted is not None:
+        adapters = Adapters(adapted, in_training=True)
+        adapters.merge_float()
+        adapters.take_out()
+        model = adapters.base
+        forget_adapters(model)
     convert_modules(model, found.resolution.ties)
     delattr(model, ATTRIBUTE)
     become_quantized(model, found.config, found.resolution, Outcome())

@@ -230,7 +230,9 @@ class QATCallback(TrainerCallback):
         if trainer is not None and isinstance(trainer.compute_loss, DistilledLoss):
             del trainer.compute_loss  # the method of its class is behind it
         if self.convert:
-            convert(model)
+            converted = convert(model)
+            if trainer is not None and converted is not model:  # what PEFT had wrapped
+                trainer.model = trainer.model_wrapped = converted
 
     def _owns(self, model: Any) -> bool:
         return self._model is not None and self._model() is model

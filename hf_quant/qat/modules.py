@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,16 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
 
 
+class Adapter(Protocol):
+    """What is added to a weight before it is rounded, such as the product of two small matrices."""
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        """The sum, in the layout of `weight`, with gradients."""
+
+    def tensors(self) -> list[Tensor]:
+        """What it is computed from."""
+
+
 class FakeQuantized(nn.Module):
     """Mixin: `weight` stays the float master, the very parameter that the float module had.
 
@@ -42,6 +52,8 @@ class FakeQuantized(nn.Module):
     """Modules with the same weight, first the one that owns it and saves the grid."""
     name: str = ""
     """In the model, for messages."""
+    adapter: Adapter | None = None
+    """What is added to the master."""
 
     def start(self, scheme: Scheme, name: str, options: QATOptions, owner: FakeQuantized | None) -> None:
         """Add the quantizers; `owner` is whose weight this module is tied to."""
@@ -66,6 +78,10 @@ class FakeQuantized(nn.Module):
         """The quantizer of the weight, of whichever module it is."""
         return self.sharing[0].weight_quantizer
 
+    def matrix(self) -> Tensor:
+        """Master weight ``[rows, width]``, with what an adapter adds."""
+        return weight_matrix(self, self.weight if self.adapter is None else self.adapter(self.weight))
+
     @property
     def is_ready(self) -> bool:
         """Whether there is a grid for everything, as there is not before a static input was observed."""
@@ -80,6 +96,7 @@ class FakeQuantized(nn.Module):
             return None
         owner = self.sharing[0]
         state = [tensor for member in self.sharing for tensor in (*member.parameters(), *member.buffers())]
+        state += [] if owner.adapter is None else owner.adapter.tensors()
         key = tuple((id(tensor), tensor.data_ptr(), tensor._version) for tensor in state)
         if owner._twins is None or owner._twins[0] != key:
             owner._twins = None  # before others are made
@@ -159,7 +176,7 @@ FAKES: dict[type[nn.Module], type[FakeQuantized]] = {
 
 def _product(module: FakeQuantized, input: Tensor) -> Tensor:
     bias: Tensor | None = module.bias  # type: ignore[assignment]
-    matrix = weight_matrix(module, module.weight)
+    matrix = module.matrix()
     if not module.scheme.weight.is_integer:
         dtype = float_format(module.scheme.weight).dtype
         output = nn.functional.linear(input.to(dtype), matrix.to(dtype), None if bias is None else bias.to(dtype))
@@ -175,6 +192,6 @@ def _product(module: FakeQuantized, input: Tensor) -> Tensor:
 def dequantized(module: FakeQuantized) -> Tensor:
     """The float32 weight ``[rows, width]`` that training computes with now, turned back where the scheme rotates it."""
     with torch.no_grad():
-        rows = module.rounding(weight_matrix(module, module.weight))
+        rows = module.rounding(module.matrix())
     rotation = module.scheme.weight.rotation
     return rows if rotation is None else rotate(rows, rotation)

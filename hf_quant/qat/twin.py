@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.swap import SWAPS
@@ -34,7 +33,7 @@ def quantized_twin(module: FakeQuantized, tied: bool) -> QuantizedModule:
     twin = build(module, module.scheme, tied, module.weight.device)
     assert isinstance(twin, QuantizedModule)
     if not tied:
-        solved = module.rounding.solved(weight_matrix(module, module.weight), f"{module.name}.weight")
+        solved = module.rounding.solved(module.matrix(), f"{module.name}.weight")
         for key, tensor in solved.tensors().items():
             getattr(twin, key).data = tensor
     if getattr(module, "bias", None) is not None:
@@ -65,7 +64,8 @@ def stored_twin(module: FakeQuantized) -> StoredModule:
     _, build = SWAPS[module.float_class]
     twin = build(float_twin(module), module.scheme, False, module.weight.device)
     assert isinstance(twin, StoredModule)
-    twin.weight.copy_(module.weight)
+    weight = module.weight if module.adapter is None else module.adapter(module.weight)
+    twin.weight.copy_(weight)
     return twin.train(module.training)
 
 
@@ -73,7 +73,7 @@ def float_twin(module: FakeQuantized) -> nn.Module:
     """The float module that `module` was, with the same parameters."""
     restored: nn.Module = module.float_class.__new__(module.float_class)
     nn.Module.__init__(restored)
-    own = ("scheme", "name", "sharing", "_twins")
+    own = ("scheme", "name", "sharing", "adapter", "_twins")
     for key, value in module.__dict__.items():
         if key not in own:
             restored.__dict__[key] = value.copy() if isinstance(value, dict | set) else value
