@@ -214,7 +214,7 @@ def _attention(model: Any, table: KernelTable, step: Pass) -> float:
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     seen = step.context + step.tokens
     operations = 4 * config.num_hidden_layers * step.rows * seen * width
-    read = kv_cache_bytes(config, step.context, step.batch) if step.context else 0
+    read = kv_cache_bytes(config, step.context, step.batch, model.dtype) if step.context else 0
     return float(1e3 * (operations / table.multiply + read / table.read))
 
 

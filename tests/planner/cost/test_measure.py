@@ -1,0 +1,114 @@
+"""Measuring: real kernels, timed; a table that predicts and compares real models."""
+
+import pytest
+import torch
+
+from hf_quant.config.presets import PRESETS
+from hf_quant.errors import ConfigError
+from hf_quant.hardware.detect import cpu_features
+from hf_quant.hardware.profiles import get_profile
+from hf_quant.kernels.base import LinearSpec
+from hf_quant.kernels.dispatch import select_kernel
+from hf_quant.planner.cost.compare import compare_latency
+from hf_quant.planner.cost.latency import Pass
+from hf_quant.planner.cost.measure import SCHEMES, Effort, measure_table, quantized
+from hf_quant.planner.cost.measured_profile import with_measured_rates
+from hf_quant.planner.cost.overhead import measure_overhead
+from hf_quant.planner.cost.table import KernelTable
+from hf_quant.planner.cost.table_file import this_machine
+from tests.integration.tiny import tiny_model
+from tests.planner.cost.tables import table as other_table
+
+TINY = Effort(shapes=((128, 64), (128, 256)), tokens=(1, 16), rounds=3, turn=1e-4, memory=1 << 20)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return measure_table(TINY, progress=False)
+
+
+def test_every_scheme_is_timed_at_every_shape_on_the_kernel_that_dispatch_chooses(measured):
+    schemes = measured.schemes()
+    assert schemes[0] is None and len(schemes) == 1 + len(SCHEMES) - len(measured.skipped)
+    assert len(measured.cells) == len(schemes) * len(TINY.shapes) * len(TINY.tokens)
+    for cell in measured.cells:
+        if cell.scheme is not None and cell.scheme.weight.is_integer:
+            spec = LinearSpec(cell.scheme, cell.inputs, cell.outputs)
+            assert cell.kernel == select_kernel(spec, torch.device("cpu")).name
+
+
+def test_bfloat16_is_left_out_with_the_reason_where_it_is_emulated(measured):
+    assert ("bf16" in measured.skipped) == (not cpu_features().multiplies_bfloat16)
+
+
+def test_a_measured_table_is_of_this_machine_and_comes_back_from_its_dict(measured):
+    assert measured.machine == this_machine()
+    assert KernelTable.from_dict(measured.to_dict()) == measured
+
+
+@pytest.mark.parametrize("name", ["int8", "int8-static", "w8a16", "int4", "w4a16"])
+def test_what_is_timed_computes_what_the_float_linear_does(name):
+    torch.manual_seed(0)
+    plain = torch.nn.Linear(128, 64, bias=False)
+    module = quantized(plain, PRESETS[name].scheme_for("linear", 128) if "4" not in name else _grouped(name))
+    input = torch.randn(8, 128).clamp(-3, 3)
+    with torch.no_grad():
+        expected = plain(input)
+        assert (module(input) - expected).norm() / expected.norm() < 0.15
+
+
+def _grouped(name):
+    from hf_quant.config.plan import Candidate, fit
+
+    return fit(PRESETS[name].linear, Candidate("linear", 128), name)
+
+
+def test_measured_rates_take_the_place_of_unknown_ones(measured):
+    profile = with_measured_rates(get_profile("host"), measured)
+    assert profile.bandwidth.value == measured.read and profile.bandwidth.kind == "measured"
+    assert profile.fp32.value == measured.multiply and profile.int8.value > 0
+    with pytest.raises(ConfigError, match="a machine"):
+        with_measured_rates(profile, other_table())
+
+
+def test_a_real_model_is_timed_beside_its_prediction(measured):
+    decoding = compare_latency(tiny_model("llama"), measured, Pass(tokens=1, context=8, logits=1), passes=3)
+    forward = compare_latency(tiny_model("bert"), measured, Pass(tokens=16, batch=2), passes=3)
+    for comparison in (decoding, forward):
+        assert comparison.predicted.total > 0 and comparison.measured.median > 0
+        assert comparison.error == comparison.predicted.total / comparison.measured.median - 1
+    with pytest.raises(ConfigError, match="all logits"):
+        compare_latency(tiny_model("bert"), measured, Pass(tokens=4, logits=1))
+
+
+class Block(torch.nn.Module):
+    """A linear and, besides, a wait of two milliseconds."""
+
+    def __init__(self, hidden):
+        super().__init__()
+        self.linear = torch.nn.Linear(hidden, hidden)
+
+    def forward(self, hidden):
+        import time
+
+        time.sleep(2e-3)
+        return self.linear(hidden)
+
+
+class Blocks(torch.nn.Module):
+    def __init__(self, hidden, layers):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(128, hidden)
+        self.blocks = torch.nn.ModuleList(Block(hidden) for _ in range(layers))
+
+    def forward(self, input_ids):
+        hidden = self.embedding(input_ids)
+        for block in self.blocks:
+            hidden = block(hidden)
+        return hidden
+
+
+def test_what_blocks_take_besides_their_linears_is_found():
+    found = measure_overhead(Blocks, "llama", quantized=False, multiply=1e11, rounds=5, turn=1e-4)
+    assert 1.5 < found.block < 4, "two milliseconds, and what the machine is busy with"
+    assert found.family == "llama" and not found.quantized
