@@ -14,7 +14,6 @@ from hf_quant.integration.qat import convert
 from hf_quant.integration.qat_callback import QATCallback
 from hf_quant.integration.register import register as _register
 from hf_quant.planner.optimize_for import optimize_for
-from hf_quant.planner.report import SearchReport
 from hf_quant.qat.distillation import Distillation
 from hf_quant.reporting.report import Report
 from hf_quant.reporting.write import read_report, write_report
@@ -22,7 +21,6 @@ from hf_quant.workflows.benchmark import benchmark
 from hf_quant.workflows.evaluate import evaluate_drop
 from hf_quant.workflows.generate import generate_examples
 from hf_quant.workflows.inspect import inspect
-from hf_quant.workflows.plan import search_plan
 from hf_quant.workflows.quantize import quantize
 from hf_quant.workflows.train import Trained, train
 
@@ -39,7 +37,6 @@ __all__ = [
     "Recipe",
     "Report",
     "Scheme",
-    "SearchReport",
     "TensorScheme",
     "Trained",
     "TrainingRecipe",
@@ -54,7 +51,6 @@ __all__ = [
     "optimize_for",
     "quantize",
     "read_report",
-    "search_plan",
     "train",
     "write_model_card",
     "write_report",
