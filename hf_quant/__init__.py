@@ -14,6 +14,7 @@ from hf_quant.integration.qat import convert
 from hf_quant.integration.qat_callback import QATCallback
 from hf_quant.integration.register import register as _register
 from hf_quant.planner.optimize_for import optimize_for
+from hf_quant.planner.report import SearchReport
 from hf_quant.qat.distillation import Distillation
 from hf_quant.reporting.report import Report
 from hf_quant.reporting.write import read_report, write_report
@@ -21,6 +22,7 @@ from hf_quant.workflows.benchmark import benchmark
 from hf_quant.workflows.evaluate import evaluate_drop
 from hf_quant.workflows.generate import generate_examples
 from hf_quant.workflows.inspect import inspect
+from hf_quant.workflows.plan import search_plan
 from hf_quant.workflows.quantize import quantize
 from hf_quant.workflows.train import Trained, train
 
@@ -37,6 +39,7 @@ __all__ = [
     "Recipe",
     "Report",
     "Scheme",
+    "SearchReport",
     "TensorScheme",
     "Trained",
     "TrainingRecipe",
@@ -51,6 +54,7 @@ __all__ = [
     "optimize_for",
     "quantize",
     "read_report",
+    "search_plan",
     "train",
     "write_model_card",
     "write_report",

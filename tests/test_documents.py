@@ -26,6 +26,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CALIBRATION = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
 EVALUATION = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+PLANNING = (ROOT / "docs" / "planning.md").read_text(encoding="utf-8")
 BENCHMARKING = (ROOT / "docs" / "benchmarking.md").read_text(encoding="utf-8")
 
 
@@ -60,7 +61,7 @@ def workplace(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "code", blocks("python", README, CALIBRATION, EVALUATION, BENCHMARKING), ids=lambda code: code.splitlines()[0]
+    "code", blocks("python", README, CALIBRATION, EVALUATION, BENCHMARKING, PLANNING), ids=lambda code: code.splitlines()[0]
 )
 def test_python_blocks_run(code, workplace):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -1,0 +1,255 @@
+"""`hf_quant.search_plan`: the schemes that lose least within a budget."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_quant.calibration.data import Calibration
+from hf_quant.config.plan import Plan, fit
+from hf_quant.config.presets import PRESETS
+from hf_quant.config.scheme import Scheme, TensorScheme
+from hf_quant.errors import CalibrationError, ConfigError
+from hf_quant.hardware.profiles import get_profile
+from hf_quant.integration.config import HfQuantConfig
+from hf_quant.integration.fingerprint import weights_fingerprint
+from hf_quant.planner.budget import Budget
+from hf_quant.planner.cost.disk import DiskCosts
+from hf_quant.planner.limits import limits_of
+from hf_quant.planner.pins import Pins, pinned
+from hf_quant.planner.problem import Assignment, Option, Problem, Unit
+from hf_quant.planner.repair import repair
+from hf_quant.planner.report import SearchReport, search_report
+from hf_quant.planner.search import STRATEGIES
+from hf_quant.planner.sensitivity import MEASURES
+from hf_quant.planner.sensitivity.table import LossTable, read_losses, write_losses
+from hf_quant.workflows.quantize import quantize
+
+logger = logging.getLogger(__name__)
+
+
+def _groups(bits: int) -> Scheme:
+    inputs = TensorScheme(bits=8, granularity="group", dynamic=True)
+    return Scheme(TensorScheme(bits=bits, symmetric=False, granularity="group"), inputs)
+
+
+SCHEMES: dict[str, Scheme] = {
+    "2 bits": _groups(2),
+    "3 bits": _groups(3),
+    "4 bits": PRESETS["int4"].linear,
+    "8 bits": PRESETS["int8"].linear,
+    "16 bits": PRESETS["bf16"].linear,
+}
+"""What modules are offered, beside staying float; 4 and 8 bits as in the presets ``int4`` and ``int8``."""
+
+_MEASURED = 0.25
+"""Share of the sequences that plans are measured on, and sensitivities are not."""
+
+
+def search_plan(
+    model: Any,
+    data: Calibration | Sequence[Mapping[str, Tensor]],
+    budget: Budget | str | float,
+    *,
+    schemes: Sequence[Scheme] = tuple(SCHEMES.values()),
+    strategy: str = "ilp",
+    measure: str = "fisher",
+    hardware: str | None = None,
+    pins: Pins | None = None,
+    measurements: int = 5,
+    evaluations: int = 30,
+    seed: int = 0,
+    losses: str | Path | None = None,
+    progress: bool = True,
+) -> tuple[Plan, SearchReport]:
+    """Find the plan that loses least within a budget, predict what it loses, and measure that.
+
+    Sensitivities of all modules come from one analysis; a search makes a plan of them; the model is quantized by it,
+    and measured on sequences that the analysis did not see; and what promises most is changed for as long as
+    `measurements` allow. The loss is the rise of the model's own loss, in nats.
+
+    Args:
+        model: Float, in memory; it is not changed, but copied for each measurement.
+        data: `Calibration`, or batches with ``labels`` for models that do not write text. A quarter is kept to measure
+            on.
+        budget: ``"350MB"``, ``"4.5bpw"``, ``"25%"``, ``"drop<=1%"``, several of these, or bytes.
+        schemes: What modules are offered, beside staying float.
+        strategy: A name of `planner.search.STRATEGIES`.
+        measure: A name of `planner.sensitivity.MEASURES`.
+        hardware: Offer only schemes with as many bits as the presets of this profile.
+        pins: What modules may have: ``{"lm_head": "int8", "*.down_proj": ["int8", "float"]}``.
+        measurements: Most plans to measure after the search; 0 leaves it at the prediction.
+        evaluations: Most plans that a strategy which measures, such as ``evolutionary``, may measure.
+        seed: Of strategies that draw.
+        losses: File to keep the analysis in, and to take it from: several budgets need one analysis only.
+        progress: Show progress bars.
+
+    Raises:
+        InfeasibleBudget: Nothing keeps to the budget; the least that does is named, before anything is measured.
+        ConfigError: The budget cannot be read, or `losses` is of another model, data or schemes.
+        CalibrationError: The data is not usable.
+        PlanError: A sensitivity is NaN (the module is named), pins contradict each other, or times are limited, which
+            are not known.
+        UnknownName: There is no such strategy, measure or hardware.
+    """
+    search, analyse = STRATEGIES[strategy], MEASURES[measure]
+    offered = _offered(schemes, hardware)
+    costs = DiskCosts(model)
+    # An impossible budget is told before the analysis.
+    limits_of(pinned(_problem(costs, None, offered), pins), budget)
+    batches = data.batches(model.config) if isinstance(data, Calibration) else list(data)
+    analysed, held_out = _divided(batches)
+    table = _analysis(model, analysed, offered, analyse, measure, losses, progress)
+    problem = pinned(_problem(costs, table, offered), pins)
+    rises = _Rises(model, held_out)
+    measures = strategy in ("evolutionary", "rl", "random")
+    solution = search(
+        problem,
+        budget,
+        rises.of(problem) if measures else None,
+        evaluations=evaluations,
+        seed=seed,
+        progress=progress and measures,
+    )
+    log: Sequence[Any] = ()
+    if measurements:
+        repaired = repair(problem, budget, solution, rises.of(problem), measurements, progress)
+        solution, log = repaired.solution, repaired.log
+        if not repaired.met:
+            logger.warning(
+                "the loss that was asked for was not met within %d measurements: allow more, or lose more", measurements
+            )
+    return problem.plan(solution.assignment), search_report(problem, budget, solution, log)
+
+
+def _offered(schemes: Sequence[Scheme], hardware: str | None) -> list[Scheme]:
+    if not schemes:
+        raise ConfigError("no scheme is offered: leave schemes out, or give some")
+    if hardware is None:
+        return list(schemes)
+    bits = {PRESETS[name].linear.weight.bits for name in get_profile(hardware).schemes}
+    found = [scheme for scheme in schemes if scheme.weight.bits in bits]
+    if not found:
+        raise ConfigError(f"{hardware} takes weights of {', '.join(map(str, sorted(bits)))} bits: offer some of these")
+    return found
+
+
+def _problem(costs: DiskCosts, table: LossTable | None, schemes: Sequence[Scheme]) -> Problem:
+    """Units of modules that are tied, the others alone; without a table all losses are 0."""
+    members: dict[str, list[str]] = {}
+    for name in costs.candidates:
+        members.setdefault(costs.ties.get(name, name), []).append(name)
+    return Problem(
+        tuple(_unit(costs, table, schemes, names) for names in members.values()),
+        fixed_bytes=costs.fixed_bytes,
+        float_bytes=costs.float_bytes,
+    )
+
+
+def _unit(costs: DiskCosts, table: LossTable | None, schemes: Sequence[Scheme], names: list[str]) -> Unit:
+    options: list[Option] = [Option(None, costs.of_unit(names, None), 0.0)]
+    for scheme in schemes:
+        losses = [0.0 if table is None else table.loss(name, scheme) for name in names]
+        if any(loss is None for loss in losses):
+            continue
+        # One that is fitted to the width may be the same as another.
+        fitted = fit(scheme, costs.candidates[names[-1]], names[-1])
+        if all(option.scheme != fitted for option in options):
+            rise = math.fsum(loss for loss in losses if loss is not None)
+            options.append(Option(fitted, costs.of_unit(names, fitted), rise))
+    weight: Any = costs.model.get_submodule(names[0]).weight
+    return Unit(tuple(names), weight.numel(), tuple(sorted(options, key=lambda option: option.bytes)))
+
+
+def _divided(batches: list[Any]) -> tuple[list[Any], list[Any]]:
+    rows = [
+        {name: tensor[i : i + 1] for name, tensor in b.items()} for b in batches for i in range(len(b["input_ids"]))
+    ]
+    kept = max(1, round(_MEASURED * len(rows)))
+    if len(rows) < 2:
+        raise CalibrationError(
+            "a plan needs at least two sequences, one to analyse and one to measure on: give more data"
+        )
+    return rows[:-kept], rows[-kept:]
+
+
+def _analysis(
+    model: Any,
+    rows: list[Any],
+    schemes: list[Scheme],
+    analyse: Any,
+    measure: str,
+    losses: str | Path | None,
+    progress: bool,
+) -> LossTable:
+    fingerprint = ""
+    if losses is not None:
+        digest = hashlib.sha256(f"{measure} {weights_fingerprint(model)}".encode())
+        digest.update(json.dumps([scheme.to_dict() for scheme in schemes], sort_keys=True).encode())
+        for row in rows:
+            for name, tensor in sorted(row.items()):
+                digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+        fingerprint = digest.hexdigest()
+        if Path(losses).is_file():
+            return read_losses(Path(losses), fingerprint)
+    found: LossTable = analyse(model, rows, schemes, progress)
+    found = LossTable(found.measure, found.unit, found.modules, found.schemes, found.losses, fingerprint)
+    if losses is not None:
+        write_losses(found, Path(losses))
+    return found
+
+
+class _Rises:
+    """By how much the loss of a model rises under assignments, each measured once."""
+
+    def __init__(self, model: Any, rows: list[Any]):
+        self.model, self.rows = model, rows
+        self.known: dict[Assignment, float] = {}
+        self.float: float | None = None
+
+    def of(self, problem: Problem) -> Any:
+        def rise(assignment: Assignment) -> float:
+            if self.float is None:
+                self.float = _loss(self.model, self.rows)
+            if assignment not in self.known:
+                plan = Plan(
+                    {name: scheme for name, scheme in problem.plan(assignment).modules.items() if scheme is not None}
+                )
+                if not plan.modules:
+                    return 0.0
+                copied = quantize(copy.deepcopy(self.model), HfQuantConfig(plan=plan), progress=False)
+                self.known[assignment] = _loss(copied, self.rows) - self.float
+            return self.known[assignment]
+
+        return rise
+
+
+@torch.inference_mode()
+def _loss(model: Any, rows: list[Any]) -> float:
+    """Mean over sequences, each of its mean loss."""
+    training = model.training
+    model.eval()
+    try:
+        found = [float(model(**_with_labels(model, row)).loss) for row in rows]
+    finally:
+        model.train(training)
+    return math.fsum(found) / len(found)
+
+
+def _with_labels(model: Any, row: Mapping[str, Tensor]) -> dict[str, Any]:
+    device = next(model.parameters()).device
+    moved = {name: tensor.to(device) for name, tensor in row.items()}
+    if "labels" not in moved:
+        mask = moved.get("attention_mask")
+        ids = moved["input_ids"]
+        moved["labels"] = ids if mask is None else ids.masked_fill(mask == 0, -100)
+    return moved

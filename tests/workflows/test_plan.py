@@ -1,0 +1,152 @@
+"""`hf_quant.search_plan` and ``hf-quant plan``: from a budget to a plan that is measured, saved and carried out."""
+
+import copy
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import hf_quant
+from hf_quant import HfQuantConfig, SearchReport
+from hf_quant.cli.main import app
+from hf_quant.errors import CalibrationError, ConfigError, HfQuantError, InfeasibleBudget, PlanError, UnknownName
+from hf_quant.evaluation.file_size import computed_bytes
+from hf_quant.modules.swap import quantized_modules
+from hf_quant.planner.cost.disk import plan_bytes
+from hf_quant.workflows.checkpoints import load_model
+from tests.evaluation.tiny import task_model, task_rows, tiny_tokenizer
+from tests.integration.calibration_data import calibration
+from tests.integration.tiny import tiny_model
+
+
+def planned(budget="4.5bpw", name="llama-gqa", model=None, **options):
+    options = {"progress": False, "measurements": 2, **options}
+    return hf_quant.search_plan(tiny_model(name) if model is None else model, calibration(), budget, **options)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "llama-gqa"])
+def test_a_plan_keeps_its_budget_and_is_what_is_saved(name, tmp_path):
+    model = tiny_model(name)
+    plan, report = planned("30%", model=model)
+    assert len({str(scheme) for scheme in plan.modules.values()}) > 1
+    quantized = hf_quant.quantize(copy.deepcopy(model), HfQuantConfig(plan=plan), progress=False)
+    quantized.save_pretrained(tmp_path)
+    written = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
+    assert written == plan_bytes(model, plan) <= report.bytes <= 0.3 * computed_bytes(model)
+    assert report.measured_loss is not None and report.budget == "30%"
+    assert SearchReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+
+
+def test_a_plan_loses_less_than_the_same_bits_for_all():
+    searched = planned("4.5bpw", measurements=1)[1]
+    uniform = planned("4.5bpw", strategy="uniform", measurements=1)[1]
+    assert searched.bytes <= uniform.bytes * 1.02
+    assert searched.predicted_loss < uniform.predicted_loss
+
+
+def test_the_model_is_left_as_it_was():
+    model = tiny_model("llama")
+    before = copy.deepcopy(model.state_dict())
+    planned(model=model)
+    assert not list(quantized_modules(model))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_several_budgets_take_one_analysis(tmp_path, monkeypatch):
+    from hf_quant.planner.sensitivity import fisher
+
+    calls, original = [], fisher.fisher
+    monkeypatch.setattr(fisher, "fisher", lambda *args: calls.append(1) or original(*args))
+    file = tmp_path / "losses.json"
+    first = planned("4.5bpw", losses=file)
+    planned("6bpw", losses=file)
+    assert planned("4.5bpw", losses=file)[0] == first[0] and len(calls) == 1
+    with pytest.raises(ConfigError, match="another model"):
+        planned("4.5bpw", model=tiny_model("llama-gqa", seed=4), losses=file)
+    file.write_text("{")
+    with pytest.raises(ConfigError, match=r"losses\.json cannot be read"):
+        planned("4.5bpw", losses=file)
+
+
+def test_pins_hold():
+    plan, _ = planned("8bpw", pins={"*.down_proj": "int8", "model.layers.0.self_attn.q_proj": "float"})
+    assert all(scheme.weight.bits == 8 for name, scheme in plan.modules.items() if name.endswith("down_proj"))
+    assert plan.modules["model.layers.0.self_attn.q_proj"] is None
+
+
+def test_hardware_narrows_what_is_offered():
+    plan, _ = planned("60%", hardware="apple-m1", measurements=0)
+    assert {scheme.weight.bits for scheme in plan.modules.values() if scheme is not None} <= {4, 8, 16}
+
+
+@pytest.mark.parametrize(
+    ("budget", "options", "error"),
+    [
+        ("1kB", {}, InfeasibleBudget),
+        ("10GB", {}, InfeasibleBudget),
+        ("20ms", {}, PlanError),
+        ("much", {}, ConfigError),
+        ("4.5bpw", {"strategy": "ipl"}, UnknownName),
+        ("4.5bpw", {"hardware": "raspberry-pi-50"}, UnknownName),
+        ("4.5bpw", {"schemes": ()}, ConfigError),
+        ("4.5bpw", {"pins": {"*.no_such": "int8"}}, PlanError),
+    ],
+)
+def test_what_cannot_be_planned_is_told_before_the_analysis(budget, options, error, monkeypatch):
+    monkeypatch.setattr("hf_quant.planner.sensitivity.fisher.fisher", None)
+    with pytest.raises(error):
+        planned(budget, **options)
+
+
+def test_one_sequence_is_too_few():
+    with pytest.raises(CalibrationError, match="two sequences"):
+        hf_quant.search_plan(tiny_model("llama"), calibration(samples=1), "4.5bpw", progress=False)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("place")
+    task_model("causal-lm").save_pretrained(root / "llama")
+    tiny_tokenizer().save_pretrained(root / "llama")
+    (root / "texts.txt").write_text("\n\n".join(row["text"] for row in task_rows("causal-lm")))
+    return root
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "160"})
+    if isinstance(result.exception, HfQuantError):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_the_command_writes_a_recipe_that_quantizes(place, tmp_path):
+    file, sizes = tmp_path / "plan.yaml", ("--samples", 8, "--sequence-length", 32)
+    arguments = ("plan", place / "llama", "-b", "30%", "-d", place / "texts.txt", "-o", file, *sizes)
+    printed = run(*arguments, "--report", tmp_path / "plan.json", "--measurements", 1).stdout
+    assert "ilp for 30%" in printed and "would save" in printed
+    report = SearchReport.from_dict(json.loads((tmp_path / "plan.json").read_text()))
+    run("quantize", place / "llama", "--recipe", file, "-o", tmp_path / "out")
+    written = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.safetensors"))
+    assert written <= report.bytes
+    loaded = dict(quantized_modules(load_model(str(tmp_path / "out"))))
+    planned = {name: unit.scheme for unit in report.units for name in unit.modules if unit.scheme.startswith("W")}
+    assert loaded.keys() == planned.keys()
+    assert (tmp_path / ".plan.losses.json").is_file()
+
+
+def test_a_pin_without_a_preset_is_refused(place, tmp_path):
+    with pytest.raises(ConfigError, match="PATTERN=PRESET"):
+        run(
+            "plan",
+            place / "llama",
+            "-b",
+            "30%",
+            "-d",
+            place / "texts.txt",
+            "-o",
+            tmp_path / "p.yaml",
+            "--pin",
+            "lm_head",
+        )
