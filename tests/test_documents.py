@@ -61,7 +61,9 @@ def workplace(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "code", blocks("python", README, CALIBRATION, EVALUATION, BENCHMARKING, PLANNING), ids=lambda code: code.splitlines()[0]
+    "code",
+    blocks("python", README, CALIBRATION, EVALUATION, BENCHMARKING, PLANNING),
+    ids=lambda code: code.splitlines()[0],
 )
 def test_python_blocks_run(code, workplace):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
