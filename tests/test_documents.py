@@ -73,6 +73,7 @@ def test_python_blocks_run(code, workplace):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.timeout(1200)  # a dozen commands, each of which imports everything
 def test_shell_commands_run(workplace):
     lines = [
         line
