@@ -138,7 +138,8 @@ def test_presets_of_the_readme_are_those_there_are():
 
 def test_recipes_of_the_document_are_those_there_are():
     rows = re.findall(r"^\|[^|]+\| `([\w-]+\.yaml)` \| (yes|no) \|", CALIBRATION, re.MULTILINE)
-    takes_data = {path.name: bool(Recipe.from_file(path).calibration) for path in (ROOT / "recipes").glob("*.yaml")}
+    paths = [path for path in (ROOT / "recipes").glob("*.yaml") if not path.stem.startswith("qat_")]
+    takes_data = {path.name: bool(Recipe.from_file(path).calibration) for path in paths}
     assert {name: data == "yes" for name, data in rows} == takes_data
 
 

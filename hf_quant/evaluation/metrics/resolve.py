@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import datasets
@@ -33,7 +34,7 @@ def metric_module(metric: str | evaluate.EvaluationModule) -> evaluate.Evaluatio
     if metric in METRICS:
         return METRICS[metric]()
     try:
-        return evaluate.load(metric)
+        return _loaded(metric)
     except ImportError as error:
         raise MetricUnavailable(f"the metric {metric!r} needs a package that is not installed: {error}") from error
     except (OSError, ValueError) as error:
@@ -42,6 +43,17 @@ def metric_module(metric: str | evaluate.EvaluationModule) -> evaluate.Evaluatio
             "folder of that name and nothing on the Hub, which needs the network: take one of those, a folder with the "
             "metric's script, or pass an evaluate.EvaluationModule"
         ) from error
+
+
+def _loaded(metric: str) -> evaluate.EvaluationModule:
+    try:
+        return evaluate.load(metric)
+    except ModuleNotFoundError as error:
+        # The script was written to a folder of modules a moment ago, which Python may have listed just before.
+        if not str(error.name).startswith("evaluate_modules"):
+            raise
+        importlib.invalidate_caches()
+        return evaluate.load(metric)
 
 
 def needs(module: evaluate.EvaluationModule) -> str:
