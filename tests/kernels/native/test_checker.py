@@ -32,7 +32,7 @@ def agreeing(command, rounds):
     return [line.split(":")[0] for line in done.stdout.splitlines() if line.endswith("rounds agree")]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.slow  # compiling with sanitizers takes ten minutes on two old cores
 def test_kernels_read_and_write_nothing_they_should_not(tmp_path):
     found = agreeing([built(tmp_path, "-DHF_QUANT_SANITIZE=ON")], 60)
     assert "portable" in found
