@@ -17,7 +17,6 @@ import time
 import warnings
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,11 +27,9 @@ import hf_quant
 from benchmarks.calibrated_methods import BEST, FLOAT, NEAREST, SETTINGS, needs_data, recipe_for, settings_of
 from benchmarks.calibrated_subjects import SUBJECTS
 from benchmarks.calibrated_tables import COLUMNS, Result, tables
-from benchmarks.kept import Kept
+from benchmarks.kept import Kept, add_record_option, weights_fingerprint
 from benchmarks.memory import PeakAnonymous, in_fresh_process
 from hf_quant import HfQuantConfig, Recipe
-from hf_quant.demo.cache import cache_directory
-from hf_quant.hardware.detect import cpu_name
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.swap import candidates
 
@@ -54,21 +51,21 @@ class Cell:
 
     Args:
         model: A name of `SUBJECTS`.
+        weights: Fingerprint of its checkpoint.
         setting: A name of `SETTINGS`; empty for float32.
         method: A name of `COLUMNS`.
         recipe: As `Recipe.to_dict` writes it, `calibration` included where there is any; None for float32.
         articles: That perplexity is measured on.
         float_embeddings: Whether embeddings and heads stay float.
-        threads: Of torch.
     """
 
     model: str
+    weights: str
     setting: str
     method: str
     recipe: dict[str, Any] | None
     articles: int
     float_embeddings: bool
-    threads: int
 
     def __str__(self) -> str:
         return " ".join(filter(None, (self.model, self.setting, self.method)))
@@ -96,13 +93,7 @@ def parse() -> argparse.Namespace:
         "--float-embeddings", action="store_true", help="leave embeddings and heads float, as other programs do"
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: %(default)s)")
-    parser.add_argument(
-        "--json",
-        type=Path,
-        metavar="FILE",
-        default=cache_directory() / "benchmarks" / "calibrated.jsonl",
-        help="results, one a line; cells that are in it are not measured again (default: %(default)s)",
-    )
+    add_record_option(parser, "calibrated")
     parser.add_argument("--list", action="store_true", help="print the cells in their order")
     return parser.parse_args()
 
@@ -130,12 +121,13 @@ def _cell(options: argparse.Namespace, model: str, setting: str, method: str) ->
             "sequence_length": options.sequence_length or subject.sequence_length,
         }
         recipe = replace(chosen, calibration=data if needs_data(chosen) else {}).to_dict()
-    return Cell(model, setting, method, recipe, options.articles, options.float_embeddings, options.threads)
+    weights = weights_fingerprint(SUBJECTS[model].directory())
+    return Cell(model, weights, setting, method, recipe, options.articles, options.float_embeddings)
 
 
-def measure(cell: Cell, progress: bool) -> dict[str, Any]:
+def measure(cell: Cell, threads: int, progress: bool) -> dict[str, Any]:
     """A `Result` as a dict: quantize, and see how good the outcome is; in a process of its own."""
-    torch.set_num_threads(cell.threads)
+    torch.set_num_threads(threads)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.simplefilter("ignore")  # where a transform finds nothing to do, the figures say so
@@ -176,18 +168,20 @@ def main() -> None:
     if options.list:
         print("\n".join(f"{cell}: {json.dumps(cell.recipe)}" for cell in cells))
         return
-    kept, results = Kept(options.json), []
+    kept, results = Kept(options.json, options.threads), []
     with tqdm(cells, desc="Cells", disable=not sys.stderr.isatty()) as bar:
         for cell in bar:
             bar.set_postfix_str(str(cell))
             is_new = asdict(cell) not in kept
-            found = kept.get(asdict(cell), partial(in_fresh_process, measure, cell, sys.stderr.isatty()))
+            found = kept.get(
+                asdict(cell), partial(in_fresh_process, measure, cell, options.threads, sys.stderr.isatty())
+            )
             results.append(Result(**found))
             if is_new:
                 bar.write(
                     f"{cell}: {results[-1].metric} {results[-1].quality:.4f}, {results[-1].seconds:.0f} s", sys.stderr
                 )
-    print(f"{cpu_name()}, {options.threads} threads; {options.articles} articles; embeddings and heads ", end="")
+    print(f"{kept.measured_on(map(asdict, cells))}; {options.articles} articles; embeddings and heads ", end="")
     print("float" if options.float_embeddings else "INT8 per row in every cell")
     print(f"\n{tables(results)}")
 

@@ -35,17 +35,15 @@ from benchmarks.calibrated import bits_per_weight
 from benchmarks.calibrated_methods import FLOAT, NEAREST
 from benchmarks.calibrated_subjects import SUBJECTS
 from benchmarks.calibrated_tables import closed
-from benchmarks.kept import Kept
+from benchmarks.kept import Kept, add_record_option, weights_fingerprint
 from benchmarks.memory import PeakAnonymous, in_fresh_process
 from benchmarks.peers.contenders import COMPARED, LEARNED, OURS, Contender, contenders
 from benchmarks.peers.environments import PACKAGES, interpreter
 from benchmarks.peers.job import FACTS
 from benchmarks.peers.packed import read
 from hf_quant import Calibration, HfQuantConfig, Recipe
-from hf_quant.demo.cache import cache_directory
 from hf_quant.demo.texts import news_split
 from hf_quant.evaluation.perplexity import perplexity
-from hf_quant.hardware.detect import cpu_name
 from hf_quant.modules.swap import candidates
 
 EXAMPLES = """examples:
@@ -64,6 +62,7 @@ class Cell:
     """What a result depends on.
 
     Args:
+        weights: Fingerprint of the checkpoint.
         label: Method of the contender, and how many steps it takes.
         program: `OURS`, or a name of `PACKAGES`.
         package: What is installed for it; empty for `OURS`.
@@ -73,9 +72,9 @@ class Cell:
         sequence_length: Tokens of each.
         articles: That perplexity is measured on.
         first_article: Of the test articles, which to begin with.
-        threads: Of torch.
     """
 
+    weights: str
     label: str
     program: str
     package: str
@@ -85,7 +84,6 @@ class Cell:
     sequence_length: int
     articles: int
     first_article: int
-    threads: int
 
     def __str__(self) -> str:
         return f"{self.program} {self.label}" + (", symmetric" if self.symmetric else "")
@@ -134,13 +132,7 @@ def parse() -> argparse.Namespace:
         default=Path.home() / ".cache" / "hfq_bench" / "calibration_peers",
         help="where the peers are installed (default: %(default)s)",
     )
-    parser.add_argument(
-        "--json",
-        type=Path,
-        metavar="FILE",
-        default=cache_directory() / "benchmarks" / "calibration_peers.jsonl",
-        help="results, one a line; cells that are in it are not measured again (default: %(default)s)",
-    )
+    add_record_option(parser, "calibration_peers")
     parser.add_argument("--measured", action="store_true", help="print what is in that file, measuring nothing")
     return parser.parse_args()
 
@@ -153,8 +145,10 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
         for each in contenders(options.steps, options.symmetric)
         if (each.program in options.programs and each.method in options.methods) or each.method == NEAREST
     ]
+    weights = weights_fingerprint(_SUBJECT.directory())
     return [
         Cell(
+            weights,
             each.method + (f", {options.steps} steps" if each.method.endswith(LEARNED) else ""),
             each.program,
             PACKAGES.get(each.program, ""),
@@ -164,22 +158,21 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
             options.sequence_length,
             options.articles,
             options.first_article,
-            options.threads,
         )
         for each in (reference, *wanted)
     ]
 
 
-def measure(cell: Cell, environments: Path) -> dict[str, Any]:
+def measure(cell: Cell, environments: Path, threads: int) -> dict[str, Any]:
     """A `Result` as a dict; in a process of its own."""
-    torch.set_num_threads(cell.threads)
+    torch.set_num_threads(threads)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.simplefilter("ignore")  # where a transform finds nothing to do, the figures say so
     if cell.program == OURS:
         model, bits, seconds, peak = _quantized_here(cell)
     else:
-        model, bits, seconds, peak = _quantized_there(cell, interpreter(environments, cell.program))
+        model, bits, seconds, peak = _quantized_there(cell, interpreter(environments, cell.program), threads)
     last = cell.first_article + cell.articles
     texts = [text for _, text in news_split()[1][cell.first_article : last]]
     tokenizer = AutoTokenizer.from_pretrained(_SUBJECT.directory())
@@ -203,7 +196,7 @@ def _quantized_here(cell: Cell) -> tuple[Any, float, float, int]:
     return model, 32.0 if cell.settings is None else bits_per_weight(model), seconds, memory.bytes
 
 
-def _quantized_there(cell: Cell, python: Path) -> tuple[Any, float, float, int]:
+def _quantized_there(cell: Cell, python: Path, threads: int) -> tuple[Any, float, float, int]:
     checkpoint = _SUBJECT.directory()
     model, tokenizer = _SUBJECT.load()
     with tempfile.TemporaryDirectory() as temporary:
@@ -214,7 +207,7 @@ def _quantized_there(cell: Cell, python: Path) -> tuple[Any, float, float, int]:
         job = f"benchmarks.peers.{cell.program.replace('-', '_')}"
         command = [str(python), "-m", job, str(checkpoint), str(tokens), str(output), json.dumps(cell.settings)]
         # GPTQModel keeps its logs in the folder that it is run in.
-        subprocess.run(command, check=True, cwd=temporary, env=_environment(cell.threads), stdout=sys.stderr)
+        subprocess.run(command, check=True, cwd=temporary, env=_environment(threads), stdout=sys.stderr)
         facts = json.loads((output / FACTS).read_text(encoding="utf-8"))
         # AutoRound makes a folder of its own in it.
         linears, others = read(next(output.rglob("config.json")).parent)
@@ -292,7 +285,7 @@ def _against(ours: tuple[Cell, Result], theirs: tuple[Cell, Result]) -> str:
 
 def main() -> None:
     options = parse()
-    kept, results = Kept(options.json), []
+    kept, results = Kept(options.json, options.threads), []
     cells = [cell for cell in cells_of(options) if not options.measured or asdict(cell) in kept]
     if not cells:
         print(f"Nothing in {options.json} was measured like that", file=sys.stderr)
@@ -301,12 +294,14 @@ def main() -> None:
         for cell in bar:
             bar.set_postfix_str(str(cell))
             is_new = asdict(cell) not in kept
-            found = kept.get(asdict(cell), partial(in_fresh_process, measure, cell, options.environments))
+            found = kept.get(
+                asdict(cell), partial(in_fresh_process, measure, cell, options.environments, options.threads)
+            )
             results.append(Result(**found))
             if is_new:
                 bar.write(f"{cell}: {results[-1].perplexity:.4f}, {results[-1].seconds:.0f} s", sys.stderr)
     last = options.first_article + options.articles
-    print(f"{cpu_name()}, {options.threads} threads; {options.samples} x {options.sequence_length} tokens; ", end="")
+    print(f"{kept.measured_on(map(asdict, cells))}; {options.samples} x {options.sequence_length} tokens; ", end="")
     print(f"test articles {options.first_article} to {last - 1}; {', '.join(PACKAGES.values())}")
     print(f"\n{table(cells, results)}\n\n{verdict(cells, results)}")
 

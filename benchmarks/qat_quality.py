@@ -18,7 +18,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from transformers.utils import logging
 import hf_quant
 from benchmarks.calibrated_methods import NEAREST
 from benchmarks.calibrated_subjects import SUBJECTS
-from benchmarks.kept import Kept
+from benchmarks.kept import Kept, add_record_option, weights_fingerprint
 from benchmarks.memory import in_fresh_process
 from benchmarks.qat_settings import (
     COLUMNS,
@@ -46,10 +45,9 @@ from benchmarks.qat_settings import (
     plain_config,
 )
 from hf_quant import QATCallback
-from hf_quant.demo.cache import cache_directory
 from hf_quant.evaluation.paired_shares import score_interval
 from hf_quant.evaluation.statistics import Bootstrap, interval_of_sums
-from hf_quant.hardware.detect import cpu_features, cpu_name
+from hf_quant.hardware.detect import cpu_features
 
 EXAMPLES = """examples:
   python -m benchmarks.qat_quality                                      everything, the most telling cells first
@@ -64,6 +62,7 @@ class Cell:
 
     Args:
         model: A name of `TASKS`.
+        weights: Fingerprint of its checkpoint.
         setting: A name of `SETTINGS`; empty for float32.
         method: One of `COLUMNS`.
         steps: Of training; 0 where there is none.
@@ -73,6 +72,7 @@ class Cell:
     """
 
     model: str
+    weights: str
     setting: str
     method: str
     steps: int
@@ -99,13 +99,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--articles", type=int, default=40, help="to measure perplexity on (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: %(default)s)")
-    parser.add_argument(
-        "--json",
-        type=Path,
-        metavar="FILE",
-        default=cache_directory() / "benchmarks" / "qat_quality.jsonl",
-        help="results, one a line; cells that are in it are not measured again (default: %(default)s)",
-    )
+    add_record_option(parser, "qat_quality")
     return parser.parse_args()
 
 
@@ -113,6 +107,7 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
     """Model by model, setting by setting."""
     cells = []
     for model in options.models:
+        weights = weights_fingerprint(SUBJECTS[model].directory())
         wanted = [("", method) for method in (FLOAT, TRAINED_FLOAT) if method in {FLOAT, *options.methods}]
         wanted += [
             (setting, method)
@@ -123,7 +118,7 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
         for setting, method in wanted:
             steps = options.steps if method in (TRAINED_FLOAT, QAT, DISTILLED) else 0
             samples = options.samples if method == PTQ else None
-            cells.append(Cell(model, setting, method, steps, options.seed, samples, options.articles))
+            cells.append(Cell(model, weights, setting, method, steps, options.seed, samples, options.articles))
     return cells
 
 
@@ -255,7 +250,7 @@ def tables(cells: Sequence[Cell], results: Sequence[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     options = parse()
-    cells, kept, results = cells_of(options), Kept(options.json), []
+    cells, kept, results = cells_of(options), Kept(options.json, options.threads), []
     with tqdm(cells, desc="Cells", disable=not sys.stderr.isatty()) as bar:
         for cell in bar:
             bar.set_postfix_str(str(cell))
@@ -264,7 +259,7 @@ def main() -> None:
             if is_new:
                 found = quality(cell.model, np.array(results[-1]["examples"]))
                 bar.write(f"{cell}: {found:.4f}, {results[-1]['seconds']:.0f} s", sys.stderr)
-    print(f"{cpu_name()}, {options.threads} threads; {options.steps} steps, {options.articles} articles\n")
+    print(f"{kept.measured_on(map(asdict, cells))}; {options.steps} steps, {options.articles} articles\n")
     print(tables(cells, results))
 
 

@@ -27,12 +27,11 @@ from transformers.utils import logging
 import hf_quant
 from benchmarks.calibrated_subjects import SUBJECTS
 from benchmarks.checkpoints import checkpoint
-from benchmarks.kept import Kept
+from benchmarks.kept import Kept, add_record_option, weights_fingerprint
 from benchmarks.memory import PeakAnonymous, in_fresh_process
 from hf_quant import Calibration, HfQuantConfig, Recipe
 from hf_quant.calibration.blocks import find_blocks
 from hf_quant.demo.cache import cache_directory
-from hf_quant.hardware.detect import cpu_name
 
 EXAMPLES = """examples:
   python -m benchmarks.recipes_cost                                     every recipe as it is, then the 1.1B Llama
@@ -69,13 +68,7 @@ def parse() -> argparse.Namespace:
         "--cache", type=Path, default=cache_directory() / "benchmarks", help="folder for models (default: %(default)s)"
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: %(default)s)")
-    parser.add_argument(
-        "--json",
-        type=Path,
-        metavar="FILE",
-        default=cache_directory() / "benchmarks" / "recipes_cost.jsonl",
-        help="results, one a line; what is in it is not measured again (default: %(default)s)",
-    )
+    add_record_option(parser, "recipes_cost")
     return parser.parse_args()
 
 
@@ -143,25 +136,26 @@ def _quiet(threads: int) -> None:
 
 def main() -> None:
     options = parse()
-    kept = Kept(options.json)
-    print(f"{cpu_name()}, {options.threads} threads; perplexity on {options.articles} articles\n")
+    kept, cells = Kept(options.json, options.threads), []
     if options.recipes:
+        print(f"Perplexity on {options.articles} articles\n")
         print("| recipe on SmolLM2-135M | data | time | peak anonymous memory | perplexity |\n|---|---|---|---|---|")
     for name in options.recipes:
         recipe = recipe_of(name, options.samples, options.steps)
         values = recipe.to_dict()
-        cell = {"recipe": values, "articles": options.articles, "threads": options.threads}
-        row = kept.get(cell, partial(in_fresh_process, on_smollm2, *cell.values()))
+        weights = weights_fingerprint(SUBJECTS["smollm2"].directory())
+        cells.append({"weights": weights, "recipe": values, "articles": options.articles})
+        row = kept.get(cells[-1], partial(in_fresh_process, on_smollm2, values, options.articles, options.threads))
         data = "{samples} x {sequence_length}".format_map(recipe.calibration) if recipe.calibration else ""
         print(
             f"| `{name}` | {data} | {row['seconds']:.0f} s | {row['peak'] / 1e6:.0f} MB | {row['quality']:.3f} |",
             flush=True,
         )
     if options.llama_samples:
-        folder = str(checkpoint(LARGE, options.cache))
         values = recipe_of(LARGE_RECIPE, options.llama_samples, None).to_dict()
-        cell = {"folder": folder, "recipe": values, "threads": options.threads}
-        row = kept.get(cell, partial(in_fresh_process, on_large, *cell.values()))
+        cells.append({"model": LARGE, "recipe": values})
+        folder = str(checkpoint(LARGE, options.cache))
+        row = kept.get(cells[-1], partial(in_fresh_process, on_large, folder, values, options.threads))
         limit = row["block"] + row["quantized"]
         print(f"\n{LARGE}, {LARGE_RECIPE}, {{samples}} x {{sequence_length}}:".format_map(values["calibration"]))
         print(f"{row['seconds']:.0f} s, peak anonymous memory {row['peak'] / 1e6:.0f} MB,", end=" ")
@@ -169,6 +163,7 @@ def main() -> None:
             f"{row['peak'] / limit:.2f} of one float32 block ({row['block'] / 1e6:.0f} MB) and the quantized", end=" "
         )
         print(f"model ({row['quantized'] / 1e6:.0f} MB); inputs of a block are {row['inputs'] / 1e6:.0f} MB")
+    print(f"\n{kept.measured_on(cells)}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from benchmarks.peers.contenders import OURS, contenders
 
 
 def entry(program, method, perplexity, bits, settings=True):
-    cell = Cell(method, program, "", {} if settings else None, False, 16, 512, 20, 0, 1)
+    cell = Cell("", method, program, "", {} if settings else None, False, 16, 512, 20, 0)
     return cell, Result(perplexity, bits, 1.0, 10**6)
 
 
