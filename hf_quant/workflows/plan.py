@@ -31,7 +31,8 @@ from hf_quant.planner.repair import repair
 from hf_quant.planner.report import SearchReport, search_report
 from hf_quant.planner.search import STRATEGIES
 from hf_quant.planner.sensitivity import MEASURES
-from hf_quant.planner.sensitivity.table import LossTable, read_losses, write_losses
+from hf_quant.planner.sensitivity.analysis import analyse
+from hf_quant.planner.sensitivity.table import LossTable
 from hf_quant.workflows.quantize import quantize
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,8 @@ def search_plan(
         measurements: Most plans to measure after the search; 0 leaves it at the prediction.
         evaluations: Most plans that a strategy which measures, such as ``evolutionary``, may measure.
         seed: Of strategies that draw.
-        losses: File to keep the analysis in, and to take it from: several budgets need one analysis only.
+        losses: File to keep the analysis in, and to take it from: several budgets need one analysis only. One that was
+            interrupted goes on from what it left beside the file.
         progress: Show progress bars.
 
     Raises:
@@ -101,14 +103,19 @@ def search_plan(
             are not known.
         UnknownName: There is no such strategy, measure or hardware.
     """
-    search, analyse = STRATEGIES[strategy], MEASURES[measure]
+    search, kind = STRATEGIES[strategy], MEASURES[measure]
+    if Budget.of(budget).drop is not None and not kind.in_nats:
+        raise ConfigError(
+            f"the sensitivities of {measure} are not in the unit of a loss, which {budget} limits: take fisher, "
+            "hessian, kl or loss, or a budget of bytes"
+        )
     offered = _offered(schemes, hardware)
     costs = DiskCosts(model)
     # An impossible budget is told before the analysis.
     limits_of(pinned(_problem(costs, None, offered), pins), budget)
     batches = data.batches(model.config) if isinstance(data, Calibration) else list(data)
     analysed, held_out = _divided(batches)
-    table = _analysis(model, analysed, offered, analyse, measure, losses, progress)
+    table = _analysis(model, analysed, offered, measure, losses, progress)
     problem = pinned(_problem(costs, table, offered), pins)
     rises = _Rises(model, held_out)
     measures = strategy in ("evolutionary", "rl", "random")
@@ -186,26 +193,18 @@ def _analysis(
     model: Any,
     rows: list[Any],
     schemes: list[Scheme],
-    analyse: Any,
     measure: str,
     losses: str | Path | None,
     progress: bool,
 ) -> LossTable:
-    fingerprint = ""
-    if losses is not None:
-        digest = hashlib.sha256(f"{measure} {weights_fingerprint(model)}".encode())
-        digest.update(json.dumps([scheme.to_dict() for scheme in schemes], sort_keys=True).encode())
-        for row in rows:
-            for name, tensor in sorted(row.items()):
-                digest.update(name.encode() + tensor.cpu().numpy().tobytes())
-        fingerprint = digest.hexdigest()
-        if Path(losses).is_file():
-            return read_losses(Path(losses), fingerprint)
-    found: LossTable = analyse(model, rows, schemes, progress)
-    found = LossTable(found.measure, found.unit, found.modules, found.schemes, found.losses, fingerprint)
-    if losses is not None:
-        write_losses(found, Path(losses))
-    return found
+    if losses is None:
+        return analyse(model, rows, schemes, measure, progress=progress)
+    digest = hashlib.sha256(f"{measure} {weights_fingerprint(model)}".encode())
+    digest.update(json.dumps([scheme.to_dict() for scheme in schemes], sort_keys=True).encode())
+    for row in rows:
+        for name, tensor in sorted(row.items()):
+            digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return analyse(model, rows, schemes, measure, file=Path(losses), fingerprint=digest.hexdigest(), progress=progress)
 
 
 class _Rises:

@@ -54,10 +54,10 @@ def test_the_model_is_left_as_it_was():
 
 
 def test_several_budgets_take_one_analysis(tmp_path, monkeypatch):
-    from hf_quant.planner.sensitivity import fisher
+    from hf_quant.planner.sensitivity.fisher import Fisher
 
-    calls, original = [], fisher.fisher
-    monkeypatch.setattr(fisher, "fisher", lambda *args: calls.append(1) or original(*args))
+    calls, original = [], Fisher.losses
+    monkeypatch.setattr(Fisher, "losses", lambda *args: calls.append(1) or original(*args))
     file = tmp_path / "losses.json"
     first = planned("4.5bpw", losses=file)
     planned("6bpw", losses=file)
@@ -94,7 +94,7 @@ def test_hardware_narrows_what_is_offered():
     ],
 )
 def test_what_cannot_be_planned_is_told_before_the_analysis(budget, options, error, monkeypatch):
-    monkeypatch.setattr("hf_quant.planner.sensitivity.fisher.fisher", None)
+    monkeypatch.setattr("hf_quant.planner.sensitivity.fisher.Fisher.add", None)
     with pytest.raises(error):
         planned(budget, **options)
 

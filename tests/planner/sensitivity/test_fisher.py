@@ -7,7 +7,7 @@ import torch
 from transformers import BertForSequenceClassification
 
 from hf_quant.errors import CalibrationError, PlanError
-from hf_quant.planner.sensitivity.fisher import fisher
+from hf_quant.planner.sensitivity.analysis import analyse
 from hf_quant.workflows.plan import SCHEMES
 from tests.integration.tiny import tiny_model, token_ids
 
@@ -19,7 +19,7 @@ def batches(rows=6, seed=0):
 
 
 def measured(name="llama-gqa", model=None, schemes=ALL):
-    return fisher(tiny_model(name) if model is None else model, batches(), schemes, progress=False)
+    return analyse(tiny_model(name) if model is None else model, batches(), schemes, progress=False)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "llama-gqa"])
@@ -72,8 +72,8 @@ def test_padding_counts_nowhere():
     ids = token_ids(rows=3)
     padded = torch.cat([ids, torch.full((3, 5), 7)], dim=1)
     mask = torch.cat([torch.ones_like(ids), torch.zeros(3, 5, dtype=torch.int64)], dim=1)
-    alone = fisher(model, [{"input_ids": ids}], ALL, progress=False)
-    filled = fisher(model, [{"input_ids": padded, "attention_mask": mask}], ALL, progress=False)
+    alone = analyse(model, [{"input_ids": ids}], ALL, progress=False)
+    filled = analyse(model, [{"input_ids": padded, "attention_mask": mask}], ALL, progress=False)
     for first, second in zip(alone.losses, filled.losses, strict=True):
         assert second == pytest.approx(first, rel=1e-3)
 
@@ -81,15 +81,15 @@ def test_padding_counts_nowhere():
 def test_classifiers_need_labels():
     model = tiny_model("bert", BertForSequenceClassification)
     with pytest.raises(CalibrationError, match="labels"):
-        fisher(model, batches(), ALL, progress=False)
+        analyse(model, batches(), ALL, progress=False)
     rows = [{**batches()[0], "labels": torch.tensor([0, 1, 0, 1, 0, 1])}]
-    table = fisher(model, rows, ALL, progress=False)
+    table = analyse(model, rows, ALL, progress=False)
     assert table.unit == "nats per example" and table.loss("classifier", ALL[0]) > 0
 
 
 def test_nan_and_no_data_are_refused():
     with pytest.raises(CalibrationError, match="no data"):
-        fisher(tiny_model("llama"), [], ALL, progress=False)
+        analyse(tiny_model("llama"), [], ALL, progress=False)
     model = tiny_model("llama")
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight[0, 0] = torch.nan

@@ -1,0 +1,93 @@
+"""What every measure of sensitivity is: sums over sequences, and the losses that they come to."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from hf_quant.config.plan import Candidate, fit
+from hf_quant.config.scheme import Scheme
+from hf_quant.errors import PlanError
+from hf_quant.modules.swap import candidates, tied_modules
+from hf_quant.planner.sensitivity.sequences import Sequence as Row
+from hf_quant.planner.sensitivity.sequences import unit_of
+
+Losses = list[list[float | None]]
+"""``[module][scheme]``; None where a scheme does not fit."""
+
+
+class Measure(ABC):
+    """One way to tell what a model loses by each scheme for each module.
+
+    All that is learned from data is in `sums`, which add up: over sequences, over processes, and over a run that was
+    interrupted and the one that goes on with it.
+
+    Args:
+        model: Float. It is called, and is as it was afterwards.
+        schemes: With integer or float weights; inputs dynamic or none.
+    """
+
+    name: ClassVar[str]
+    labelled: ClassVar[bool] = True
+    """Whether it takes the model's loss, and thus labels."""
+    in_nats: ClassVar[bool] = True
+    """Whether its losses are those of the model, so that a target for them can be given."""
+
+    def __init__(self, model: Any, schemes: Sequence[Scheme]):
+        self.model, self.schemes = model, tuple(schemes)
+        self.candidates = candidates(model)
+        self.fitted = {
+            name: tuple(_fitted(scheme, candidate, name) for scheme in self.schemes)
+            for name, candidate in self.candidates.items()
+        }
+        self.owners = {name: tied_modules(model).get(name, name) for name in self.candidates}
+        """Of each module, the one whose weight it shares, or itself."""
+        self.sums: dict[str, Tensor] = {}
+
+    @property
+    def unit(self) -> str:
+        """Of the losses, in words."""
+        return unit_of(self.model)
+
+    @property
+    def parts(self) -> int:
+        """In how many parts the work on one sequence comes, for progress and for processes to share."""
+        return 1
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """The model in evaluation mode, and whatever else `add` needs; undone at the end."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(training)
+
+    @abstractmethod
+    def add(self, row: Row, part: int) -> None:
+        """Add one part of what a sequence says to `sums`.
+
+        Raises:
+            CalibrationError: The model's loss on it is NaN or infinite.
+        """
+
+    @abstractmethod
+    def losses(self, sequences: int) -> Losses:
+        """What the sums over so many sequences come to, in the order of `candidates` and `schemes`."""
+
+    def zeros(self) -> Tensor:
+        """Sums of one number for each module and scheme."""
+        return torch.zeros(len(self.candidates), len(self.schemes), dtype=torch.float64)
+
+
+def _fitted(scheme: Scheme, candidate: Candidate, name: str) -> Scheme | None:
+    try:
+        return fit(scheme, candidate, name)
+    except PlanError:
+        return None

@@ -1,0 +1,153 @@
+"""Second-order losses with the mean of the Hessian's diagonal for each module (HAWQ-V2, arXiv:1911.03852).
+
+    loss = 1/2 * tr(H_W) / n_W * |dW|^2,
+
+and likewise for inputs. Traces are Hutchinson's: ``tr(H) = E[v^T H v]`` for ``v`` of random signs, one product of
+Hessian and vector for each sequence and block, drawn alike in every run. Other than with `fisher`, curvature is not
+taken from gradients, but one number stands for all of a module's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from hf_quant.calibration.blocks import find_blocks
+from hf_quant.config.scheme import Scheme
+from hf_quant.errors import UnsupportedModel
+from hf_quant.planner.sensitivity.base import Losses, Measure
+from hf_quant.planner.sensitivity.gradients import gradients_of, require_finite
+from hf_quant.planner.sensitivity.rounded import input_key, rounded_inputs, weight_changes
+from hf_quant.planner.sensitivity.sequences import Sequence as Row
+
+_WEIGHTS, _INPUTS, _CHANGES = "weights", "inputs", "changes"
+
+
+class HessianTrace(Measure):
+    """Mean curvature of a module's weights and of its inputs, times half of what rounding changes of them.
+
+    Memory: beside the model, its gradients once, and the graph of two backward passes over one sequence. Curvature that
+    the draws put below 0 counts as 0.
+    """
+
+    name = "hessian"
+
+    def __init__(self, model: Any, schemes: Sequence[Scheme]):
+        super().__init__(model, schemes)
+        self.weights: dict[str, nn.Parameter] = {
+            name: model.get_submodule(name).weight for name, owner in self.owners.items() if name == owner
+        }
+        # Traces of the weights' Hessians, means of the inputs', and squared changes of inputs.
+        self.sums = {
+            _WEIGHTS: torch.zeros(len(self.candidates), dtype=torch.float64),
+            _INPUTS: torch.zeros(len(self.candidates), dtype=torch.float64),
+            _CHANGES: self.zeros(),
+        }
+        self._generator = torch.Generator()
+        self._calls: list[tuple[str, Tensor]] = []
+        try:
+            self._prefix = find_blocks(model)
+        except UnsupportedModel:
+            self._prefix = ""
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        handles = [
+            self.model.get_submodule(name).register_forward_pre_hook(self._hook(index, name, schemes))
+            for index, (name, schemes) in enumerate(self.fitted.items())
+            if any(scheme is not None and scheme.input is not None for scheme in schemes)
+        ]
+        try:
+            # Other kernels of attention cannot be differentiated twice.
+            with super().running(), gradients_of(self.model, list(self.weights.values())), sdpa_kernel(SDPBackend.MATH):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def add(self, row: Row, part: int) -> None:
+        self._calls = []
+        # Signs depend on the sequence alone, not on which process it fell to.
+        self._generator.manual_seed(int(row["input_ids"].sum()) % 2**31)
+        loss = self.model(**row).loss
+        require_finite(loss)
+        calls, self._calls = self._calls, []
+        names = [*self.weights, *(name for name, _ in calls)]
+        points = [*self.weights.values(), *(given for _, given in calls)]
+        gradients = torch.autograd.grad(loss, points, create_graph=True, allow_unused=True)
+        places = {name: index for index, name in enumerate(self.candidates)}
+        for group in self._groups(names):
+            for number, trace in self._traces(group, points, gradients):
+                place = places[names[number]]
+                if number < len(self.weights):
+                    self.sums[_WEIGHTS][place] += trace
+                else:
+                    self.sums[_INPUTS][place] += trace / points[number].numel()
+
+    def _groups(self, names: Sequence[str]) -> list[list[int]]:
+        """Positions in `names` of what is drawn for together: a block's, or those of one module outside the blocks."""
+        groups: dict[str, list[int]] = {}
+        for number, name in enumerate(names):
+            inside = bool(self._prefix) and name.startswith(f"{self._prefix}.")
+            key = name[len(self._prefix) + 1 :].split(".")[0] if inside else name
+            groups.setdefault(key, []).append(number)
+        return list(groups.values())
+
+    def _traces(
+        self, group: Sequence[int], points: Sequence[Tensor], gradients: Sequence[Tensor | None]
+    ) -> Iterator[tuple[int, float]]:
+        """``v^T H v`` of each of a group, all drawn at once."""
+        signs = {number: self._signs(points[number]) for number in group}
+        products = []
+        for number in group:
+            gradient = gradients[number]
+            if gradient is not None and gradient.requires_grad:
+                products.append((gradient * signs[number]).sum())
+        if not products:
+            return
+        curved = torch.autograd.grad(
+            torch.stack(products).sum(), [points[number] for number in group], retain_graph=True, allow_unused=True
+        )
+        for number, each in zip(group, curved, strict=True):
+            if each is not None:
+                yield number, float((each.detach() * signs[number]).sum(dtype=torch.float64))
+
+    def losses(self, sequences: int) -> Losses:
+        by_weight = (self.sums[_WEIGHTS] / sequences).clamp_(min=0)
+        by_input = (self.sums[_INPUTS] / sequences).clamp_(min=0)
+        changes = self.sums[_CHANGES] / sequences
+        rows: Losses = []
+        for index, (name, schemes) in enumerate(self.fitted.items()):
+            module = self.model.get_submodule(name)
+            rows.append([None] * len(schemes))
+            for column, change in weight_changes(module, schemes, name):
+                curvature = float(by_weight[index]) / change.numel() if self.owners[name] == name else 0.0
+                moved = float(change.square_().sum(dtype=torch.float64))
+                rows[-1][column] = 0.5 * (curvature * moved + float(by_input[index] * changes[index, column]))
+        return rows
+
+    def _signs(self, like: Tensor) -> Tensor:
+        drawn = torch.randint(0, 2, like.shape, generator=self._generator, dtype=torch.int8)
+        return drawn.to(like.device, like.dtype).mul_(2).sub_(1)
+
+    def _hook(self, index: int, name: str, schemes: Sequence[Scheme | None]) -> Any:
+        def watch(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if not args or not isinstance(args[0], Tensor) or not args[0].requires_grad:
+                return
+            self._calls.append((name, args[0]))
+            tokens = args[0].detach().flatten(0, -2).float()
+            known: dict[Any, float] = {}
+            for column, scheme in enumerate(schemes):
+                if scheme is None or scheme.input is None:
+                    continue
+                key = input_key(scheme)
+                if key not in known:
+                    known[key] = float((rounded_inputs(tokens, scheme) - tokens).square_().sum(dtype=torch.float64))
+                self.sums[_CHANGES][index, column] += known[key]
+
+        return watch

@@ -1,0 +1,113 @@
+"""How far outputs move, relative to their size: no labels, no gradients, one forward pass a sequence.
+
+    loss = (|dW x|^2 + |W dx|^2) / |W x|^2,    |dW x|^2 = tr(dW G dW^T),    G = sum over tokens of x x^T,
+
+where ``dW`` and ``dx`` are what rounding changes of weights and inputs, taken to have nothing to do with each other.
+One ``G`` for each input serves all schemes. What an error does to the model's loss is not seen: errors in all modules
+count alike, which is what layer-by-layer solvers take for granted too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_quant.calibration.pairs import weight_matrix
+from hf_quant.config.scheme import Scheme
+from hf_quant.planner.sensitivity.base import Losses, Measure
+from hf_quant.planner.sensitivity.rounded import input_key, rounded_inputs, weight_changes
+from hf_quant.planner.sensitivity.sequences import Sequence as Row
+
+_INPUTS = "inputs"
+
+
+class OutputError(Measure):
+    """Squared change of a module's output over its square.
+
+    Memory: beside the model, a float32 matrix ``[width, width]`` for each linear; of an embedding a number a row.
+    """
+
+    name = "output-error"
+    labelled = False
+    in_nats = False
+
+    def __init__(self, model: Any, schemes: Sequence[Scheme]):
+        super().__init__(model, schemes)
+        for name, candidate in self.candidates.items():
+            rows, width = weight_matrix(model.get_submodule(name)).shape
+            shape = (rows,) if candidate.kind == "embedding" else (width, width)
+            self.sums[name] = torch.zeros(shape, dtype=torch.float32)
+        self.sums[_INPUTS] = self.zeros()
+
+    @property
+    def unit(self) -> str:
+        return "squared error over squared output"
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        handles = [
+            self.model.get_submodule(name).register_forward_pre_hook(self._hook(index, name))
+            for index, name in enumerate(self.candidates)
+        ]
+        try:
+            with super().running(), torch.no_grad():
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def add(self, row: Row, part: int) -> None:
+        self._keep = row.get("attention_mask")
+        self.model(**row)
+
+    def losses(self, sequences: int) -> Losses:
+        return [self._of(index, name) for index, name in enumerate(self.candidates)]
+
+    @torch.no_grad()
+    def _of(self, index: int, name: str) -> list[float | None]:
+        module, seen = self.model.get_submodule(name), self.sums[name]
+        weight = weight_matrix(module).detach().to(torch.float32)
+        output = _energy(weight, seen)
+        found: list[float | None] = [None] * len(self.schemes)
+        for column, change in weight_changes(module, self.fitted[name], name):
+            error = _energy(change, seen) + float(self.sums[_INPUTS][index, column])
+            # A module that gives nothing, or was never called, has nothing to lose.
+            found[column] = error / output if output else 0.0
+        return found
+
+    def _hook(self, index: int, name: str) -> Any:
+        schemes, lookup = self.fitted[name], self.candidates[name].kind == "embedding"
+
+        def watch(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if not args or not isinstance(args[0], Tensor):
+                return
+            given = args[0].detach()
+            if lookup:
+                self.sums[name] += torch.bincount(given.flatten(), minlength=len(self.sums[name])).cpu()
+                return
+            tokens = given.flatten(0, -2).to(torch.float32)
+            if self._keep is not None and given.ndim == 3 and self._keep.shape == given.shape[:2]:
+                tokens = tokens[self._keep.flatten().bool()]
+            self.sums[name] += (tokens.T @ tokens).cpu()
+            weight = weight_matrix(module).detach().to(torch.float32)
+            known: dict[Any, float] = {}
+            for column, scheme in enumerate(schemes):
+                if scheme is None or scheme.input is None:
+                    continue
+                key = input_key(scheme)
+                if key not in known:
+                    known[key] = float(((rounded_inputs(tokens, scheme) - tokens) @ weight.T).square_().sum())
+                self.sums[_INPUTS][index, column] += known[key]
+
+        return watch
+
+
+def _energy(matrix: Tensor, seen: Tensor) -> float:
+    """``tr(M G M^T)``, or with counts of rows looked up the sum of their squares."""
+    if seen.ndim == 1:
+        return float(matrix.square().sum(1).double() @ seen.to(matrix.device).double())
+    return float((matrix @ seen.to(matrix.device) * matrix).sum(dtype=torch.float64))

@@ -1,0 +1,46 @@
+"""What schemes make of a module's weight and inputs, for measures to weigh."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_quant.algorithms.rounding import rounded_input, rounded_weight
+from hf_quant.calibration.pairs import weight_matrix
+from hf_quant.config.scheme import Scheme
+from hf_quant.formats import float_format
+
+
+@torch.no_grad()
+def quantized_weight(module: nn.Module, scheme: Scheme, name: str) -> Tensor:
+    """``[out, in]`` float32: the weight after rounding to nearest, or after being stored in fewer bits.
+
+    Raises:
+        WeightError: The weight holds NaN or Inf.
+    """
+    weight = weight_matrix(module).detach()
+    if scheme.weight.is_integer:
+        return rounded_weight(weight, scheme.weight, name)
+    return weight.to(float_format(scheme.weight).dtype).to(torch.float32)
+
+
+@torch.no_grad()
+def weight_changes(module: nn.Module, schemes: Sequence[Scheme | None], name: str) -> Iterator[tuple[int, Tensor]]:
+    """Of each scheme that fits, its place and ``Q(W) - W``, ``[out, in]`` float32, which may be written to."""
+    weight = weight_matrix(module).detach().to(torch.float32)
+    for index, scheme in enumerate(schemes):
+        if scheme is not None:
+            yield index, quantized_weight(module, scheme, name) - weight
+
+
+def rounded_inputs(tokens: Tensor, scheme: Scheme) -> Tensor:
+    """``[tokens, width]`` float32 as a linear of `scheme` sees them."""
+    return rounded_input(tokens, scheme, tokens.abs().amax(0))
+
+
+def input_key(scheme: Scheme) -> Any:
+    """Schemes of one key round inputs alike."""
+    return scheme.input, scheme.weight.rotation

@@ -1,0 +1,66 @@
+"""Sequences that sensitivities are measured on, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from hf_quant.errors import CalibrationError
+
+IGNORED = -100
+"""The label of a token that counts in no loss."""
+
+Sequence = Mapping[str, Any]
+"""What a model is called with for one sequence: ``input_ids`` ``[1, tokens]``, and the like."""
+
+
+def sequences_of(batches: Iterable[Mapping[str, Tensor]], model: Any, labelled: bool) -> Iterator[Sequence]:
+    """One sequence at a time, on the model's device; without a cache of keys and values.
+
+    Args:
+        batches: ``input_ids``, ``attention_mask``, ``labels``.
+        model: That is to be called.
+        labelled: Whether labels are wanted. A model that writes text is given its own inputs, the padding left out; of
+            a measure that needs none, labels are taken away, so that no loss is computed.
+
+    Raises:
+        CalibrationError: Labels are wanted of a model that does not write, and there are none.
+    """
+    device = next(model.parameters()).device
+    for batch in batches:
+        if labelled and "labels" not in batch and not writes_text(model):
+            raise CalibrationError(
+                f"a {type(model).__name__} has no loss without labels: give batches with labels, or take the measure "
+                "kl or output-error"
+            )
+        for index in range(len(batch["input_ids"])):
+            row: dict[str, Any] = {name: tensor[index : index + 1].to(device) for name, tensor in batch.items()}
+            if not labelled:
+                row.pop("labels", None)
+            elif "labels" not in row:
+                mask, ids = row.get("attention_mask"), row["input_ids"]
+                row["labels"] = ids if mask is None else ids.masked_fill(mask == 0, IGNORED)
+            if writes_text(model):
+                row["use_cache"] = False
+            yield row
+
+
+def counted_losses(row: Sequence) -> int:
+    """How many losses the model's mean is of: of tokens, or the one of an example."""
+    labels = row["labels"]
+    if labels.ndim < 2:
+        return 1
+    counted = labels[:, 1:] if "use_cache" in row else labels
+    return max(1, int((counted != IGNORED).sum()))
+
+
+def writes_text(model: Any) -> bool:
+    """Whether the model's loss is that of the next token."""
+    return bool(getattr(model, "can_generate", lambda: False)())
+
+
+def unit_of(model: Any) -> str:
+    """What one loss is of."""
+    return "nats per token" if writes_text(model) else "nats per example"

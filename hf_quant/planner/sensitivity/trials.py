@@ -1,0 +1,153 @@
+"""The model with one module quantized at a time, on one sequence.
+
+Blocks before the module's own compute what they would in the float model, so they hand on what they gave then.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_quant.calibration.blocks import find_blocks, hidden_of, passed_over
+from hf_quant.calibration.pairs import weight_matrix
+from hf_quant.config.scheme import Scheme
+from hf_quant.errors import UnsupportedModel
+from hf_quant.planner.sensitivity.base import Losses, Measure
+from hf_quant.planner.sensitivity.rounded import quantized_weight, rounded_inputs
+from hf_quant.planner.sensitivity.sequences import Sequence as Row
+
+_SCORES = "scores"
+
+
+class Trials(Measure):
+    """Compares the outputs of the model under each scheme for each module with the float ones.
+
+    The true effect of one change rather than a model of it, for one pass a module and scheme. Memory: beside the model,
+    the inputs of its blocks and its outputs, for one sequence.
+    """
+
+    def __init__(self, model: Any, schemes: Sequence[Scheme]):
+        super().__init__(model, schemes)
+        self.names = list(self.candidates)
+        self.sums = {_SCORES: self.zeros()}
+        try:
+            self._prefix = find_blocks(model)
+            self._blocks: nn.ModuleList | None = model.get_submodule(self._prefix)
+        except UnsupportedModel:
+            self._prefix, self._blocks = "", None
+        self._row: Row | None = None
+
+    @property
+    def parts(self) -> int:
+        return len(self.names)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        with super().running(), torch.no_grad():
+            yield
+        self._row = None
+
+    @abstractmethod
+    def reference(self, outputs: Any, row: Row) -> Any:
+        """What is kept of the float model's outputs on a sequence."""
+
+    @abstractmethod
+    def score(self, outputs: Any, reference: Any, row: Row) -> float:
+        """What is lost on it with a module quantized."""
+
+    def add(self, row: Row, part: int) -> None:
+        if self._row is not row:
+            self._start(row)
+        name = self.names[part]
+        known: dict[Scheme, float] = {}
+        for column, scheme in enumerate(self.fitted[name]):
+            if scheme is None:
+                continue
+            if scheme not in known:
+                with self._up_to(name), self._quantized(name, scheme):
+                    known[scheme] = self.score(self.model(**row), self._reference, row)
+            self.sums[_SCORES][part, column] += known[scheme]
+
+    def losses(self, sequences: int) -> Losses:
+        means = self.sums[_SCORES] / sequences
+        return [
+            [None if scheme is None else float(mean) for scheme, mean in zip(self.fitted[name], row, strict=True)]
+            for name, row in zip(self.names, means, strict=True)
+        ]
+
+    def _start(self, row: Row) -> None:
+        """The float model on a sequence."""
+        outputs: list[Any] = []
+        blocks: list[nn.Module] = list(self._blocks or [])
+        handles = [block.register_forward_hook(lambda module, args, output: outputs.append(output)) for block in blocks]
+        try:
+            self._reference = self.reference(self.model(**row), row)
+        finally:
+            for handle in handles:
+                handle.remove()
+        # Blocks that are called in another way than once each are run in full, every time.
+        self._given = [hidden_of(output) for output in outputs] if len(outputs) == len(blocks) else []
+        self._in_tuples = bool(outputs) and isinstance(outputs[0], tuple | list)
+        self._row = row
+
+    @contextmanager
+    def _up_to(self, name: str) -> Iterator[None]:
+        """Blocks before that of `name`, or all for what comes after them, compute nothing."""
+        before = self._passed(name)
+        if not before or self._blocks is None:
+            yield
+            return
+        with passed_over(self._blocks[:before], self._in_tuples) as result:
+            result.append(self._given[before - 1])
+            yield
+
+    def _passed(self, name: str) -> int:
+        if not self._given or self._blocks is None:
+            return 0
+        if name.startswith(f"{self._prefix}."):
+            return int(name[len(self._prefix) + 1 :].split(".")[0])
+        # Linears outside the blocks are heads, unless they are tied to what comes first.
+        is_first = self.candidates[name].kind == "embedding" or (self.owners[name] == name and self._is_shared(name))
+        return 0 if is_first or not self._comes_last(name) else len(self._blocks)
+
+    def _is_shared(self, name: str) -> bool:
+        weight = self.model.get_submodule(name).weight
+        return sum(self.model.get_submodule(other).weight is weight for other in self.names) > 1
+
+    def _comes_last(self, name: str) -> bool:
+        head = getattr(self.model, "get_output_embeddings", lambda: None)()
+        base = getattr(self.model, "base_model_prefix", "")
+        return self.model.get_submodule(name) is head or not name.startswith(f"{base}.")
+
+    @contextmanager
+    def _quantized(self, name: str, scheme: Scheme) -> Iterator[None]:
+        module = self.model.get_submodule(name)
+        kept = module.weight.data
+        handle = None
+        if scheme.input is not None:
+            handle = module.register_forward_pre_hook(_rounding(scheme))
+        try:
+            if self.owners[name] == name:
+                weight = quantized_weight(module, scheme, name).to(kept.dtype)
+                module.weight.data = weight_matrix(module, weight).contiguous()
+            yield
+        finally:
+            module.weight.data = kept
+            if handle is not None:
+                handle.remove()
+
+
+def _rounding(scheme: Scheme) -> Any:
+    def change(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if not args or not isinstance(args[0], Tensor) or not args[0].is_floating_point():
+            return None
+        given = args[0]
+        tokens = rounded_inputs(given.flatten(0, -2).to(torch.float32), scheme)
+        return (tokens.view(given.shape).to(given.dtype), *args[1:])
+
+    return change

@@ -1,0 +1,134 @@
+"""What every measure of sensitivity promises."""
+
+import copy
+
+import pytest
+import torch
+
+from hf_quant.errors import CalibrationError, ConfigError
+from hf_quant.planner.sensitivity import MEASURES
+from hf_quant.planner.sensitivity.analysis import analyse
+from hf_quant.workflows.plan import SCHEMES
+from tests.integration.tiny import tiny_model, token_ids
+
+NAMES = tuple(MEASURES)
+ALL = tuple(SCHEMES.values())
+THREE = (SCHEMES["3 bits"],)
+
+
+def batches(rows=2, seed=0):
+    return [{"input_ids": token_ids(rows=rows, seed=seed)}]
+
+
+def planted():
+    """A Llama whose second down_proj has an outlier: the grid of its groups gets coarse."""
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[:, 5] *= 30
+    return model
+
+
+def measured(measure, model=None, schemes=ALL, data=None, **options):
+    model = tiny_model("llama-gqa") if model is None else model
+    return analyse(model, data or batches(), schemes, measure, progress=False, **options)
+
+
+@pytest.mark.parametrize("measure", NAMES)
+def test_fewer_bits_lose_more_and_a_planted_outlier_most(measure):
+    table = measured(measure, planted(), tuple(SCHEMES[f"{bits} bits"] for bits in (2, 4, 8)))
+    assert table.measure == measure and not any(None in row for row in table.losses)
+    sizes = [sum(abs(row[column]) for row in table.losses) for column in range(3)]
+    assert sizes == sorted(sizes, reverse=True)
+    if measure in ("hessian", "loss"):
+        return  # away from a minimum, as random weights are, a loss may fall and curve downwards
+    down = {name: row[1] for name, row in zip(table.modules, table.losses, strict=True) if "down_proj" in name}
+    assert abs(down["model.layers.1.mlp.down_proj"]) > 3 * abs(down["model.layers.0.mlp.down_proj"])
+
+
+@pytest.mark.parametrize("measure", NAMES)
+@pytest.mark.parametrize("name", ["gpt2", "bert"])
+def test_every_family_is_measured_and_left_as_it_was(measure, name):
+    from transformers import BertForSequenceClassification, GPT2LMHeadModel
+
+    model = tiny_model(name, {"bert": BertForSequenceClassification, "gpt2": GPT2LMHeadModel}[name]).train()
+    before = copy.deepcopy(model.state_dict())
+    data = [{**batches()[0], "labels": torch.tensor([0, 1])}] if name == "bert" else batches()
+    table = measured(measure, model, THREE, data)
+    assert sum(abs(row[0]) for row in table.losses) > 0
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("measure", NAMES)
+def test_an_interrupted_analysis_goes_on_and_ends_with_the_same_numbers(measure, tmp_path, monkeypatch):
+    whole = measured(measure, schemes=THREE)
+    kind, calls = MEASURES[measure], []
+    original = kind.add
+
+    def interrupted(self, row, part):
+        calls.append(part)
+        if len(calls) == self.parts + 1:  # after the first sequence
+            raise KeyboardInterrupt
+        original(self, row, part)
+
+    monkeypatch.setattr(kind, "add", interrupted)
+    file = tmp_path / "losses.json"
+    with pytest.raises(KeyboardInterrupt):
+        measured(measure, schemes=THREE, file=file, fingerprint="one")
+    assert not file.exists() and len(list(tmp_path.iterdir())) == 1
+    begun = len(calls)
+    resumed = measured(measure, schemes=THREE, file=file, fingerprint="one")
+    assert resumed.losses == whole.losses and [path.name for path in tmp_path.iterdir()] == ["losses.json"]
+    assert len(calls) - begun == begun - 1  # the second sequence and no part of the first
+    assert measured(measure, schemes=THREE, file=file, fingerprint="one") == resumed
+    with pytest.raises(ConfigError, match="other data"):
+        measured(measure, schemes=THREE, file=file, fingerprint="two")
+
+
+def test_progress_of_another_model_or_in_a_broken_file_is_not_gone_on_from(tmp_path, monkeypatch):
+    whole, file = measured("fisher", schemes=THREE), tmp_path / "losses.json"
+    original = MEASURES["fisher"].add
+
+    def once(self, row, part):
+        original(self, row, part)
+        monkeypatch.setattr(MEASURES["fisher"], "add", None)
+
+    for spoil in (lambda kept: None, lambda kept: kept.write_bytes(b"broken")):
+        monkeypatch.setattr(MEASURES["fisher"], "add", once)
+        with pytest.raises(TypeError):
+            measured("fisher", schemes=THREE, file=file, fingerprint="another")
+        (kept,) = tmp_path.iterdir()
+        spoil(kept)
+        monkeypatch.setattr(MEASURES["fisher"], "add", original)
+        assert measured("fisher", schemes=THREE, file=file, fingerprint="one").losses == whole.losses
+        file.unlink()
+
+
+@pytest.mark.parametrize("measure", ["kl", "output-error"])
+def test_some_measures_need_no_labels(measure):
+    from transformers import BertForSequenceClassification
+
+    model = tiny_model("bert", BertForSequenceClassification)
+    assert measured(measure, model, THREE).loss("classifier", *THREE) > 0
+
+
+@pytest.mark.parametrize("measure", ["fisher", "hessian", "loss"])
+def test_others_say_which_do_not(measure):
+    from transformers import BertForSequenceClassification
+
+    with pytest.raises(CalibrationError, match="take the measure kl or output-error"):
+        measured(measure, tiny_model("bert", BertForSequenceClassification))
+
+
+@pytest.mark.parametrize("measure", NAMES)
+def test_nan_is_found(measure):
+    from hf_quant.errors import HfQuantError
+
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = torch.nan
+    with pytest.raises(HfQuantError, match=r"NaN|up_proj"):
+        measured(measure, model, THREE)
+    with pytest.raises(CalibrationError, match="no data"):
+        analyse(tiny_model("llama"), [], ALL, measure, progress=False)
