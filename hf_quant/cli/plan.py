@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,13 +13,18 @@ import yaml
 
 from hf_quant.calibration.data import Calibration
 from hf_quant.calibration.files import open_dataset
+from hf_quant.cli.processes import several_processes
 from hf_quant.cli.sections import print_section
 from hf_quant.config.plan import Plan
 from hf_quant.config.recipe import Recipe
 from hf_quant.errors import ConfigError
+from hf_quant.planner.cost.latency import Pass
 from hf_quant.planner.report import SearchReport
 from hf_quant.planner.search import STRATEGIES
+from hf_quant.planner.sensitivity import MEASURES
+from hf_quant.planner.sensitivity.table import LossTable
 from hf_quant.reporting.json_file import write_text
+from hf_quant.reporting.planning.page import write_plan_page
 from hf_quant.workflows.checkpoints import load_model, load_tokenizer
 from hf_quant.workflows.plan import search_plan
 
@@ -28,11 +35,12 @@ _MOST_ROWS = 40
 def run(
     model: Annotated[str, typer.Argument(help="Directory or repository id of a float checkpoint (safetensors).")],
     budget: Annotated[
-        str,
+        list[str],
         typer.Option(
             "--budget",
             "-b",
-            help='"350MB", "4.5bpw" (bits per weight), "25%" of the float file, "drop<=1%", or several.',
+            help='"350MB", "4.5bpw" (bits per weight), "25%" of the float file, "20ms/token", "drop<=1%", or several '
+            'at once: "350MB,20ms". Repeated: a plan for each, from one analysis.',
         ),
     ],
     data: Annotated[
@@ -44,7 +52,13 @@ def run(
     output: Annotated[Path, typer.Option("--output", "-o", help="YAML file for the plan, a recipe.")] = Path(
         "plan.yaml"
     ),
-    report: Annotated[Path | None, typer.Option(help="JSON file for everything that was found.")] = None,
+    report: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Where to put what was found: .json for programs, .html for a page with a heat map of sensitivities, "
+            "the bits of each module and the front of size and loss, .png for that front; may be repeated."
+        ),
+    ] = None,
     losses: Annotated[
         Path | None,
         typer.Option(
@@ -53,9 +67,21 @@ def run(
         ),
     ] = None,
     strategy: Annotated[str, typer.Option(help=f"One of: {', '.join(STRATEGIES)}.")] = "ilp",
+    measure: Annotated[str, typer.Option(help=f"Of sensitivity, one of: {', '.join(MEASURES)}.")] = "fisher",
     hardware: Annotated[
         str | None, typer.Option(help="Keep to what this profile takes; see hf-quant hardware --list.")
     ] = None,
+    kernels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Times of the machine's kernels, of hf-quant hardware --measure; needed for others than this."
+        ),
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Tokens of the pass whose milliseconds are limited.")] = 1,
+    context: Annotated[int, typer.Option(help="Tokens before them, in the cache.")] = 512,
+    fused: Annotated[
+        bool, typer.Option(help="One scheme for linears of one input, such as query, key and value.")
+    ] = False,
     pin: Annotated[
         list[str] | None,
         typer.Option(help="PATTERN=PRESET, or PATTERN=float: what modules are to have; may be repeated."),
@@ -79,35 +105,75 @@ def run(
         hf-quant plan ./smollm2 --budget 90MB -d texts.txt --pin "lm_head=int8" --strategy evolutionary
 
         hf-quant plan ./gpt2 --budget "drop<=2%" -d articles.jsonl --report plan.json
+
+        hf-quant plan ./smollm2 -b 3.5bpw -b 4.5bpw -b 6bpw -d texts.txt --report plans.html
+
+        hf-quant plan ./smollm2 -b 12ms/token -d texts.txt --hardware host
+
+        accelerate launch --cpu --num_processes 2 -m hf_quant plan ./smollm2 -b 4.5bpw -d texts.txt
     """
     STRATEGIES[strategy]  # an unknown one is told before the model is loaded
+    _check(output, report or ())
+    with several_processes() as is_first:
+        calibration = Calibration(
+            open_dataset(data),
+            load_tokenizer(model),
+            samples=samples,
+            sequence_length=sequence_length,
+            text_column=text_column,
+            seed=seed,
+        )
+        loaded = load_model(model, dtype="float32")
+        kept = output.absolute().parent / f".{output.stem}.losses.json" if losses is None else losses
+        found = []
+        for each in budget:
+            plan, result = search_plan(
+                loaded,
+                calibration,
+                each,
+                strategy=strategy,
+                measure=measure,
+                hardware=hardware,
+                kernels=kernels,
+                step=Pass(tokens=tokens, context=context, logits=1),
+                fused=fused,
+                pins=dict(map(_split, pin)) if pin else None,
+                measurements=measurements,
+                evaluations=evaluations,
+                seed=seed,
+                losses=kept,
+                progress=is_first,
+            )
+            found.append(result)
+            if is_first:
+                file = output if len(budget) == 1 else output.with_stem(f"{output.stem}-{_file_name(each)}")
+                write_text(file, _recipe(plan, result))
+                _print(result)
+                typer.echo(f"Wrote {file}: hf-quant quantize {model} --recipe {file} -o DIRECTORY")
+        for file in (report or ()) if is_first else ():
+            _write(file, found, kept)
+            typer.echo(f"Wrote {file}")
+
+
+def _check(output: Path, reports: Sequence[Path]) -> None:
+    """What is to be written, before any work."""
     if output.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"--output takes a file that ends in .yaml, not {output}")
-    calibration = Calibration(
-        open_dataset(data),
-        load_tokenizer(model),
-        samples=samples,
-        sequence_length=sequence_length,
-        text_column=text_column,
-        seed=seed,
-    )
-    plan, found = search_plan(
-        load_model(model, dtype="float32"),
-        calibration,
-        budget,
-        strategy=strategy,
-        hardware=hardware,
-        pins=dict(map(_split, pin)) if pin else None,
-        measurements=measurements,
-        evaluations=evaluations,
-        seed=seed,
-        losses=output.absolute().parent / f".{output.stem}.losses.json" if losses is None else losses,
-    )
-    write_text(output, _recipe(plan, found))
-    if report is not None:
-        write_text(report, json.dumps(found.to_dict(), indent=1) + "\n")
-    _print(found)
-    typer.echo(f"Wrote {output}: hf-quant quantize {model} --recipe {output} -o DIRECTORY")
+    for file in reports:
+        if file.suffix not in (".json", ".html", ".png"):
+            raise ConfigError(f"--report takes files that end in .json, .html or .png, not {file}")
+
+
+def _file_name(budget: str) -> str:
+    return re.sub(r"[^0-9A-Za-z.]+", "-", budget).strip("-")
+
+
+def _write(file: Path, found: Sequence[SearchReport], losses: Path) -> None:
+    if file.suffix == ".json":
+        values = [each.to_dict() for each in found]
+        write_text(file, json.dumps(values[0] if len(values) == 1 else values, indent=1) + "\n")
+        return
+    write_plan_page(file, found, LossTable.from_dict(json.loads(losses.read_text(encoding="utf-8"))))
 
 
 def _recipe(plan: Plan, found: SearchReport) -> str:

@@ -93,8 +93,12 @@ class SearchReport:
         """
         return from_json(cls, values, "the search report")
 
-    def tables(self) -> tuple[Table, ...]:
-        """Units, repairs if any and alternatives if any, for `cli.sections.print_section`."""
+    def tables(self, folded: bool = False) -> tuple[Table, ...]:
+        """Units, repairs if any and alternatives if any.
+
+        Args:
+            folded: Whether a page shows the first two on request only.
+        """
         units = Table(
             ("modules", "scheme", "bytes", "bits", "loss", "why"),
             tuple(
@@ -104,6 +108,7 @@ class SearchReport:
             caption=self.summary(),
             title="Plan",
             numbers=(2, 3, 4),
+            folded=folded,
         )
         repairs = Table(
             ("change", "predicted", "measured", "kept", "why"),
@@ -113,6 +118,7 @@ class SearchReport:
             ),
             title="Measured and repaired",
             numbers=(1, 2),
+            folded=folded,
         )
         points = Table(
             ("bytes", "loss", "milliseconds", "found by"),
@@ -205,6 +211,9 @@ def _reason(problem: Problem, number: int, index: int) -> str:
         words.append(
             f"{above.name} would cost {above.bytes - option.bytes:,} bytes and lose {above.loss - option.loss:+.3g}"
         )
+    plain = next((one for one in unit.options if one.scheme is None), option)
+    if None not in (option.milliseconds, plain.milliseconds) and option.milliseconds > plain.milliseconds:  # type: ignore[operator]
+        words.append(f"slower than float here: {option.milliseconds:.3g} ms and {plain.milliseconds:.3g}")
     return "; ".join(words) or "nothing larger loses less"
 
 

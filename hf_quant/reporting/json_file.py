@@ -47,17 +47,24 @@ def write_text(file: Path, text: str) -> None:
     Raises:
         SaveError: It cannot be written; what was there is as it was.
     """
+    try:
+        content = text.encode()
+    except UnicodeEncodeError as error:
+        raise SaveError(f"cannot write {file}: {error}") from error
+    write_bytes(file, content)
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """As `write_text`."""
     staging = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=file.parent, prefix=f".{file.name}.", encoding="utf-8", newline="\n", delete=False
-        ) as opened:
+        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as opened:
             staging = Path(opened.name)
-            opened.write(text)
+            opened.write(content)
         staging.chmod(_mode())
         staging.replace(file)
-    except (OSError, UnicodeEncodeError) as error:
+    except OSError as error:
         if staging is not None:
             staging.unlink(missing_ok=True)
         raise SaveError(f"cannot write {file}: {error}") from error

@@ -6,16 +6,14 @@ import copy
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hf_quant.calibration.data import Calibration
-from hf_quant.config.plan import Plan, fit
+from hf_quant.config.plan import Plan
 from hf_quant.config.presets import PRESETS
 from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.errors import CalibrationError, ConfigError
@@ -23,16 +21,24 @@ from hf_quant.hardware.profiles import get_profile
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.fingerprint import weights_fingerprint
 from hf_quant.planner.budget import Budget
+from hf_quant.planner.build import build_problem
 from hf_quant.planner.cost.disk import DiskCosts
+from hf_quant.planner.cost.latency import LatencyCosts, Pass
+from hf_quant.planner.cost.table import KernelTable
+from hf_quant.planner.cost.table_file import read_table
+from hf_quant.planner.groups import fusion_groups
 from hf_quant.planner.limits import limits_of
+from hf_quant.planner.pareto import sweep
 from hf_quant.planner.pins import Pins, pinned
-from hf_quant.planner.problem import Assignment, Option, Problem, Unit
+from hf_quant.planner.problem import Assignment, Problem
 from hf_quant.planner.repair import repair
 from hf_quant.planner.report import SearchReport, search_report
 from hf_quant.planner.search import STRATEGIES
 from hf_quant.planner.sensitivity import MEASURES
-from hf_quant.planner.sensitivity.analysis import analyse
+from hf_quant.planner.sensitivity.analysis import analyse, mean_loss
+from hf_quant.planner.sensitivity.sequences import sequences_of, writes_text
 from hf_quant.planner.sensitivity.table import LossTable
+from hf_quant.workflows.measure_hardware import kernel_table
 from hf_quant.workflows.quantize import quantize
 
 logger = logging.getLogger(__name__)
@@ -65,6 +71,9 @@ def search_plan(
     strategy: str = "ilp",
     measure: str = "fisher",
     hardware: str | None = None,
+    kernels: KernelTable | str | Path | None = None,
+    step: Pass | None = None,
+    fused: bool = False,
     pins: Pins | None = None,
     measurements: int = 5,
     evaluations: int = 30,
@@ -82,11 +91,16 @@ def search_plan(
         model: Float, in memory; it is not changed, but copied for each measurement.
         data: `Calibration`, or batches with ``labels`` for models that do not write text. A quarter is kept to measure
             on.
-        budget: ``"350MB"``, ``"4.5bpw"``, ``"25%"``, ``"drop<=1%"``, several of these, or bytes.
+        budget: ``"350MB"``, ``"4.5bpw"``, ``"25%"``, ``"20ms/token"``, ``"drop<=1%"``, several of these, or bytes.
         schemes: What modules are offered, beside staying float.
         strategy: A name of `planner.search.STRATEGIES`.
         measure: A name of `planner.sensitivity.MEASURES`.
         hardware: Offer only schemes with as many bits as the presets of this profile.
+        kernels: Times of kernels on the machine in question, or their file, of ``hf-quant hardware --measure``. Without
+            them a budget of milliseconds is one of this machine, whose kernels are measured if they were not yet.
+        step: The pass that milliseconds are of; None for one token after 512.
+        fused: Whether linears of one input, such as query, key and value, share one scheme, as they have to where a
+            runtime computes them together.
         pins: What modules may have: ``{"lm_head": "int8", "*.down_proj": ["int8", "float"]}``.
         measurements: Most plans to measure after the search; 0 leaves it at the prediction.
         evaluations: Most plans that a strategy which measures, such as ``evolutionary``, may measure.
@@ -99,8 +113,7 @@ def search_plan(
         InfeasibleBudget: Nothing keeps to the budget; the least that does is named, before anything is measured.
         ConfigError: The budget cannot be read, or `losses` is of another model, data or schemes.
         CalibrationError: The data is not usable.
-        PlanError: A sensitivity is NaN (the module is named), pins contradict each other, or times are limited, which
-            are not known.
+        PlanError: A sensitivity is NaN (the module is named), or pins contradict each other.
         UnknownName: There is no such strategy, measure or hardware.
     """
     search, kind = STRATEGIES[strategy], MEASURES[measure]
@@ -111,12 +124,15 @@ def search_plan(
         )
     offered = _offered(schemes, hardware)
     costs = DiskCosts(model)
+    times = _times(model, budget, hardware, kernels, step, progress)
     # An impossible budget is told before the analysis.
-    limits_of(pinned(_problem(costs, None, offered), pins), budget)
+    limits_of(pinned(build_problem(costs, None, offered, times), pins), budget)
     batches = data.batches(model.config) if isinstance(data, Calibration) else list(data)
     analysed, held_out = _divided(batches)
+    groups = fusion_groups(model, next(sequences_of(analysed[:1], model, labelled=False))) if fused else None
+    limits_of(pinned(build_problem(costs, None, offered, times, groups), pins), budget)
     table = _analysis(model, analysed, offered, measure, losses, progress)
-    problem = pinned(_problem(costs, table, offered), pins)
+    problem = pinned(build_problem(costs, table, offered, times, groups), pins)
     rises = _Rises(model, held_out)
     measures = strategy in ("evolutionary", "rl", "random")
     solution = search(
@@ -135,7 +151,32 @@ def search_plan(
             logger.warning(
                 "the loss that was asked for was not met within %d measurements: allow more, or lose more", measurements
             )
-    return problem.plan(solution.assignment), search_report(problem, budget, solution, log)
+    report = search_report(problem, budget, solution, log, sweep(problem, milliseconds=Budget.of(budget).milliseconds))
+    return problem.plan(solution.assignment), report
+
+
+def _times(
+    model: Any,
+    budget: Budget | str | float,
+    hardware: str | None,
+    kernels: KernelTable | str | Path | None,
+    step: Pass | None,
+    progress: bool,
+) -> LatencyCosts | None:
+    """Milliseconds, where they are limited or a table is given."""
+    if kernels is None:
+        if Budget.of(budget).milliseconds is None:
+            return None
+        if hardware not in (None, "host"):
+            raise ConfigError(
+                f"milliseconds on {hardware} have to be measured there: run `hf-quant hardware --measure --output "
+                "kernels.json` on it, and give that file as kernels (--kernels)"
+            )
+        kernels = kernel_table(quick=True, progress=progress)
+    table = kernels if isinstance(kernels, KernelTable) else read_table(Path(kernels))
+    if step is None:
+        step = Pass(tokens=1, context=512, logits=1) if writes_text(model) else Pass(tokens=128)
+    return LatencyCosts(model, table, step)
 
 
 def _offered(schemes: Sequence[Scheme], hardware: str | None) -> list[Scheme]:
@@ -148,33 +189,6 @@ def _offered(schemes: Sequence[Scheme], hardware: str | None) -> list[Scheme]:
     if not found:
         raise ConfigError(f"{hardware} takes weights of {', '.join(map(str, sorted(bits)))} bits: offer some of these")
     return found
-
-
-def _problem(costs: DiskCosts, table: LossTable | None, schemes: Sequence[Scheme]) -> Problem:
-    """Units of modules that are tied, the others alone; without a table all losses are 0."""
-    members: dict[str, list[str]] = {}
-    for name in costs.candidates:
-        members.setdefault(costs.ties.get(name, name), []).append(name)
-    return Problem(
-        tuple(_unit(costs, table, schemes, names) for names in members.values()),
-        fixed_bytes=costs.fixed_bytes,
-        float_bytes=costs.float_bytes,
-    )
-
-
-def _unit(costs: DiskCosts, table: LossTable | None, schemes: Sequence[Scheme], names: list[str]) -> Unit:
-    options: list[Option] = [Option(None, costs.of_unit(names, None), 0.0)]
-    for scheme in schemes:
-        losses = [0.0 if table is None else table.loss(name, scheme) for name in names]
-        if any(loss is None for loss in losses):
-            continue
-        # One that is fitted to the width may be the same as another.
-        fitted = fit(scheme, costs.candidates[names[-1]], names[-1])
-        if all(option.scheme != fitted for option in options):
-            rise = math.fsum(loss for loss in losses if loss is not None)
-            options.append(Option(fitted, costs.of_unit(names, fitted), rise))
-    weight: Any = costs.model.get_submodule(names[0]).weight
-    return Unit(tuple(names), weight.numel(), tuple(sorted(options, key=lambda option: option.bytes)))
 
 
 def _divided(batches: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -218,7 +232,7 @@ class _Rises:
     def of(self, problem: Problem) -> Any:
         def rise(assignment: Assignment) -> float:
             if self.float is None:
-                self.float = _loss(self.model, self.rows)
+                self.float = mean_loss(self.model, self.rows)
             if assignment not in self.known:
                 plan = Plan(
                     {name: scheme for name, scheme in problem.plan(assignment).modules.items() if scheme is not None}
@@ -226,29 +240,7 @@ class _Rises:
                 if not plan.modules:
                     return 0.0
                 copied = quantize(copy.deepcopy(self.model), HfQuantConfig(plan=plan), progress=False)
-                self.known[assignment] = _loss(copied, self.rows) - self.float
+                self.known[assignment] = mean_loss(copied, self.rows) - self.float
             return self.known[assignment]
 
         return rise
-
-
-@torch.inference_mode()
-def _loss(model: Any, rows: list[Any]) -> float:
-    """Mean over sequences, each of its mean loss."""
-    training = model.training
-    model.eval()
-    try:
-        found = [float(model(**_with_labels(model, row)).loss) for row in rows]
-    finally:
-        model.train(training)
-    return math.fsum(found) / len(found)
-
-
-def _with_labels(model: Any, row: Mapping[str, Tensor]) -> dict[str, Any]:
-    device = next(model.parameters()).device
-    moved = {name: tensor.to(device) for name, tensor in row.items()}
-    if "labels" not in moved:
-        mask = moved.get("attention_mask")
-        ids = moved["input_ids"]
-        moved["labels"] = ids if mask is None else ids.masked_fill(mask == 0, -100)
-    return moved

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+import yaml
 from typer.testing import CliRunner
 
 import hf_quant
@@ -14,10 +15,17 @@ from hf_quant.errors import CalibrationError, ConfigError, HfQuantError, Infeasi
 from hf_quant.evaluation.file_size import computed_bytes
 from hf_quant.modules.swap import quantized_modules
 from hf_quant.planner.cost.disk import plan_bytes
+from hf_quant.planner.cost.latency import Pass, predict_latency
+from hf_quant.planner.sensitivity import MEASURES
 from hf_quant.workflows.checkpoints import load_model
+from hf_quant.workflows.plan import SCHEMES
 from tests.evaluation.tiny import task_model, task_rows, tiny_tokenizer
 from tests.integration.calibration_data import calibration
+from tests.integration.test_distributed_runs import in_all_ranks
 from tests.integration.tiny import tiny_model
+from tests.planner.cost.tables import table as kernel_table
+
+TABLE = kernel_table()
 
 
 def planned(budget="4.5bpw", name="llama-gqa", model=None, **options):
@@ -85,7 +93,11 @@ def test_hardware_narrows_what_is_offered():
     [
         ("1kB", {}, InfeasibleBudget),
         ("10GB", {}, InfeasibleBudget),
-        ("20ms", {}, PlanError),
+        ("0.001ms", {"kernels": TABLE}, InfeasibleBudget),
+        ("20ms", {"hardware": "raspberry-pi-5"}, ConfigError),
+        ("20ms", {"kernels": "nowhere.json"}, ConfigError),
+        ("drop<=1%", {"measure": "output-error"}, ConfigError),
+        ("4.5bpw", {"measure": "fischer"}, UnknownName),
         ("much", {}, ConfigError),
         ("4.5bpw", {"strategy": "ipl"}, UnknownName),
         ("4.5bpw", {"hardware": "raspberry-pi-50"}, UnknownName),
@@ -97,6 +109,40 @@ def test_what_cannot_be_planned_is_told_before_the_analysis(budget, options, err
     monkeypatch.setattr("hf_quant.planner.sensitivity.fisher.Fisher.add", None)
     with pytest.raises(error):
         planned(budget, **options)
+
+
+@pytest.mark.parametrize("measure", [name for name in MEASURES if name != "fisher"])
+def test_any_measure_serves(measure):
+    plan, report = planned("4.5bpw", measure=measure, measurements=1, schemes=(SCHEMES["3 bits"], SCHEMES["8 bits"]))
+    assert len({str(scheme) for scheme in plan.modules.values()}) > 1 and report.measured_loss is not None
+
+
+def test_a_budget_of_milliseconds_is_kept_by_the_tables_times():
+    model = tiny_model("llama-untied")
+    _, free = planned("60%", model=model, kernels=TABLE, measurements=0)
+    limit = 0.97 * free.milliseconds
+    plan, report = planned(f"60%,{limit}ms", model=model, kernels=TABLE, measurements=0)
+    assert report.milliseconds <= limit < free.milliseconds and report.predicted_loss >= free.predicted_loss
+    step = Pass(tokens=1, context=512, logits=1)
+    assert report.milliseconds == pytest.approx(predict_latency(model, TABLE, step, plan).total, rel=1e-6)
+    assert any(point.milliseconds is not None for point in report.front)
+
+
+def test_linears_of_one_input_share_a_scheme_where_they_are_to_be_fused():
+    plan, _ = planned("5bpw", fused=True, measurements=0)
+    for siblings in (("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("mlp.gate_proj", "mlp.up_proj")):
+        for layer in (0, 1):
+            assert len({plan.modules[f"model.layers.{layer}.{name}"] for name in siblings}) == 1
+    free, _ = planned("5bpw", measurements=0)
+    assert free != plan
+
+
+def test_alternatives_go_from_small_to_large():
+    _, report = planned("6bpw", measurements=0)
+    sizes = [point.bytes for point in report.front]
+    assert len(sizes) > 3 and sizes == sorted(sizes)
+    losses = [point.loss for point in report.front]
+    assert losses == sorted(losses, reverse=True)
 
 
 def test_one_sequence_is_too_few():
@@ -134,6 +180,37 @@ def test_the_command_writes_a_recipe_that_quantizes(place, tmp_path):
     planned = {name: unit.scheme for unit in report.units for name in unit.modules if unit.scheme.startswith("W")}
     assert loaded.keys() == planned.keys()
     assert (tmp_path / ".plan.losses.json").is_file()
+
+
+def test_several_budgets_give_a_plan_each_and_one_page(place, tmp_path):
+    sizes = ("--samples", 8, "--sequence-length", 32, "--measurements", 1)
+    page, picture = tmp_path / "plans.html", tmp_path / "front.png"
+    arguments = ("plan", place / "llama", "-b", "4bpw", "-b", "30%", "-d", place / "texts.txt", *sizes)
+    run(*arguments, "-o", tmp_path / "plan.yaml", "--report", page, "--report", picture)
+    assert {path.name for path in tmp_path.glob("*.yaml")} == {"plan-4bpw.yaml", "plan-30.yaml"}
+    text = page.read_text()
+    for words in ("Size against loss", "Sensitivity by fisher", "Where the bits of 4bpw go", "Outside the blocks"):
+        assert words in text
+    assert "<script" not in text and picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_report_of_another_kind_is_refused_before_any_work(place, tmp_path):
+    with pytest.raises(ConfigError, match=r"\.json, \.html or \.png"):
+        run("plan", tmp_path / "nowhere", "-b", "30%", "-d", place / "texts.txt", "--report", tmp_path / "a.pdf")
+
+
+def test_two_processes_plan_as_one(place, tmp_path):
+    code = """
+        import sys
+        from hf_quant.cli.main import app
+        app(sys.argv[1:], standalone_mode=False)
+    """
+    sizes = ("--samples", 8, "--sequence-length", 32, "--measurements", 2, "--budget", "30%")
+    arguments = ("plan", place / "llama", "-d", place / "texts.txt", *sizes)
+    first, second = in_all_ranks(code, *arguments, "-o", tmp_path / "both.yaml")
+    run(*arguments, "-o", tmp_path / "alone.yaml")
+    both, alone = (yaml.safe_load((tmp_path / f"{name}.yaml").read_text()) for name in ("both", "alone"))
+    assert both == alone and "Wrote" in first and second == ""
 
 
 def test_a_pin_without_a_preset_is_refused(place, tmp_path):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, distributed
@@ -91,6 +93,30 @@ def analyse(
     if kept is not None:
         kept.remove()
     return table
+
+
+@torch.no_grad()
+def mean_loss(model: Any, batches: Sequence[Mapping[str, Tensor]]) -> float:
+    """Mean over sequences of the model's loss, in evaluation; of several processes, each computes a share.
+
+    Args:
+        model: Float or quantized, with a head that computes a loss.
+        batches: As for `analyse`.
+
+    Raises:
+        CalibrationError: There are no labels for a model that does not write text.
+    """
+    rank, ranks = _place()
+    training = model.training
+    model.eval()
+    try:
+        rows = list(sequences_of(batches, model, labelled=True))
+        found = torch.tensor([math.fsum(float(model(**row).loss) for row in rows[rank::ranks])], dtype=torch.float64)
+    finally:
+        model.train(training)
+    if ranks > 1:
+        distributed.all_reduce(found)
+    return float(found) / len(rows)
 
 
 def _place() -> tuple[int, int]:

@@ -70,6 +70,19 @@ def new_figure(height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
+def new_panels(count: int, height: float) -> tuple[Any, list[Any]]:
+    """A figure of panels below each other, each of that height in inches, and a colour bar's room; and their axes."""
+    size = (_WIDTH, count * height + 0.6)
+    figure = _matplotlib("matplotlib.figure").Figure(figsize=size, layout="constrained")
+    return figure, list(figure.subplots(count, squeeze=False)[:, 0])
+
+
+def normal(low: float, high: float, logarithmic: bool) -> Any:
+    """The scale of colours from `low` to `high`."""
+    colours = _matplotlib("matplotlib.colors")
+    return colours.LogNorm(low, max(high, 1.001 * low)) if logarithmic else colours.Normalize(low, high)
+
+
 def new_rows(labels: Sequence[tuple[str, str, str]]) -> tuple[Any, Any]:
     """A figure with a row for each of `labels`, the first on top at 0; marks go below the words.
 
@@ -125,6 +138,14 @@ def svg(picture: Picture, name: str) -> str:
     # The page sizes it.
     text = re.sub(r'(<svg[^>]*?) (?:width="[\d.]+pt") ?', r"\1 ", text, count=1)
     return re.sub(r'(<svg[^>]*?) ?height="[\d.]+pt"', r"\1", text, count=1)
+
+
+def png(picture: Picture) -> bytes:
+    """The picture with its title, on white."""
+    target = io.BytesIO()
+    picture.figure.suptitle(picture.title, fontsize=10)
+    picture.figure.savefig(target, format="png", dpi=200, metadata={"Software": None}, facecolor="white")
+    return target.getvalue()
 
 
 def _matplotlib(module: str) -> Any:

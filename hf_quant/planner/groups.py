@@ -1,0 +1,51 @@
+"""Linears that a runtime computes together, so that a plan had better treat them alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_quant.modules.swap import candidates
+
+
+@torch.no_grad()
+def fusion_groups(model: Any, example: Mapping[str, Any]) -> dict[str, str]:
+    """Linears that share one input and one parent, such as query, key and value, or gate and up.
+
+    They are seen in one pass, not known by name.
+
+    Args:
+        model: Float; it is as it was afterwards.
+        example: What to call it with.
+
+    Returns:
+        Of every linear that has siblings, the name of the first of them.
+    """
+    names = [name for name, candidate in candidates(model).items() if candidate.kind != "embedding"]
+    # Inputs are kept, so that no two of them have one address.
+    seen: dict[tuple[str, int], list[str]] = {}
+    kept: list[Tensor] = []
+
+    def hook(name: str) -> Any:
+        def watch(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if args and isinstance(args[0], Tensor):
+                kept.append(args[0])
+                members = seen.setdefault((name.rpartition(".")[0], id(args[0])), [])
+                if name not in members:
+                    members.append(name)
+
+        return watch
+
+    handles = [model.get_submodule(name).register_forward_pre_hook(hook(name)) for name in names]
+    training = model.training
+    model.eval()
+    try:
+        model(**example)
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return {name: members[0] for members in seen.values() if len(members) > 1 for name in members}

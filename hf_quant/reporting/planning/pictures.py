@@ -1,0 +1,132 @@
+"""Pictures of plans: a heat map of sensitivities, a map of bits, and fronts of size, time and loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from hf_quant.planner.report import Point, SearchReport
+from hf_quant.planner.sensitivity.table import LossTable
+from hf_quant.reporting.planning.grid import Grid, grid_of
+from hf_quant.reporting.plots.canvas import COLOURS, REFERENCE, Picture, legend, new_figure, new_panels, normal
+
+_ROW = 0.17
+"""Inches of a row of a map."""
+_MAP = "viridis"
+
+
+def heat_map(table: LossTable) -> Picture | None:
+    """Module by scheme: a panel for each scheme; to be made and written in `canvas.style`. None without blocks."""
+    grid = grid_of(table.modules)
+    values = np.full((len(table.schemes), len(grid.kinds), len(grid.blocks)), np.nan)
+    for name, losses in zip(table.modules, table.losses, strict=True):
+        if name in grid.places:
+            for number, loss in enumerate(losses):
+                # What is lost by chance or not at all has no place on a logarithmic scale.
+                values[(number, *grid.places[name])] = loss if loss is not None and loss > 0 else np.nan
+    if not np.isfinite(values).any():
+        return None
+    scale = normal(float(np.nanmin(values)), float(np.nanmax(values)), logarithmic=True)
+    figure, panels = new_panels(len(table.schemes), _height(grid))
+    for axes, scheme, panel in zip(panels, table.schemes, values, strict=True):
+        image = _drawn(axes, panel, grid, scale)
+        axes.set_title(str(scheme), loc="left", fontsize=8.5)
+    panels[-1].set_xlabel("block")
+    figure.colorbar(image, ax=list(panels), location="bottom", shrink=0.8, label=table.unit, aspect=35)
+    return Picture(
+        figure,
+        f"Sensitivity by {table.measure}",
+        "What the model loses when one module alone is quantized, by scheme; bright modules lose most. Blank: nothing, "
+        "or the scheme does not fit.",
+    )
+
+
+def bit_map(report: SearchReport) -> Picture | None:
+    """Bits per weight, block by block. None without blocks."""
+    bits = {name: unit.bits for unit in report.units for name in unit.modules}
+    grid = grid_of(bits)
+    values = np.full((len(grid.kinds), len(grid.blocks)), np.nan)
+    for name, place in grid.places.items():
+        values[place] = bits[name]
+    if not np.isfinite(values).any():
+        return None
+    figure, panels = new_panels(1, _height(grid))
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    image = _drawn(panels[0], values, grid, normal(low, high if high > low else low + 1, logarithmic=False))
+    panels[0].set_xlabel("block")
+    figure.colorbar(image, ax=panels[0], location="bottom", shrink=0.8, label="bits per weight", aspect=35)
+    return Picture(figure, f"Where the bits of {report.budget} go", "Scales and zero points counted.")
+
+
+def fronts(reports: Sequence[SearchReport]) -> list[Picture]:
+    """Size against loss, and time against loss where times are known."""
+    found = [
+        _front(
+            reports,
+            lambda point: point.bytes / 1e6,
+            lambda report: report.bytes / 1e6,
+            "Size against loss",
+            "file, MB (left is smaller)",
+        )
+    ]
+    if any(report.milliseconds is not None for report in reports):
+        found.append(
+            _front(
+                reports,
+                lambda point: point.milliseconds,
+                lambda report: report.milliseconds,
+                "Time against loss",
+                "ms (left is faster)",
+            )
+        )
+    return [picture for picture in found if picture is not None]
+
+
+def _front(
+    reports: Sequence[SearchReport],
+    of_point: Callable[[Point], float | None],
+    of_report: Callable[[SearchReport], float | None],
+    title: str,
+    label: str,
+) -> Picture | None:
+    points = [(x, point.loss) for point in reports[0].front if (x := of_point(point)) is not None]
+    plans = [(report, x) for report in reports if (x := of_report(report)) is not None]
+    if not points and not plans:
+        return None
+    figure, axes = new_figure(3.4)
+    points.sort()
+    axes.plot([x for x, _ in points], [y for _, y in points], "o-", color=REFERENCE, markersize=3, label="predicted")
+    for number, (report, x) in enumerate(plans):
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot([x], [report.predicted_loss], "o", color=colour, markersize=6, markerfacecolor="white")
+        if report.measured_loss is not None:
+            axes.plot([x, x], [report.predicted_loss, report.measured_loss], "-", color=colour, linewidth=1)
+            axes.plot([x], [report.measured_loss], "o", color=colour, markersize=6)
+        axes.plot([], [], "o", color=colour, label=report.budget)
+    losses = [y for _, y in points] + [report.predicted_loss for report, _ in plans]
+    losses += [report.measured_loss for report, _ in plans if report.measured_loss is not None]
+    if min(losses) > 0 and max(losses) > 20 * min(losses):
+        axes.set_yscale("log")
+    axes.set_xlabel(label)
+    axes.set_ylabel("rise of the loss (down is better)")
+    legend(figure, axes)
+    return Picture(
+        figure,
+        title,
+        "The line joins what searches predict for other budgets. Open dots are predicted, full ones measured.",
+    )
+
+
+def _height(grid: Grid) -> float:
+    return 0.25 + _ROW * len(grid.kinds)
+
+
+def _drawn(axes: Any, values: Any, grid: Grid, scale: Any) -> Any:
+    image = axes.imshow(np.ma.masked_invalid(values), aspect="auto", cmap=_MAP, norm=scale, interpolation="nearest")
+    axes.set_yticks(range(len(grid.kinds)), grid.kinds, fontsize=7)
+    axes.set_xticks(range(0, len(grid.blocks), max(1, len(grid.blocks) // 8)))
+    axes.set_xticklabels([str(grid.blocks[int(tick)]) for tick in axes.get_xticks()], fontsize=7)
+    axes.grid(visible=False)
+    return image
