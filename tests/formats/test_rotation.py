@@ -30,3 +30,13 @@ def test_an_outlier_is_spread_over_its_block_and_no_further():
     turned = rotate(vector, 64)
     assert torch.equal(turned[0, :64].abs(), torch.ones(64))
     assert torch.equal(turned[0, 64:], torch.zeros(64))
+
+
+@pytest.mark.parametrize("size", ROTATIONS)
+@pytest.mark.parametrize("shape", [(3, 5), (1,), (2, 0)])
+def test_gradients_are_asked_for_or_not_the_bits_are_the_same(size, shape):
+    vectors = torch.randn(*shape, 2 * size, generator=torch.Generator().manual_seed(0))
+    kept = vectors.clone()
+    with_gradients = rotate(vectors.clone().requires_grad_(), size)
+    assert with_gradients.requires_grad and torch.equal(with_gradients.detach(), rotate(vectors, size))
+    assert torch.equal(vectors, kept) and rotate(vectors, size).is_contiguous()

@@ -10,11 +10,12 @@ import numpy as np
 from hf_quant.planner.report import Point, SearchReport
 from hf_quant.planner.sensitivity.table import LossTable
 from hf_quant.reporting.planning.grid import Grid, grid_of
-from hf_quant.reporting.plots.canvas import COLOURS, REFERENCE, Picture, legend, new_figure, new_panels, normal
+from hf_quant.reporting.plots.canvas import COLOURS, REFERENCE, Picture, decades, legend, new_figure, new_panels, normal
 
 _ROW = 0.17
 """Inches of a row of a map."""
 _MAP = "viridis"
+_RANGE = 1e4
 
 
 def heat_map(table: LossTable) -> Picture | None:
@@ -34,7 +35,8 @@ def heat_map(table: LossTable) -> Picture | None:
         image = _drawn(axes, panel, grid, scale)
         axes.set_title(str(scheme), loc="left", fontsize=8.5)
     panels[-1].set_xlabel("block")
-    figure.colorbar(image, ax=list(panels), location="bottom", shrink=0.8, label=table.unit, aspect=35)
+    bar = figure.colorbar(image, ax=list(panels), location="bottom", shrink=0.8, label=table.unit, aspect=35)
+    decades(bar.ax.xaxis)
     return Picture(
         figure,
         f"Sensitivity by {table.measure}",
@@ -109,6 +111,12 @@ def _front(
     losses += [report.measured_loss for report, _ in plans if report.measured_loss is not None]
     if min(losses) > 0 and max(losses) > 20 * min(losses):
         axes.set_yscale("log")
+        # Below, no two plans can be told apart by measuring them.
+        bottom = max(min(losses) / 2, max(losses) / _RANGE)
+        axes.set_ylim(bottom=bottom)
+        seen = [x for x, y in points if y >= bottom] + [x for _, x in plans]
+        axes.set_xlim(right=min(1.15 * max(seen), axes.get_xlim()[1]))
+        decades(axes.yaxis)
     axes.set_xlabel(label)
     axes.set_ylabel("rise of the loss (down is better)")
     legend(figure, axes)

@@ -109,6 +109,14 @@ def logarithmic(axis: Any) -> None:
     axis.set_minor_locator(ticker.NullLocator())
 
 
+def decades(axis: Any) -> None:
+    """Label a logarithmic axis of many powers of ten at some of them, as plain numbers."""
+    ticker = _matplotlib("matplotlib.ticker")
+    axis.set_major_locator(ticker.LogLocator(numticks=6))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_locator(ticker.NullLocator())
+
+
 def colour_of(report: Report, model: str) -> str:
     """Of a quantized model, the same in every picture."""
     return COLOURS[report.models.index(model) % len(COLOURS)]

@@ -1,0 +1,217 @@
+"""Searched plans beside the same bits for all, chance, and fewer bits for larger modules, at the same size.
+
+Each cell searches a plan for a budget on training texts and measures the quantized model on test texts. Strategies that
+measure are allowed as many measurements as repairing the exact solution of the predictions takes. The analysis of a
+model is kept, and serves all of its cells.
+
+Every cell is a process of its own, whose result is appended to a file at once: the same call goes on after a kill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+import hf_quant
+from benchmarks.calibrated_subjects import SUBJECTS
+from benchmarks.kept import Kept, add_record_option, weights_fingerprint
+from benchmarks.memory import in_fresh_process
+from benchmarks.plan_subjects import batches_of, nats
+from hf_quant import HfQuantConfig
+from hf_quant.demo.cache import cache_directory
+from hf_quant.planner.sensitivity import MEASURES
+
+EXAMPLES = """examples:
+  python -m benchmarks.plans                                            everything
+  python -m benchmarks.plans --models smollm2 --budgets 4.5 --strategies uniform ilp
+  python -m benchmarks.plans --models sentiment --measurements 3        a quick look
+"""
+
+FLOAT, UNIFORM, EXACT = "fp32", "uniform", "ilp"
+SEEDS = {"random": (0, 1, 2)}
+"""Chance is tried several times; the mean is shown."""
+STRATEGIES = (UNIFORM, "proportional", "random", EXACT, "evolutionary", "rl")
+BUDGETS = (3.5, 4.0, 4.5, 6.0)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a result depends on.
+
+    Args:
+        model: A name of `SUBJECTS`.
+        weights: Fingerprint of its checkpoint.
+        bits: Budget, a weight; 0 for float32.
+        strategy: One of `STRATEGIES`, or `FLOAT`.
+        seed: Of what draws.
+        measure: A name of `MEASURES`; empty where sensitivities are not asked.
+        samples: Sequences, a quarter of which plans are measured on while searching.
+        measurements: Of each search, at most.
+        articles: That the language models are tested on.
+    """
+
+    model: str
+    weights: str
+    bits: float
+    strategy: str
+    seed: int
+    measure: str
+    samples: int
+    measurements: int
+    articles: int
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.bits:g} bits {self.strategy}" + (f" {self.seed}" if self.seed else "")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for option, choices in (("--models", list(SUBJECTS)), ("--strategies", list(STRATEGIES))):
+        text = f"of {', '.join(choices)} (default: all)"
+        parser.add_argument(option, nargs="+", choices=choices, default=choices, metavar="NAME", help=text)
+    parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS, help="bits per weight (%(default)s)")
+    parser.add_argument("--measure", choices=list(MEASURES), default="fisher", help="(default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=16, help="sequences to search with (default: %(default)s)")
+    parser.add_argument("--measurements", type=int, default=8, help="of each search (default: %(default)s)")
+    parser.add_argument("--articles", type=int, default=20, help="to test language models on (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: %(default)s)")
+    add_record_option(parser, "plans")
+    return parser.parse_args()
+
+
+def cells_of(options: argparse.Namespace) -> list[Cell]:
+    """Budget by budget, so that the first rows are whole early."""
+    cells = []
+    for model in options.models:
+        weights = weights_fingerprint(SUBJECTS[model].directory())
+        fixed = (options.samples, options.measurements, options.articles)
+        cells.append(Cell(model, weights, 0.0, FLOAT, 0, "", 0, 0, options.articles))
+        for bits in options.budgets:
+            for strategy in STRATEGIES:
+                if strategy in options.strategies:
+                    for seed in SEEDS.get(strategy, (0,)):
+                        cells.append(Cell(model, weights, bits, strategy, seed, options.measure, *fixed))
+    return cells
+
+
+def measure(cell: Cell, threads: int, progress: bool) -> dict[str, Any]:
+    """Nats on test texts, bytes predicted and written, the loss predicted and measured while searching, and seconds."""
+    torch.set_num_threads(threads)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.simplefilter("ignore")
+    model, tokenizer = SUBJECTS[cell.model].load()
+    if cell.strategy == FLOAT:
+        return {"nats": nats(cell.model, model, tokenizer, cell.articles)}
+    batches = batches_of(cell.model, tokenizer, cell.samples)
+    losses = cache_directory() / "benchmarks" / f"losses-{cell.weights}-{cell.measure}-{cell.samples}.json"
+    searches = cell.strategy in (EXACT, "evolutionary", "rl")
+    began = time.perf_counter()
+    plan, report = hf_quant.search_plan(
+        model,
+        batches,
+        f"{cell.bits}bpw",
+        strategy=cell.strategy,
+        measure=cell.measure,
+        measurements=cell.measurements if cell.strategy == EXACT else 0,
+        evaluations=cell.measurements if searches else 1,
+        seed=cell.seed,
+        losses=losses,
+        progress=progress,
+    )
+    seconds = time.perf_counter() - began
+    quantized = hf_quant.quantize(model, HfQuantConfig(plan=plan), progress=False)
+    with tempfile.TemporaryDirectory() as folder:
+        quantized.save_pretrained(folder)
+        written = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+    return {
+        "nats": nats(cell.model, quantized, tokenizer, cell.articles),
+        "bytes": report.bytes,
+        "written": written,
+        "predicted": report.predicted_loss,
+        "measured": report.measured_loss,
+        "evaluations": report.evaluations,
+        "seconds": seconds,
+    }
+
+
+def table(model: str, found: Mapping[tuple[float, str], Sequence[Mapping[str, Any]]], reference: float) -> str:
+    """What each strategy loses against float32, and which part of the loss of the same bits for all that is."""
+    strategies = [strategy for strategy in STRATEGIES if any(of == strategy for _, of in found)]
+    lines = [f"### {model}: float32 {_words(model, reference)}", "", f"| bits per weight | {' | '.join(strategies)} |"]
+    lines.append(f"|{'---|' * (1 + len(strategies))}")
+    for bits in dict.fromkeys(bits for bits, _ in found):
+        row = [f"{bits:g}"]
+        uniform = found.get((bits, UNIFORM))
+        for strategy in strategies:
+            cells = found.get((bits, strategy))
+            if cells is None:
+                row.append("")
+                continue
+            rise = statistics.fmean(cell["nats"] for cell in cells) - reference
+            text = f"{rise:+.4f}"
+            if uniform is not None and strategy != UNIFORM and (gap := uniform[0]["nats"] - reference) > 0:
+                text += f", {rise / gap:.0%}"
+            row.append(text)
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def _words(model: str, value: float) -> str:
+    return f"{value:.4f} nats" + ("" if model == "sentiment" else f" (perplexity {math.exp(value):.3f})")
+
+
+def tables(cells: Sequence[Cell], results: Sequence[Mapping[str, Any]]) -> str:
+    """A table for each model, and how far predicted bytes are from written ones."""
+    parts = []
+    for model in dict.fromkeys(cell.model for cell in cells):
+        found: dict[tuple[float, str], list[Mapping[str, Any]]] = {}
+        reference = math.nan
+        for cell, result in zip(cells, results, strict=True):
+            if cell.model == model and cell.strategy == FLOAT:
+                reference = result["nats"]
+            elif cell.model == model:
+                found.setdefault((cell.bits, cell.strategy), []).append(result)
+        parts.append(table(model, found, reference))
+        beyond = [result["bytes"] - result["written"] for results in found.values() for result in results]
+        if beyond:
+            parts.append(f"Bytes budgeted are {min(beyond)} to {max(beyond)} above those written.")
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    options = parse()
+    cells, kept, results = cells_of(options), Kept(options.json, options.threads), []
+    with tqdm(cells, desc="Cells", disable=not sys.stderr.isatty()) as bar:
+        for cell in bar:
+            bar.set_postfix_str(str(cell))
+            is_new = asdict(cell) not in kept
+            job = partial(in_fresh_process, measure, cell, options.threads, sys.stderr.isatty())
+            results.append(kept.get(asdict(cell), job))
+            if is_new:
+                bar.write(f"{cell}: {results[-1]['nats']:.4f} nats", sys.stderr)
+    print(
+        f"{kept.measured_on(map(asdict, cells))}; rise of the loss on test texts in nats, and as a part of uniform's\n"
+    )
+    print(tables(cells, results))
+
+
+if __name__ == "__main__":
+    main()
