@@ -25,7 +25,9 @@ FLOORS = [
     "cli",
 ]
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms.split()}
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+TOP = {PACKAGE / "__init__.py", PACKAGE / "__main__.py"}
+"""What is above all floors: the public names, and what runs the command."""
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path not in TOP)
 
 
 def room_of(path):

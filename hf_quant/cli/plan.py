@@ -19,12 +19,12 @@ from hf_quant.config.plan import Plan
 from hf_quant.config.recipe import Recipe
 from hf_quant.errors import ConfigError
 from hf_quant.planner.cost.latency import Pass
+from hf_quant.planner.page.write import write_plan_page
 from hf_quant.planner.report import SearchReport
 from hf_quant.planner.search import STRATEGIES
 from hf_quant.planner.sensitivity import MEASURES
 from hf_quant.planner.sensitivity.table import LossTable
 from hf_quant.reporting.json_file import write_text
-from hf_quant.reporting.planning.page import write_plan_page
 from hf_quant.workflows.checkpoints import load_model, load_tokenizer
 from hf_quant.workflows.plan import search_plan
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from hf_quant.errors import ConfigError
+from hf_quant.planner.page.grid import grid_of
+from hf_quant.planner.page.pictures import bit_map, fronts, heat_map
+from hf_quant.planner.page.write import write_plan_page
 from hf_quant.planner.problem import Option, Problem, Unit
 from hf_quant.planner.report import search_report
 from hf_quant.planner.search import STRATEGIES
 from hf_quant.planner.sensitivity.table import LossTable
-from hf_quant.reporting.planning.grid import grid_of
-from hf_quant.reporting.planning.page import write_plan_page
-from hf_quant.reporting.planning.pictures import bit_map, fronts, heat_map
 from hf_quant.reporting.plots.canvas import style
 from hf_quant.workflows.plan import SCHEMES
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from hf_quant.errors import ConfigError
+from hf_quant.planner.page.grid import grid_of
+from hf_quant.planner.page.pictures import bit_map, fronts, heat_map
 from hf_quant.planner.report import SearchReport
 from hf_quant.planner.sensitivity.table import LossTable
 from hf_quant.reporting.html import drawn, render
 from hf_quant.reporting.json_file import write_bytes, write_text
-from hf_quant.reporting.planning.grid import grid_of
-from hf_quant.reporting.planning.pictures import bit_map, fronts, heat_map
 from hf_quant.reporting.plots.canvas import png, style
 from hf_quant.reporting.tables.table import Section, Table
 

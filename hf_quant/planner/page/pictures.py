@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from hf_quant.planner.page.grid import Grid, grid_of
 from hf_quant.planner.report import Point, SearchReport
 from hf_quant.planner.sensitivity.table import LossTable
-from hf_quant.reporting.planning.grid import Grid, grid_of
 from hf_quant.reporting.plots.canvas import COLOURS, REFERENCE, Picture, decades, legend, new_figure, new_panels, normal
 
 _ROW = 0.17
