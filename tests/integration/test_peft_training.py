@@ -108,6 +108,34 @@ class Rows(Dataset):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_checkpointed_gradients_and_evaluation_work_on_frozen_codes(name, quantized_checkpoints, tmp_path):
+    path = quantized_checkpoints[name, "int4"]
+    options = {"report_to": [], "use_cpu": True, "disable_tqdm": True, "logging_steps": 1, "save_strategy": "no"}
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = get_peft_model(auto_class(name).from_pretrained(path), lora_config(name))
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        arguments = TrainingArguments(
+            str(tmp_path),
+            max_steps=4,
+            eval_strategy="steps",
+            eval_steps=2,
+            optim="sgd",
+            activation_checkpointing=checkpointing,
+            **options,
+        )
+        run = Trainer(model, arguments, train_dataset=Rows(), eval_dataset=Rows())
+        before = codes(model)
+        run.train()
+        assert same(before, codes(model))
+        found.append([entry[key] for entry in run.state.log_history for key in ("loss", "eval_loss") if key in entry])
+    assert len(found[0]) == 6 and found[1] == pytest.approx(found[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_the_trainer_trains_an_adapter_saves_and_resumes(name, quantized_checkpoints, tmp_path):
     path = quantized_checkpoints[name, "int8"]
     options = {"report_to": [], "use_cpu": True, "disable_tqdm": True, "learning_rate": 1e-2, "logging_steps": 1}

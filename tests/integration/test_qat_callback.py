@@ -22,7 +22,7 @@ from hf_quant.integration.qat_callback import QATCallback
 from hf_quant.modules.swap import quantized_modules
 from hf_quant.qat.prepare import fake_quantized_modules
 from tests.integration.qat_training import STATIC, Rows, arguments, same, state, trainer
-from tests.integration.tiny import FAMILIES, auto_class, outputs, tiny_model
+from tests.integration.tiny import FAMILIES, auto_class, error, outputs, tiny_model
 
 SCHEDULES = {
     "int4": {"config": "int4"},
@@ -198,6 +198,28 @@ def test_label_smoothing_metrics_and_early_stopping_work(tmp_path):
     training.train()
     assert training.state.global_step == 2
     assert training.model.is_quantized
+
+
+# The tracer of torch does what torch warns of.
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)], ids=["traced", "compiled"]
+)
+def test_a_compiled_model_trains_as_one_that_is_not(backend, tmp_path):
+    def run(folder, **changes):
+        model = tiny_model("llama", num_hidden_layers=1)
+        options = {"model": model, "max_steps": 2, "optim": "sgd", "learning_rate": 1e-2}
+        return trainer(tmp_path / folder, **options, **changes)
+
+    plain = run("plain")
+    compiled = run("compiled", torch_compile=True, torch_compile_backend=backend)
+    losses = [each.train().training_loss for each in (plain, compiled)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert plain.model.is_quantized and compiled.model.is_quantized
+    compiled.model.save_pretrained(tmp_path / "saved")
+    reloaded = auto_class("llama").from_pretrained(tmp_path / "saved").eval()
+    assert torch.equal(outputs(reloaded), outputs(compiled.model.eval()))
+    assert error(outputs(reloaded), outputs(plain.model.eval())) < 5e-2
 
 
 def test_seq2seq_trainer_generates_in_evaluation(tmp_path):
