@@ -53,6 +53,8 @@ SCHEMES: dict[str, Scheme] = {
     "2 bits": _groups(2),
     "3 bits": _groups(3),
     "4 bits": PRESETS["int4"].linear,
+    "5 bits": _groups(5),
+    "6 bits": _groups(6),
     "8 bits": PRESETS["int8"].linear,
     "16 bits": PRESETS["bf16"].linear,
 }

@@ -1,4 +1,4 @@
-"""Plans as a search gives them, with 2, 3, 4, 8, 16 and 32 bits side by side, are carried out, reloaded and trained."""
+"""Plans as a search gives them, with all numbers of bits side by side, are carried out, reloaded and trained."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_a_plan_of_all_bits_is_saved_to_the_byte_and_reloaded_to_the_bit(name, t
     plan = mixed(name)
     model = hf_quant.quantize(tiny_model(name), HfQuantConfig(plan=plan), progress=False)
     bits = {module.spec.scheme.weight.bits for _, module in quantized_modules(model)}
-    assert bits == {2, 3, 4, 8}
+    assert bits == {2, 3, 4, 5, 6, 8}
     model.save_pretrained(tmp_path)
     assert sum(path.stat().st_size for path in tmp_path.glob("*.safetensors")) == plan_bytes(tiny_model(name), plan)
     assert torch.equal(outputs(auto_class(name).from_pretrained(tmp_path).eval()), outputs(model))

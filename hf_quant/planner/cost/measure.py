@@ -27,14 +27,13 @@ from hf_quant.planner.cost.timing import Work, in_turn, quartiles
 _INT4 = PRESETS["int4"].linear
 
 
-def _fewer_bits(bits: int) -> Scheme:
+def _of_bits(bits: int) -> Scheme:
     return replace(_INT4, weight=replace(_INT4.weight, bits=bits))
 
 
 SCHEMES: dict[str, Scheme] = {
     **{name: PRESETS[name].linear for name in ("int8", "int8-static", "w8a16", "int4", "w4a16", "bf16")},
-    "w3a8": _fewer_bits(3),
-    "w2a8": _fewer_bits(2),
+    **{f"w{bits}a8": _of_bits(bits) for bits in (6, 5, 3, 2)},
 }
 """What is measured beside float32 unless something else is asked for."""
 

@@ -27,7 +27,7 @@ def test_fewer_bits_lose_more(name):
     table = measured(name)
     for row in table.losses:
         assert all(loss is not None and loss >= 0 for loss in row)
-        assert list(row[:4]) == sorted(row[:4], reverse=True)
+        assert list(row[:6]) == sorted(row[:6], reverse=True)
 
 
 def test_squares_are_those_of_each_sequences_gradient():
