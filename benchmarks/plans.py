@@ -34,6 +34,7 @@ from benchmarks.plan_subjects import batches_of, nats
 from hf_quant import HfQuantConfig
 from hf_quant.demo.cache import cache_directory
 from hf_quant.planner.sensitivity import MEASURES
+from hf_quant.workflows.plan import SCHEMES
 
 EXAMPLES = """examples:
   python -m benchmarks.plans                                            everything
@@ -59,6 +60,7 @@ class Cell:
         strategy: One of `STRATEGIES`, or `FLOAT`.
         seed: Of what draws.
         measure: A name of `MEASURES`; empty where sensitivities are not asked.
+        schemes: How many are offered.
         samples: Sequences, a quarter of which plans are measured on while searching.
         measurements: Of each search, at most.
         articles: That the language models are tested on.
@@ -70,6 +72,7 @@ class Cell:
     strategy: str
     seed: int
     measure: str
+    schemes: int
     samples: int
     measurements: int
     articles: int
@@ -101,8 +104,8 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
     cells = []
     for model in options.models:
         weights = weights_fingerprint(SUBJECTS[model].directory())
-        fixed = (options.samples, options.measurements, options.articles)
-        cells.append(Cell(model, weights, 0.0, FLOAT, 0, "", 0, 0, options.articles))
+        fixed = (len(SCHEMES), options.samples, options.measurements, options.articles)
+        cells.append(Cell(model, weights, 0.0, FLOAT, 0, "", 0, 0, 0, options.articles))
         for bits in options.budgets:
             for strategy in STRATEGIES:
                 if strategy in options.strategies:
@@ -121,7 +124,9 @@ def measure(cell: Cell, threads: int, progress: bool) -> dict[str, Any]:
     if cell.strategy == FLOAT:
         return {"nats": nats(cell.model, model, tokenizer, cell.articles)}
     batches = batches_of(cell.model, tokenizer, cell.samples)
-    losses = cache_directory() / "benchmarks" / f"losses-{cell.weights}-{cell.measure}-{cell.samples}.json"
+    losses = (
+        cache_directory() / "benchmarks" / f"losses-{cell.weights}-{cell.measure}-{cell.schemes}-{cell.samples}.json"
+    )
     searches = cell.strategy in (EXACT, "evolutionary", "rl")
     began = time.perf_counter()
     plan, report = hf_quant.search_plan(
