@@ -47,6 +47,7 @@ class Fisher(Measure):
 
     @contextmanager
     def running(self) -> Iterator[None]:
+        """As `Measure.running`."""
         handles = [
             self.model.get_submodule(name).register_forward_pre_hook(self._hook(index, schemes))
             for index, (name, schemes) in enumerate(self.fitted.items())
@@ -60,6 +61,7 @@ class Fisher(Measure):
                 handle.remove()
 
     def add(self, row: Row, part: int) -> None:
+        """As `Measure.add`."""
         self._counted = counted_losses(row)
         loss = self.model(**row).loss
         require_finite(loss)
@@ -70,6 +72,7 @@ class Fisher(Measure):
                 weight.grad = None
 
     def losses(self, sequences: int) -> Losses:
+        """As `Measure.losses`."""
         by_input = 0.5 * self.sums[_INPUTS] / sequences
         rows: Losses = []
         for index, (name, schemes) in enumerate(self.fitted.items()):

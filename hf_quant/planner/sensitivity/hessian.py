@@ -57,6 +57,7 @@ class HessianTrace(Measure):
 
     @contextmanager
     def running(self) -> Iterator[None]:
+        """As `Measure.running`."""
         handles = [
             self.model.get_submodule(name).register_forward_pre_hook(self._hook(index, name, schemes))
             for index, (name, schemes) in enumerate(self.fitted.items())
@@ -71,6 +72,7 @@ class HessianTrace(Measure):
                 handle.remove()
 
     def add(self, row: Row, part: int) -> None:
+        """As `Measure.add`."""
         self._calls = []
         # Signs depend on the sequence alone, not on which process it fell to.
         self._generator.manual_seed(int(row["input_ids"].sum()) % 2**31)
@@ -118,6 +120,7 @@ class HessianTrace(Measure):
                 yield number, float((each.detach() * signs[number]).sum(dtype=torch.float64))
 
     def losses(self, sequences: int) -> Losses:
+        """As `Measure.losses`."""
         by_weight = (self.sums[_WEIGHTS] / sequences).clamp_(min=0)
         by_input = (self.sums[_INPUTS] / sequences).clamp_(min=0)
         changes = self.sums[_CHANGES] / sequences

@@ -25,12 +25,14 @@ class KlDivergence(Trials):
     labelled = False
 
     def reference(self, outputs: Any, row: Row) -> Tensor:
+        """As `Trials.reference`."""
         found = torch.log_softmax(_logits(outputs, row, type(self.model).__name__), -1)
         if not bool(torch.isfinite(found).all()):
             raise CalibrationError("the model's logits are NaN or infinite on the data: load it in float32")
         return found
 
     def score(self, outputs: Any, reference: Tensor, row: Row) -> float:
+        """As `Trials.score`."""
         found = torch.log_softmax(_logits(outputs, row, type(self.model).__name__), -1)
         return float(torch.nn.functional.kl_div(found, reference, reduction="batchmean", log_target=True))
 

@@ -15,8 +15,10 @@ class LossChange(Trials):
     name = "loss"
 
     def reference(self, outputs: Any, row: Row) -> float:
+        """As `Trials.reference`."""
         require_finite(outputs.loss)
         return float(outputs.loss)
 
     def score(self, outputs: Any, reference: float, row: Row) -> float:
+        """As `Trials.score`."""
         return float(outputs.loss) - reference

@@ -45,10 +45,12 @@ class OutputError(Measure):
 
     @property
     def unit(self) -> str:
+        """As `Measure.unit`."""
         return "squared error over squared output"
 
     @contextmanager
     def running(self) -> Iterator[None]:
+        """As `Measure.running`."""
         handles = [
             self.model.get_submodule(name).register_forward_pre_hook(self._hook(index, name))
             for index, name in enumerate(self.candidates)
@@ -61,10 +63,12 @@ class OutputError(Measure):
                 handle.remove()
 
     def add(self, row: Row, part: int) -> None:
+        """As `Measure.add`."""
         self._keep = row.get("attention_mask")
         self.model(**row)
 
     def losses(self, sequences: int) -> Losses:
+        """As `Measure.losses`."""
         return [self._of(index, name) for index, name in enumerate(self.candidates)]
 
     @torch.no_grad()

@@ -44,10 +44,12 @@ class Trials(Measure):
 
     @property
     def parts(self) -> int:
+        """As `Measure.parts`."""
         return len(self.names)
 
     @contextmanager
     def running(self) -> Iterator[None]:
+        """As `Measure.running`."""
         with super().running(), torch.no_grad():
             yield
         self._row = None
@@ -61,6 +63,7 @@ class Trials(Measure):
         """What is lost on it with a module quantized."""
 
     def add(self, row: Row, part: int) -> None:
+        """As `Measure.add`."""
         if self._row is not row:
             self._start(row)
         name = self.names[part]
@@ -74,6 +77,7 @@ class Trials(Measure):
             self.sums[_SCORES][part, column] += known[scheme]
 
     def losses(self, sequences: int) -> Losses:
+        """As `Measure.losses`."""
         means = self.sums[_SCORES] / sequences
         return [
             [None if scheme is None else float(mean) for scheme, mean in zip(self.fitted[name], row, strict=True)]
