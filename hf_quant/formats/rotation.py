@@ -49,4 +49,4 @@ def _in_rows(blocks: torch.Tensor, size: int) -> torch.Tensor:
         torch.add(first, second, out=sums)
         torch.sub(first, second, out=differences)
         rows, others, step = others, rows, 2 * step
-    return rows.t().reshape(blocks.shape)
+    return rows.t().contiguous().view(blocks.shape)

@@ -33,7 +33,7 @@ def test_an_outlier_is_spread_over_its_block_and_no_further():
 
 
 @pytest.mark.parametrize("size", ROTATIONS)
-@pytest.mark.parametrize("shape", [(3, 5), (1,), (2, 0)])
+@pytest.mark.parametrize("shape", [(3, 5), (1,), (3,), (2, 0)])
 def test_gradients_are_asked_for_or_not_the_bits_are_the_same(size, shape):
     vectors = torch.randn(*shape, 2 * size, generator=torch.Generator().manual_seed(0))
     kept = vectors.clone()
