@@ -29,6 +29,7 @@ from benchmarks.calibrated_subjects import SUBJECTS
 from benchmarks.calibrated_tables import COLUMNS, Result, tables
 from benchmarks.kept import Kept, add_record_option, weights_fingerprint
 from benchmarks.memory import PeakAnonymous, in_fresh_process
+from benchmarks.options import parser_of
 from hf_quant import HfQuantConfig, Recipe
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.swap import candidates
@@ -73,9 +74,7 @@ class Cell:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, EXAMPLES)
 
     def choice(name: str, choices: list[str], text: str) -> None:
         parser.add_argument(name, nargs="+", choices=choices, metavar="NAME", help=f"of {', '.join(choices)} ({text})")
@@ -92,7 +91,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--float-embeddings", action="store_true", help="leave embeddings and heads float, as other programs do"
     )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: %(default)s)")
     add_record_option(parser, "calibrated")
     parser.add_argument("--list", action="store_true", help="print the cells in their order")
     return parser.parse_args()

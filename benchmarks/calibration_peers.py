@@ -37,6 +37,7 @@ from benchmarks.calibrated_subjects import SUBJECTS
 from benchmarks.calibrated_tables import closed
 from benchmarks.kept import Kept, add_record_option, weights_fingerprint
 from benchmarks.memory import PeakAnonymous, in_fresh_process
+from benchmarks.options import add_names, parser_of
 from benchmarks.peers.contenders import COMPARED, LEARNED, OURS, Contender, contenders
 from benchmarks.peers.environments import PACKAGES, interpreter
 from benchmarks.peers.job import FACTS
@@ -108,12 +109,9 @@ class Result:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for option, choices in (("--programs", [OURS, *PACKAGES]), ("--methods", list(COMPARED))):
-        text = f"of {', '.join(choices)} (default: all; {FLOAT} and {NEAREST} are always measured)"
-        parser.add_argument(option, nargs="+", choices=choices, default=choices, metavar="NAME", help=text)
+    parser = parser_of(__doc__, EXAMPLES)
+    for option, names in (("--programs", [OURS, *PACKAGES]), ("--methods", COMPARED)):
+        add_names(parser, option, names, f"; {FLOAT} and {NEAREST} are always measured")
     parser.add_argument("--samples", type=int, default=_SUBJECT.samples, help="to calibrate on (default: %(default)s)")
     parser.add_argument(
         "--sequence-length", type=int, default=_SUBJECT.sequence_length, help="tokens of each (default: %(default)s)"
@@ -124,7 +122,6 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--steps", type=int, default=200, help="gradient steps of SignRound (default: %(default)s)")
     parser.add_argument("--symmetric", action="store_true", help="without zero points too")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: %(default)s)")
     parser.add_argument(
         "--environments",
         type=Path,

@@ -30,6 +30,7 @@ import hf_quant
 from benchmarks.calibrated_subjects import SUBJECTS
 from benchmarks.kept import Kept, add_record_option, weights_fingerprint
 from benchmarks.memory import in_fresh_process
+from benchmarks.options import add_names, parser_of
 from benchmarks.plan_subjects import batches_of, nats
 from hf_quant import HfQuantConfig
 from hf_quant.demo.cache import cache_directory
@@ -83,18 +84,14 @@ class Cell:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for option, choices in (("--models", list(SUBJECTS)), ("--strategies", list(STRATEGIES))):
-        text = f"of {', '.join(choices)} (default: all)"
-        parser.add_argument(option, nargs="+", choices=choices, default=choices, metavar="NAME", help=text)
+    parser = parser_of(__doc__, EXAMPLES)
+    add_names(parser, "--models", SUBJECTS)
+    add_names(parser, "--strategies", STRATEGIES)
     parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS, help="bits per weight (%(default)s)")
     parser.add_argument("--measure", choices=list(MEASURES), default="fisher", help="(default: %(default)s)")
     parser.add_argument("--samples", type=int, default=16, help="sequences to search with (default: %(default)s)")
     parser.add_argument("--measurements", type=int, default=8, help="of each search (default: %(default)s)")
     parser.add_argument("--articles", type=int, default=20, help="to test language models on (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: %(default)s)")
     add_record_option(parser, "plans")
     return parser.parse_args()
 

@@ -31,6 +31,7 @@ from benchmarks.calibrated_methods import NEAREST
 from benchmarks.calibrated_subjects import SUBJECTS
 from benchmarks.kept import Kept, add_record_option, weights_fingerprint
 from benchmarks.memory import in_fresh_process
+from benchmarks.options import add_names, parser_of
 from benchmarks.qat_settings import (
     COLUMNS,
     DISTILLED,
@@ -86,19 +87,15 @@ class Cell:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for option, choices in (("--models", TASKS), ("--settings", SETTINGS), ("--methods", COLUMNS)):
-        text = f"of {', '.join(choices)} (default: all; {FLOAT} is always measured)"
-        parser.add_argument(option, nargs="+", choices=choices, default=list(choices), metavar="NAME", help=text)
+    parser = parser_of(__doc__, EXAMPLES)
+    for option, names in (("--models", TASKS), ("--settings", SETTINGS), ("--methods", COLUMNS)):
+        add_names(parser, option, names, f"; {FLOAT} is always measured")
     parser.add_argument("--steps", type=int, default=200, help="of training (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of batches and dropout (default: %(default)s)")
     parser.add_argument(
         "--samples", type=int, help="sequences that PTQ is calibrated on (default: as benchmarks.calibrated)"
     )
     parser.add_argument("--articles", type=int, default=40, help="to measure perplexity on (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: %(default)s)")
     add_record_option(parser, "qat_quality")
     return parser.parse_args()
 

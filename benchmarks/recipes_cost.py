@@ -29,6 +29,7 @@ from benchmarks.calibrated_subjects import SUBJECTS
 from benchmarks.checkpoints import checkpoint
 from benchmarks.kept import Kept, add_record_option, weights_fingerprint
 from benchmarks.memory import PeakAnonymous, in_fresh_process
+from benchmarks.options import parser_of
 from hf_quant import Calibration, HfQuantConfig, Recipe
 from hf_quant.calibration.blocks import find_blocks
 from hf_quant.demo.cache import cache_directory
@@ -47,9 +48,7 @@ LARGE, LARGE_RECIPE = "llama-1.1b", "llama-int4-balanced"
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, EXAMPLES)
     parser.add_argument(
         "--recipes",
         nargs="*",
@@ -67,7 +66,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--cache", type=Path, default=cache_directory() / "benchmarks", help="folder for models (default: %(default)s)"
     )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: %(default)s)")
     add_record_option(parser, "recipes_cost")
     return parser.parse_args()
 

@@ -33,6 +33,7 @@ import hf_quant
 from benchmarks.calibrated_subjects import SUBJECTS
 from benchmarks.kept import Kept, add_record_option, weights_fingerprint
 from benchmarks.memory import PeakAnonymous, in_fresh_process
+from benchmarks.options import add_names, parser_of
 from benchmarks.plan_subjects import batches_of
 from hf_quant import HfQuantConfig
 from hf_quant.planner.build import build_problem
@@ -55,16 +56,12 @@ _PLANS = 30
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for option, choices in (("--models", list(SUBJECTS)), ("--measures", list(MEASURES))):
-        text = f"of {', '.join(choices)} (default: all)"
-        parser.add_argument(option, nargs="+", choices=choices, default=choices, metavar="NAME", help=text)
+    parser = parser_of(__doc__, EXAMPLES)
+    add_names(parser, "--models", SUBJECTS)
+    add_names(parser, "--measures", MEASURES)
     parser.add_argument("--samples", type=int, default=8, help="sequences; a quarter is tested on (%(default)s)")
     parser.add_argument("--plans", type=int, default=_PLANS, help="random plans (default: %(default)s)")
     parser.add_argument("--processes", type=int, choices=(1, 2), default=1, help="2: time both (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: %(default)s)")
     add_record_option(parser, "sensitivities")
     return parser.parse_args()
 
@@ -158,6 +155,7 @@ def main() -> None:
             "model": model,
             "weights": weights_fingerprint(SUBJECTS[model].directory()),
             "samples": options.samples,
+            "schemes": len(SCHEMES),
         }
         losses = []
         for number in tqdm([None, *range(options.plans)], desc=f"{model}: plans", disable=not sys.stderr.isatty()):
@@ -166,7 +164,7 @@ def main() -> None:
         for measure in options.measures:
             seconds = []
             for processes in range(1, options.processes + 1):
-                cells.append({**fixed, "measure": measure, "schemes": len(SCHEMES), "processes": processes})
+                cells.append({**fixed, "measure": measure, "processes": processes})
                 with tempfile.TemporaryDirectory() as folder:
                     file = str(Path(folder) / "losses.json")
                     job = partial(in_fresh_process, analysed if processes == 1 else in_two, cells[-1], options.threads)

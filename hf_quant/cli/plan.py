@@ -18,6 +18,7 @@ from hf_quant.cli.sections import print_section
 from hf_quant.config.plan import Plan
 from hf_quant.config.recipe import Recipe
 from hf_quant.errors import ConfigError
+from hf_quant.planner.budget import Budget
 from hf_quant.planner.cost.latency import Pass
 from hf_quant.planner.page.write import write_plan_page
 from hf_quant.planner.report import SearchReport
@@ -55,8 +56,9 @@ def run(
     report: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Where to put what was found: .json for programs, .html for a page with a heat map of sensitivities, "
-            "the bits of each module and the front of size and loss, .png for that front; may be repeated."
+            help="Where to put what was found: .json for programs (a list, for several budgets), .html for a page with "
+            "a heat map of sensitivities, the bits of each module and the front of size and loss, .png for that front; "
+            "may be repeated."
         ),
     ] = None,
     losses: Annotated[
@@ -112,8 +114,8 @@ def run(
 
         accelerate launch --cpu --num_processes 2 -m hf_quant plan ./smollm2 -b 4.5bpw -d texts.txt
     """
-    STRATEGIES[strategy]  # an unknown one is told before the model is loaded
-    _check(output, report or ())
+    STRATEGIES[strategy], MEASURES[measure]  # unknown ones are told before the model is loaded
+    _check(output, report or (), budget)
     with several_processes() as is_first:
         calibration = Calibration(
             open_dataset(data),
@@ -155,13 +157,17 @@ def run(
             typer.echo(f"Wrote {file}")
 
 
-def _check(output: Path, reports: Sequence[Path]) -> None:
+def _check(output: Path, reports: Sequence[Path], budgets: Sequence[str]) -> None:
     """What is to be written, before any work."""
     if output.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"--output takes a file that ends in .yaml, not {output}")
     for file in reports:
         if file.suffix not in (".json", ".html", ".png"):
             raise ConfigError(f"--report takes files that end in .json, .html or .png, not {file}")
+    for number, budget in enumerate(budgets):
+        Budget.of(budget)
+        if _file_name(budget) in map(_file_name, budgets[:number]):
+            raise ConfigError(f"the plan for {budget!r} would take the place of another's: give each budget once")
 
 
 def _file_name(budget: str) -> str:

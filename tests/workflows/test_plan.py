@@ -199,6 +199,19 @@ def test_a_report_of_another_kind_is_refused_before_any_work(place, tmp_path):
         run("plan", tmp_path / "nowhere", "-b", "30%", "-d", place / "texts.txt", "--report", tmp_path / "a.pdf")
 
 
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (("-b", "30%", "-b", "30 %"), ConfigError),
+        (("-b", "30%", "-b", "much"), ConfigError),
+        (("-b", "30%", "--measure", "fischer"), UnknownName),
+    ],
+)
+def test_wrong_arguments_are_told_before_the_model_is_loaded(options, error, place, tmp_path):
+    with pytest.raises(error):
+        run("plan", tmp_path / "nowhere", "-d", place / "texts.txt", *options)
+
+
 def test_two_processes_plan_as_one(place, tmp_path):
     code = """
         import sys

@@ -15,7 +15,7 @@ from torch import Tensor, distributed
 from tqdm.auto import tqdm
 
 from hf_quant.config.scheme import Scheme
-from hf_quant.errors import CalibrationError
+from hf_quant.errors import CalibrationError, SaveError
 from hf_quant.planner.sensitivity import MEASURES
 from hf_quant.planner.sensitivity.base import Measure
 from hf_quant.planner.sensitivity.sequences import sequences_of
@@ -56,6 +56,7 @@ def analyse(
         CalibrationError: There is no data, no loss without labels, or a loss is NaN.
         ConfigError: The file is of something else.
         PlanError: A sensitivity is NaN (the module is named).
+        SaveError: The file, or progress beside it, cannot be written.
     """
     kind: type[Measure] = MEASURES[measure]
     if file is not None and file.is_file():
@@ -144,16 +145,20 @@ class _Kept:
         return time.monotonic() >= self._next
 
     def write(self, work: Measure, done: int) -> None:
-        """Write whole or not at all."""
+        """Write whole or not at all.
+
+        Raises:
+            SaveError: It cannot be written.
+        """
         began = time.monotonic()
         partial = self.file.with_name(f"{self.file.name}.part")
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {name: tensor.contiguous() for name, tensor in work.sums.items()},
-            partial,
-            metadata={"fingerprint": self.fingerprint, "done": str(done)},
-        )
-        partial.replace(self.file)
+        sums = {name: tensor.contiguous() for name, tensor in work.sums.items()}
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            save_file(sums, partial, metadata={"fingerprint": self.fingerprint, "done": str(done)})
+            partial.replace(self.file)
+        except (OSError, SafetensorError) as error:
+            raise SaveError(f"cannot keep the progress of the analysis in {self.file}: {error}") from error
         now = time.monotonic()
         self._next = now + max(_SECONDS, _SHARE * (now - began))
 

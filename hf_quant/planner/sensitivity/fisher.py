@@ -21,7 +21,7 @@ from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.config.scheme import Scheme
 from hf_quant.planner.sensitivity.base import Losses, Measure
 from hf_quant.planner.sensitivity.gradients import gradients_of, require_finite
-from hf_quant.planner.sensitivity.rounded import input_key, rounded_inputs, weight_changes
+from hf_quant.planner.sensitivity.rounded import input_errors, weight_changes
 from hf_quant.planner.sensitivity.sequences import Sequence as Row
 from hf_quant.planner.sensitivity.sequences import counted_losses
 
@@ -93,15 +93,8 @@ class Fisher(Measure):
 
             def take(gradient: Tensor) -> None:
                 tokens, square = real.flatten(0, -2).float(), gradient.detach().flatten(0, -2).float().square()
-                known: dict[Any, float] = {}
-                for column, scheme in enumerate(schemes):
-                    if scheme is None or scheme.input is None:
-                        continue
-                    key = input_key(scheme)
-                    if key not in known:
-                        change = rounded_inputs(tokens, scheme) - tokens
-                        known[key] = float((square * change.square_()).sum()) / self._counted
-                    self.sums[_INPUTS][index, column] += known[key]
+                for column, error in input_errors(tokens, schemes, lambda change: (square * change.square_()).sum()):
+                    self.sums[_INPUTS][index, column] += error / self._counted
 
             args[0].register_hook(take)
 

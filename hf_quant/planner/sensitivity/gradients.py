@@ -29,7 +29,8 @@ def gradients_of(model: nn.Module, weights: Sequence[nn.Parameter]) -> Iterator[
 
 
 def require_finite(loss: Tensor) -> None:
-    """
+    """Nothing, for a loss that can be worked with.
+
     Raises:
         CalibrationError: The loss is NaN or infinite.
     """

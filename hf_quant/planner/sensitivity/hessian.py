@@ -22,7 +22,7 @@ from hf_quant.config.scheme import Scheme
 from hf_quant.errors import UnsupportedModel
 from hf_quant.planner.sensitivity.base import Losses, Measure
 from hf_quant.planner.sensitivity.gradients import gradients_of, require_finite
-from hf_quant.planner.sensitivity.rounded import input_key, rounded_inputs, weight_changes
+from hf_quant.planner.sensitivity.rounded import input_errors, weight_changes
 from hf_quant.planner.sensitivity.sequences import Sequence as Row
 
 _WEIGHTS, _INPUTS, _CHANGES = "weights", "inputs", "changes"
@@ -144,13 +144,9 @@ class HessianTrace(Measure):
                 return
             self._calls.append((name, args[0]))
             tokens = args[0].detach().flatten(0, -2).float()
-            known: dict[Any, float] = {}
-            for column, scheme in enumerate(schemes):
-                if scheme is None or scheme.input is None:
-                    continue
-                key = input_key(scheme)
-                if key not in known:
-                    known[key] = float((rounded_inputs(tokens, scheme) - tokens).square_().sum(dtype=torch.float64))
-                self.sums[_CHANGES][index, column] += known[key]
+            for column, error in input_errors(
+                tokens, schemes, lambda change: change.square_().sum(dtype=torch.float64)
+            ):
+                self.sums[_CHANGES][index, column] += error
 
         return watch

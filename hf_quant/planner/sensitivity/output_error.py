@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.config.scheme import Scheme
 from hf_quant.planner.sensitivity.base import Losses, Measure
-from hf_quant.planner.sensitivity.rounded import input_key, rounded_inputs, weight_changes
+from hf_quant.planner.sensitivity.rounded import input_errors, weight_changes
 from hf_quant.planner.sensitivity.sequences import Sequence as Row
 
 _INPUTS = "inputs"
@@ -98,14 +98,8 @@ class OutputError(Measure):
                 tokens = tokens[self._keep.flatten().bool()]
             self.sums[name] += (tokens.T @ tokens).cpu()
             weight = weight_matrix(module).detach().to(torch.float32)
-            known: dict[Any, float] = {}
-            for column, scheme in enumerate(schemes):
-                if scheme is None or scheme.input is None:
-                    continue
-                key = input_key(scheme)
-                if key not in known:
-                    known[key] = float(((rounded_inputs(tokens, scheme) - tokens) @ weight.T).square_().sum())
-                self.sums[_INPUTS][index, column] += known[key]
+            for column, error in input_errors(tokens, schemes, lambda change: (change @ weight.T).square_().sum()):
+                self.sums[_INPUTS][index, column] += error
 
         return watch
 

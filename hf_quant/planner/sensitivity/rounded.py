@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,21 @@ def rounded_inputs(tokens: Tensor, scheme: Scheme) -> Tensor:
     return rounded_input(tokens, scheme, tokens.abs().amax(0))
 
 
-def input_key(scheme: Scheme) -> Any:
-    """Schemes of one key round inputs alike."""
-    return scheme.input, scheme.weight.rotation
+def input_errors(
+    tokens: Tensor, schemes: Sequence[Scheme | None], weigh: Callable[[Tensor], Tensor]
+) -> Iterator[tuple[int, float]]:
+    """Of each scheme that rounds inputs, its place and what that costs; schemes that round alike are weighed once.
+
+    Args:
+        tokens: ``[tokens, width]`` float32.
+        schemes: As they fit the module; None where one does not.
+        weigh: ``Q(x) - x``, ``[tokens, width]``, which may be written to, to one number.
+    """
+    known: dict[Any, float] = {}
+    for index, scheme in enumerate(schemes):
+        if scheme is None or scheme.input is None:
+            continue
+        key = (scheme.input, scheme.weight.rotation)
+        if key not in known:
+            known[key] = float(weigh(rounded_inputs(tokens, scheme) - tokens))
+        yield index, known[key]

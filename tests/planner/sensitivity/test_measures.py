@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from hf_quant.errors import CalibrationError, ConfigError
-from hf_quant.planner.sensitivity import MEASURES
+from hf_quant.errors import CalibrationError, ConfigError, SaveError
+from hf_quant.planner.sensitivity import MEASURES, analysis
 from hf_quant.planner.sensitivity.analysis import analyse
 from hf_quant.workflows.plan import SCHEMES
 from tests.integration.tiny import tiny_model, token_ids
@@ -103,6 +103,13 @@ def test_progress_of_another_model_or_in_a_broken_file_is_not_gone_on_from(tmp_p
         monkeypatch.setattr(MEASURES["fisher"], "add", original)
         assert measured("fisher", schemes=THREE, file=file, fingerprint="one").losses == whole.losses
         file.unlink()
+
+
+def test_progress_that_cannot_be_kept_is_told_in_words(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(analysis, "_SECONDS", 0.0)
+    with pytest.raises(SaveError, match="cannot keep the progress"):
+        measured("fisher", schemes=THREE, file=tmp_path / "file" / "losses.json")
 
 
 @pytest.mark.parametrize("measure", ["kl", "output-error"])
