@@ -97,7 +97,7 @@ class SearchReport:
         """Units, repairs if any and alternatives if any.
 
         Args:
-            folded: Whether a page shows the first two on request only.
+            folded: Whether a page shows them on request only.
         """
         units = Table(
             ("modules", "scheme", "bytes", "bits", "loss", "why"),
@@ -133,6 +133,7 @@ class SearchReport:
             ),
             title="Alternatives",
             numbers=(0, 1, 2),
+            folded=folded,
         )
         return tuple(table for table in (units, repairs, points) if table.rows)
 

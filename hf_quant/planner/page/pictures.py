@@ -35,8 +35,7 @@ def heat_map(table: LossTable) -> Picture | None:
         image = _drawn(axes, panel, grid, scale)
         axes.set_title(str(scheme), loc="left", fontsize=8.5)
     panels[-1].set_xlabel("block")
-    bar = figure.colorbar(image, ax=list(panels), location="bottom", shrink=0.8, label=table.unit, aspect=35)
-    decades(bar.ax.xaxis)
+    decades(_bar(figure, image, panels, table.unit).ax.xaxis)
     return Picture(
         figure,
         f"Sensitivity by {table.measure}",
@@ -58,7 +57,7 @@ def bit_map(report: SearchReport) -> Picture | None:
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     image = _drawn(panels[0], values, grid, normal(low, high if high > low else low + 1, logarithmic=False))
     panels[0].set_xlabel("block")
-    figure.colorbar(image, ax=panels[0], location="bottom", shrink=0.8, label="bits per weight", aspect=35)
+    _bar(figure, image, panels, "bits per weight")
     return Picture(figure, f"Where the bits of {report.budget} go", "Scales and zero points counted.")
 
 
@@ -132,9 +131,17 @@ def _height(grid: Grid) -> float:
 
 
 def _drawn(axes: Any, values: Any, grid: Grid, scale: Any) -> Any:
-    image = axes.imshow(np.ma.masked_invalid(values), aspect="auto", cmap=_MAP, norm=scale, interpolation="nearest")
-    axes.set_yticks(range(len(grid.kinds)), grid.kinds, fontsize=7)
-    axes.set_xticks(range(0, len(grid.blocks), max(1, len(grid.blocks) // 8)))
-    axes.set_xticklabels([str(grid.blocks[int(tick)]) for tick in axes.get_xticks()], fontsize=7)
+    # Cells are shapes: a page shows no embedded images.
+    image = axes.pcolormesh(np.ma.masked_invalid(values), cmap=_MAP, norm=scale, edgecolors="face", linewidth=0.1)
+    axes.invert_yaxis()
+    axes.set_yticks([row + 0.5 for row in range(len(grid.kinds))], grid.kinds, fontsize=7)
+    shown = range(0, len(grid.blocks), max(1, len(grid.blocks) // 8))
+    axes.set_xticks([column + 0.5 for column in shown], [str(grid.blocks[column]) for column in shown], fontsize=7)
     axes.grid(visible=False)
     return image
+
+
+def _bar(figure: Any, image: Any, panels: Sequence[Any], label: str) -> Any:
+    bar = figure.colorbar(image, ax=list(panels), location="bottom", shrink=0.8, label=label, aspect=35)
+    bar.solids.set(rasterized=False, edgecolor="face")
+    return bar
