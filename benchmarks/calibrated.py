@@ -16,11 +16,9 @@ import sys
 import time
 import warnings
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 from transformers.utils import logging
 
 import hf_quant
@@ -166,19 +164,13 @@ def main() -> None:
     if options.list:
         print("\n".join(f"{cell}: {json.dumps(cell.recipe)}" for cell in cells))
         return
-    kept, results = Kept(options.json, options.threads), []
-    with tqdm(cells, desc="Cells", disable=not sys.stderr.isatty()) as bar:
-        for cell in bar:
-            bar.set_postfix_str(str(cell))
-            is_new = asdict(cell) not in kept
-            found = kept.get(
-                asdict(cell), partial(in_fresh_process, measure, cell, options.threads, sys.stderr.isatty())
-            )
-            results.append(Result(**found))
-            if is_new:
-                bar.write(
-                    f"{cell}: {results[-1].metric} {results[-1].quality:.4f}, {results[-1].seconds:.0f} s", sys.stderr
-                )
+    kept = Kept(options.json, options.threads)
+    found = kept.all(
+        cells,
+        lambda cell: in_fresh_process(measure, cell, options.threads, sys.stderr.isatty()),
+        lambda _, result: f"{result['metric']} {result['quality']:.4f}, {result['seconds']:.0f} s",
+    )
+    results = [Result(**each) for each in found]
     print(f"{kept.measured_on(map(asdict, cells))}; {options.articles} articles; embeddings and heads ", end="")
     print("float" if options.float_embeddings else "INT8 per row in every cell")
     print(f"\n{tables(results)}")

@@ -20,13 +20,11 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
@@ -282,21 +280,17 @@ def _against(ours: tuple[Cell, Result], theirs: tuple[Cell, Result]) -> str:
 
 def main() -> None:
     options = parse()
-    kept, results = Kept(options.json, options.threads), []
+    kept = Kept(options.json, options.threads)
     cells = [cell for cell in cells_of(options) if not options.measured or asdict(cell) in kept]
     if not cells:
         print(f"Nothing in {options.json} was measured like that", file=sys.stderr)
         return
-    with tqdm(cells, desc="Cells", disable=not sys.stderr.isatty()) as bar:
-        for cell in bar:
-            bar.set_postfix_str(str(cell))
-            is_new = asdict(cell) not in kept
-            found = kept.get(
-                asdict(cell), partial(in_fresh_process, measure, cell, options.environments, options.threads)
-            )
-            results.append(Result(**found))
-            if is_new:
-                bar.write(f"{cell}: {results[-1].perplexity:.4f}, {results[-1].seconds:.0f} s", sys.stderr)
+    found = kept.all(
+        cells,
+        lambda cell: in_fresh_process(measure, cell, options.environments, options.threads),
+        lambda _, result: f"{result['perplexity']:.4f}, {result['seconds']:.0f} s",
+    )
+    results = [Result(**each) for each in found]
     last = options.first_article + options.articles
     print(f"{kept.measured_on(map(asdict, cells))}; {options.samples} x {options.sequence_length} tokens; ", end="")
     print(f"test articles {options.first_article} to {last - 1}; {', '.join(PACKAGES.values())}")

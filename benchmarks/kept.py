@@ -6,9 +6,14 @@ import argparse
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from tqdm.auto import tqdm
 
 from hf_quant.hardware.detect import cpu_name
 
@@ -74,6 +79,25 @@ class Kept:
                 stream.flush()
                 os.fsync(stream.fileno())
         return self.results[_key(cell)]
+
+    def all(self, cells: Sequence[Any], measure: Callable[[Any], Any], words: Callable[[Any, Any], str]) -> list[Any]:
+        """Results of dataclass instances, in order, with a progress bar.
+
+        Args:
+            cells: Whose fields are what was asked for; shown beside the bar.
+            measure: Of a cell that is not known, the result.
+            words: Of a cell that was measured now, and its result, what is written beside the cell.
+        """
+        results = []
+        with tqdm(cells, desc="Cells", disable=not sys.stderr.isatty()) as bar:
+            for cell in bar:
+                bar.set_postfix_str(str(cell))
+                key = asdict(cell)
+                is_new = key not in self
+                results.append(self.get(key, partial(measure, cell)))
+                if is_new:
+                    bar.write(f"{cell}: {words(cell, results[-1])}", sys.stderr)
+        return results
 
     def measured_on(self, cells: Iterable[Mapping[str, Any]]) -> str:
         """The machines that measured `cells`, for a line above a table."""

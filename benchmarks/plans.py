@@ -18,12 +18,10 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 from transformers.utils import logging
 
 import hf_quant
@@ -200,15 +198,12 @@ def tables(cells: Sequence[Cell], results: Sequence[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     options = parse()
-    cells, kept, results = cells_of(options), Kept(options.json, options.threads), []
-    with tqdm(cells, desc="Cells", disable=not sys.stderr.isatty()) as bar:
-        for cell in bar:
-            bar.set_postfix_str(str(cell))
-            is_new = asdict(cell) not in kept
-            job = partial(in_fresh_process, measure, cell, options.threads, sys.stderr.isatty())
-            results.append(kept.get(asdict(cell), job))
-            if is_new:
-                bar.write(f"{cell}: {results[-1]['nats']:.4f} nats", sys.stderr)
+    cells, kept = cells_of(options), Kept(options.json, options.threads)
+    results = kept.all(
+        cells,
+        lambda cell: in_fresh_process(measure, cell, options.threads, sys.stderr.isatty()),
+        lambda _, result: f"{result['nats']:.4f} nats",
+    )
     print(
         f"{kept.measured_on(map(asdict, cells))}; rise of the loss on test texts in nats, and as a part of uniform's\n"
     )

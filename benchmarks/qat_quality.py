@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.utils import logging
 
@@ -247,15 +246,12 @@ def tables(cells: Sequence[Cell], results: Sequence[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     options = parse()
-    cells, kept, results = cells_of(options), Kept(options.json, options.threads), []
-    with tqdm(cells, desc="Cells", disable=not sys.stderr.isatty()) as bar:
-        for cell in bar:
-            bar.set_postfix_str(str(cell))
-            is_new = asdict(cell) not in kept
-            results.append(kept.get(asdict(cell), partial(in_fresh_process, measure, cell, options.threads)))
-            if is_new:
-                found = quality(cell.model, np.array(results[-1]["examples"]))
-                bar.write(f"{cell}: {found:.4f}, {results[-1]['seconds']:.0f} s", sys.stderr)
+    cells, kept = cells_of(options), Kept(options.json, options.threads)
+    results = kept.all(
+        cells,
+        lambda cell: in_fresh_process(measure, cell, options.threads),
+        lambda cell, result: f"{quality(cell.model, np.array(result['examples'])):.4f}, {result['seconds']:.0f} s",
+    )
     print(f"{kept.measured_on(map(asdict, cells))}; {options.steps} steps, {options.articles} articles\n")
     print(tables(cells, results))
 

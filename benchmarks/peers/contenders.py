@@ -61,6 +61,8 @@ def contenders(steps: int, symmetric: bool = False) -> list[Contender]:
         Contender(LEARNED, "auto-round", {**tuned, "sym": False}),
         Contender(LEARNED, "auto-round", {**tuned, "sym": True}, symmetric=True),
         _ours(LEARNED, learned),
+        _ours(LEARNED, learned, symmetric=True),
         _ours(f"AWQ + {LEARNED}", {"transforms": ["awq"], **learned}),
+        _ours(f"AWQ + {LEARNED}", {"transforms": ["awq"], **learned}, symmetric=True),
     ]
     return [each for each in found if symmetric or not each.symmetric]
