@@ -7,10 +7,8 @@ two cores with bfloat16 instructions. An interrupted run continues where it last
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +23,8 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from hf_quant.demo.cache import build_once, cache_directory
+from benchmarks.trained import train_once, write_trained
+from hf_quant.demo.cache import cache_directory
 from hf_quant.demo.texts import news_split
 from hf_quant.evaluation.perplexity import perplexity
 from hf_quant.hardware.detect import cpu_features
@@ -164,10 +163,7 @@ def build(options: argparse.Namespace, resume: Path) -> Callable[[Path], None]:
             "held_out_articles": len(test_texts),
             "seconds_of_last_run": round(time.monotonic() - began),
         }
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        print(json.dumps(record, indent=2))
+        write_trained(folder, model, tokenizer, record)
 
     return write
 
@@ -176,15 +172,8 @@ def main() -> None:
     options = arguments()
     output = options.output or cache_directory() / "gpt2-news"
     torch.set_num_threads(options.threads)
-    if output.is_dir() and options.force:
-        shutil.rmtree(output)
-    elif output.is_dir():
-        print(f"{output} exists; --force trains it anew")
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
     resume = output.with_name(output.name + ".resume.pt")
-    build_once(output, build(options, resume))
-    resume.unlink(missing_ok=True)
+    train_once(output, resume, options.force, build(options, resume))
 
 
 if __name__ == "__main__":

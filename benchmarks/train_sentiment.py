@@ -28,7 +28,8 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
-from hf_quant.demo.cache import build_once, cache_directory
+from benchmarks.trained import train_once, write_trained
+from hf_quant.demo.cache import cache_directory
 from hf_quant.demo.packaged import minilm_directory
 from hf_quant.demo.quality import label_accuracy
 from hf_quant.demo.texts import Labelled, download_review_archive, review_sentences, review_split
@@ -156,10 +157,7 @@ def build(options: argparse.Namespace, resume: Path) -> Callable[[Path], None]:
             "test_sentences": len(test),
             "seconds_of_last_run": round(time.monotonic() - began),
         }
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        print(json.dumps(record, indent=2))
+        write_trained(folder, model, tokenizer, record)
 
     return write
 
@@ -168,15 +166,8 @@ def main() -> None:
     options = arguments()
     output = options.output or cache_directory() / "minilm-sentiment"
     torch.set_num_threads(options.threads)
-    if output.is_dir() and options.force:
-        shutil.rmtree(output)
-    elif output.is_dir():
-        print(f"{output} exists; --force trains it anew")
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
     resume = output.with_name(output.name + ".resume")
-    build_once(output, build(options, resume))
-    shutil.rmtree(resume)
+    train_once(output, resume, options.force, build(options, resume))
 
 
 if __name__ == "__main__":
