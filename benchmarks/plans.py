@@ -25,12 +25,13 @@ import torch
 from transformers.utils import logging
 
 import hf_quant
+from benchmarks.calibrated_methods import BEST, BESTS, NEAREST
 from benchmarks.calibrated_subjects import SUBJECTS
 from benchmarks.kept import Kept, add_record_option, weights_fingerprint
 from benchmarks.memory import in_fresh_process
 from benchmarks.options import add_names, parser_of
 from benchmarks.plan_subjects import batches_of, nats
-from hf_quant import HfQuantConfig
+from hf_quant import HfQuantConfig, Recipe
 from hf_quant.demo.cache import cache_directory
 from hf_quant.planner.sensitivity import MEASURES
 from hf_quant.workflows.plan import SCHEMES
@@ -38,6 +39,7 @@ from hf_quant.workflows.plan import SCHEMES
 EXAMPLES = """examples:
   python -m benchmarks.plans                                            everything
   python -m benchmarks.plans --models smollm2 --budgets 4.5 --strategies uniform ilp
+  python -m benchmarks.plans --models smollm2 --budgets 4.5 --strategies uniform ilp --rounding best --measurements 1
   python -m benchmarks.plans --models sentiment --measurements 3        a quick look
 """
 
@@ -46,6 +48,8 @@ SEEDS = {"random": (0, 1, 2)}
 """Chance is tried several times; the mean is shown."""
 STRATEGIES = (UNIFORM, "proportional", "random", EXACT, "evolutionary", "rl")
 BUDGETS = (3.5, 4.0, 4.5, 6.0)
+ROUNDINGS = {NEAREST: None, BEST: BESTS["W4A16 g64"]}
+"""To nearest, or by AWQ and then GPTQ, for uniform bits as for searched ones."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class Cell:
         samples: Sequences, a quarter of which plans are measured on while searching.
         measurements: Of each search, at most.
         articles: That the language models are tested on.
+        rounding: What plans are carried out by, a name of `ROUNDINGS`.
     """
 
     model: str
@@ -75,9 +80,11 @@ class Cell:
     samples: int
     measurements: int
     articles: int
+    rounding: str = NEAREST
 
     def __str__(self) -> str:
-        return f"{self.model} {self.bits:g} bits {self.strategy}" + (f" {self.seed}" if self.seed else "")
+        words = f"{self.model} {self.bits:g} bits {self.strategy}" + (f" {self.seed}" if self.seed else "")
+        return words if self.rounding == NEAREST else f"{words}, {self.rounding}"
 
 
 def parse() -> argparse.Namespace:
@@ -87,6 +94,9 @@ def parse() -> argparse.Namespace:
     add_names(parser, "--strategies", STRATEGIES)
     parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS, help="bits per weight (%(default)s)")
     parser.add_argument("--measure", choices=list(MEASURES), default="fisher", help="(default: %(default)s)")
+    parser.add_argument(
+        "--rounding", choices=list(ROUNDINGS), default=NEAREST, help="of all plans (default: %(default)s)"
+    )
     parser.add_argument("--samples", type=int, default=16, help="sequences to search with (default: %(default)s)")
     parser.add_argument("--measurements", type=int, default=8, help="of each search (default: %(default)s)")
     parser.add_argument("--articles", type=int, default=20, help="to test language models on (default: %(default)s)")
@@ -105,7 +115,8 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
             for strategy in STRATEGIES:
                 if strategy in options.strategies:
                     for seed in SEEDS.get(strategy, (0,)):
-                        cells.append(Cell(model, weights, bits, strategy, seed, options.measure, *fixed))
+                        found = (bits, strategy, seed, options.measure, *fixed, options.rounding)
+                        cells.append(Cell(model, weights, *found))
     return cells
 
 
@@ -123,6 +134,8 @@ def measure(cell: Cell, threads: int, progress: bool) -> dict[str, Any]:
         cache_directory() / "benchmarks" / f"losses-{cell.weights}-{cell.measure}-{cell.schemes}-{cell.samples}.json"
     )
     searches = cell.strategy in (EXACT, "evolutionary", "rl")
+    steps = ROUNDINGS[cell.rounding]
+    recipe = None if steps is None else Recipe.from_dict(steps)
     began = time.perf_counter()
     plan, report = hf_quant.search_plan(
         model,
@@ -130,6 +143,7 @@ def measure(cell: Cell, threads: int, progress: bool) -> dict[str, Any]:
         f"{cell.bits}bpw",
         strategy=cell.strategy,
         measure=cell.measure,
+        recipe=recipe if searches else None,
         measurements=cell.measurements if cell.strategy == EXACT else 0,
         evaluations=cell.measurements if searches else 1,
         seed=cell.seed,
@@ -137,7 +151,10 @@ def measure(cell: Cell, threads: int, progress: bool) -> dict[str, Any]:
         progress=progress,
     )
     seconds = time.perf_counter() - began
-    quantized = hf_quant.quantize(model, HfQuantConfig(plan=plan), progress=False)
+    subject = SUBJECTS[cell.model]
+    data = None if recipe is None else subject.calibration(tokenizer, cell.samples, subject.sequence_length)
+    config = HfQuantConfig(plan=plan, recipe=recipe, calibration=data)
+    quantized = hf_quant.quantize(model, config, progress=False)
     with tempfile.TemporaryDirectory() as folder:
         quantized.save_pretrained(folder)
         written = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
@@ -149,6 +166,7 @@ def measure(cell: Cell, threads: int, progress: bool) -> dict[str, Any]:
         "measured": report.measured_loss,
         "evaluations": report.evaluations,
         "seconds": seconds,
+        "rounding": report.rounding,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,16 +22,22 @@ from hf_quant.errors import ConfigError
 from hf_quant.planner.budget import Budget
 from hf_quant.planner.cost.latency import Pass
 from hf_quant.planner.page.write import write_plan_page
+from hf_quant.planner.quality import QUALITIES
 from hf_quant.planner.report import SearchReport
 from hf_quant.planner.search import STRATEGIES
 from hf_quant.planner.sensitivity import MEASURES
 from hf_quant.planner.sensitivity.table import LossTable
 from hf_quant.reporting.json_file import write_text
 from hf_quant.workflows.checkpoints import load_model, load_tokenizer
+from hf_quant.workflows.labelled import is_classifier, labelled_examples
+from hf_quant.workflows.measured_plans import steps_of
 from hf_quant.workflows.plan import search_plan
 
 _MOST_ROWS = 40
 """Modules that are printed; the report has all."""
+
+_SEQUENCES, _EXAMPLES = 32, 1024
+"""As many as are read by default, of texts and of labelled ones, which are short."""
 
 
 def run(
@@ -61,6 +68,15 @@ def run(
             "may be repeated."
         ),
     ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            "--recipe",
+            "-r",
+            help="Carry the plan out by the transforms and the solver of this YAML file, such as AWQ and GPTQ, rather "
+            "than by rounding to nearest; the plan's file then has them, too.",
+        ),
+    ] = None,
     losses: Annotated[
         Path | None,
         typer.Option(
@@ -70,6 +86,9 @@ def run(
     ] = None,
     strategy: Annotated[str, typer.Option(help=f"One of: {', '.join(STRATEGIES)}.")] = "ilp",
     measure: Annotated[str, typer.Option(help=f"Of sensitivity, one of: {', '.join(MEASURES)}.")] = "fisher",
+    metric: Annotated[
+        str, typer.Option(help=f"What measured plans are judged by, one of: {', '.join(QUALITIES)}.")
+    ] = "loss",
     hardware: Annotated[
         str | None, typer.Option(help="Keep to what this profile takes; see hf-quant hardware --list.")
     ] = None,
@@ -90,15 +109,24 @@ def run(
     ] = None,
     measurements: Annotated[int, typer.Option(help="Most plans to measure after the search.")] = 5,
     evaluations: Annotated[int, typer.Option(help="Most plans that evolutionary, rl and random measure.")] = 30,
-    samples: Annotated[int, typer.Option(help="Sequences; a quarter of them is kept to measure on.")] = 32,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            help="Sequences; a quarter of them is kept to measure on. [default: 32, and 1024 examples of classifiers]"
+        ),
+    ] = None,
     sequence_length: Annotated[int, typer.Option(help="Most tokens of a sequence.")] = 256,
     text_column: Annotated[str | None, typer.Option(help="Where the texts of --data are, if it is not plain.")] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Where the labels of a classifier's data are, likewise.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Of a dataset's id with labels. [default: train]")] = None,
     seed: Annotated[int, typer.Option(help="Of the data, and of strategies that draw.")] = 0,
 ) -> None:
     """Find the schemes that lose least within a budget, and measure what they lose.
 
-    For language models. The plan is a recipe: `hf-quant quantize MODEL --recipe plan.yaml` carries it out, and so does
-    `HfQuantConfig.from_recipe("plan.yaml")`.
+    For language models, and for classifiers with labelled texts. The plan is a recipe: `hf-quant quantize MODEL
+    --recipe plan.yaml` carries it out, and so does `HfQuantConfig.from_recipe("plan.yaml")`.
 
     For example:
 
@@ -110,31 +138,54 @@ def run(
 
         hf-quant plan ./smollm2 -b 3.5bpw -b 4.5bpw -b 6bpw -d texts.txt --report plans.html
 
+        hf-quant plan ./smollm2 -b 4.5bpw -d texts.txt --recipe recipes/llama-int4-balanced.yaml
+
+        hf-quant plan ./bert -b "drop<=1%" --metric accuracy -d reviews.csv
+
         hf-quant plan ./smollm2 -b 12ms/token -d texts.txt --hardware host
 
         accelerate launch --cpu --num_processes 2 -m hf_quant plan ./smollm2 -b 4.5bpw -d texts.txt
     """
-    STRATEGIES[strategy], MEASURES[measure]  # unknown ones are told before the model is loaded
+    STRATEGIES[strategy], MEASURES[measure], QUALITIES[metric]  # unknown ones are told before the model is loaded
     _check(output, report or (), budget)
+    chosen = None if recipe is None else steps_of(Recipe.from_file(recipe))
     with several_processes() as is_first:
-        calibration = Calibration(
-            open_dataset(data),
-            load_tokenizer(model),
-            samples=samples,
-            sequence_length=sequence_length,
-            text_column=text_column,
-            seed=seed,
-        )
         loaded = load_model(model, dtype="float32")
+        tokenizer = load_tokenizer(model)
+        if is_classifier(loaded):
+            sequences: Any = labelled_examples(
+                loaded,
+                tokenizer,
+                data,
+                samples or _EXAMPLES,
+                max_length=sequence_length,
+                split=split,
+                text_column=text_column,
+                label_column=label_column,
+                seed=seed,
+            )
+        else:
+            if label_column is not None or split is not None:
+                raise ConfigError("--label-column and --split are for classifiers, and this model is none")
+            sequences = Calibration(
+                open_dataset(data),
+                tokenizer,
+                samples=samples or _SEQUENCES,
+                sequence_length=sequence_length,
+                text_column=text_column,
+                seed=seed,
+            )
         kept = output.absolute().parent / f".{output.stem}.losses.json" if losses is None else losses
         found = []
         for each in budget:
             plan, result = search_plan(
                 loaded,
-                calibration,
+                sequences,
                 each,
                 strategy=strategy,
                 measure=measure,
+                metric=metric,
+                recipe=chosen,
                 hardware=hardware,
                 kernels=kernels,
                 step=Pass(tokens=tokens, context=context, logits=1),
@@ -149,7 +200,7 @@ def run(
             found.append(result)
             if is_first:
                 file = output if len(budget) == 1 else output.with_stem(f"{output.stem}-{_file_name(each)}")
-                write_text(file, _recipe(plan, result))
+                write_text(file, _recipe(plan, result, chosen))
                 _print(result)
                 typer.echo(f"Wrote {file}: hf-quant quantize {model} --recipe {file} -o DIRECTORY")
         for file in (report or ()) if is_first else ():
@@ -182,12 +233,12 @@ def _write(file: Path, found: Sequence[SearchReport], losses: Path) -> None:
     write_plan_page(file, found, LossTable.from_dict(json.loads(losses.read_text(encoding="utf-8"))))
 
 
-def _recipe(plan: Plan, found: SearchReport) -> str:
+def _recipe(plan: Plan, found: SearchReport, steps: Recipe | None) -> str:
     overrides: dict[str, Any] = {
         name: None if scheme is None else scheme.to_dict() for name, scheme in plan.modules.items()
     }
     # Every module is named; the preset is for none, and says what kind of file this is.
-    recipe = Recipe(preset="int8", overrides=overrides)
+    recipe = replace(steps or Recipe(), preset="int8", overrides=overrides)
     return f"# {found.summary()}\n" + yaml.safe_dump(
         recipe.to_dict(), sort_keys=False, default_flow_style=None, width=120
     )

@@ -108,6 +108,10 @@ class Recipe:
             values["calibration"] = dict(self.calibration)
         return values
 
+    def steps(self) -> str:
+        """Transforms and solver in words: ``awq, then gptq``."""
+        return ", then ".join([*(name for name, _ in self.transforms), self.solver[0]])
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """Inverse of `to_dict`; rejects unknown keys."""

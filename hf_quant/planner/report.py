@@ -65,6 +65,8 @@ class SearchReport:
         history: The evaluations, in order.
         repairs: What was changed after the search, and why.
         front: Alternatives, smallest first.
+        metric: What measured losses are of: rises of ``loss``, or falls of ``accuracy``.
+        rounding: By what the plan is carried out, in words; empty: weights are rounded to nearest.
     """
 
     budget: str
@@ -79,6 +81,8 @@ class SearchReport:
     history: tuple[Point, ...] = ()
     repairs: tuple[Repair, ...] = ()
     front: tuple[Point, ...] = ()
+    metric: str = "loss"
+    rounding: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; an infinite loss, of a model that broke, is the largest float there is."""
@@ -139,12 +143,17 @@ class SearchReport:
 
     def summary(self) -> str:
         """The outcome in one line."""
-        measured = "" if self.measured_loss is None else f", measured {self.measured_loss:.4g}"
+        measured = ""
+        if self.measured_loss is not None and self.metric == "loss":
+            measured = f", measured {self.measured_loss:.4g}"
+        elif self.measured_loss is not None:
+            measured = f", {self.metric} {-self.measured_loss:+.2%} measured"
         time = "" if self.milliseconds is None else f", {self.milliseconds:.3g} ms"
         share = self.bytes / self.float_bytes
         return (
             f"{self.strategy} for {self.budget}: {self.bytes:,} bytes ({share:.1%} of float){time}; "
             f"loss predicted {self.predicted_loss:.4g}{measured}, {self.evaluations} evaluations"
+            + (f"; by {self.rounding}" if self.rounding else "")
         )
 
 
@@ -154,6 +163,8 @@ def search_report(
     solution: Solution,
     repairs: Sequence[Repair] = (),
     alternatives: Iterable[Solution] = (),
+    metric: str = "loss",
+    rounding: str = "",
 ) -> SearchReport:
     """The report of a solution.
 
@@ -163,6 +174,8 @@ def search_report(
         solution: As it is after repairs.
         repairs: Their log.
         alternatives: Solutions of the same problem; their front is reported.
+        metric: What losses were measured of.
+        rounding: By what the plan is carried out.
     """
     return SearchReport(
         budget=str(Budget.of(budget)),
@@ -183,6 +196,8 @@ def search_report(
             Point(one.strategy, one.bytes, one.loss, one.milliseconds, one.measured_loss is not None)
             for one in front(alternatives)
         ),
+        metric=metric,
+        rounding=rounding,
     )
 
 

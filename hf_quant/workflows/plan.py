@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import logging
@@ -15,11 +14,13 @@ from torch import Tensor
 from hf_quant.calibration.data import Calibration
 from hf_quant.config.plan import Plan
 from hf_quant.config.presets import PRESETS
+from hf_quant.config.recipe import Recipe
 from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.errors import CalibrationError, ConfigError
 from hf_quant.hardware.profiles import get_profile
-from hf_quant.integration.config import HfQuantConfig
+from hf_quant.integration.algorithms import algorithms_of
 from hf_quant.integration.fingerprint import weights_fingerprint
+from hf_quant.planner.aim import aim
 from hf_quant.planner.budget import Budget
 from hf_quant.planner.build import build_problem
 from hf_quant.planner.cost.disk import DiskCosts
@@ -30,16 +31,17 @@ from hf_quant.planner.groups import fusion_groups
 from hf_quant.planner.limits import limits_of
 from hf_quant.planner.pareto import sweep
 from hf_quant.planner.pins import Pins, pinned
-from hf_quant.planner.problem import Assignment, Problem
-from hf_quant.planner.repair import repair
+from hf_quant.planner.quality import QUALITIES, mean_loss
+from hf_quant.planner.repair import Repair, repair
 from hf_quant.planner.report import SearchReport, search_report
 from hf_quant.planner.search import STRATEGIES
+from hf_quant.planner.search.base import Solution
 from hf_quant.planner.sensitivity import MEASURES
-from hf_quant.planner.sensitivity.analysis import analyse, mean_loss
+from hf_quant.planner.sensitivity.analysis import analyse
 from hf_quant.planner.sensitivity.sequences import sequences_of, writes_text
 from hf_quant.planner.sensitivity.table import LossTable
 from hf_quant.workflows.measure_hardware import kernel_table
-from hf_quant.workflows.quantize import quantize
+from hf_quant.workflows.measured_plans import MeasuredPlans, left_by, steps_of, with_less_lost
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +74,8 @@ def search_plan(
     schemes: Sequence[Scheme] = tuple(SCHEMES.values()),
     strategy: str = "ilp",
     measure: str = "fisher",
+    metric: str = "loss",
+    recipe: Recipe | None = None,
     hardware: str | None = None,
     kernels: KernelTable | str | Path | None = None,
     step: Pass | None = None,
@@ -97,6 +101,13 @@ def search_plan(
         schemes: What modules are offered, beside staying float.
         strategy: A name of `planner.search.STRATEGIES`.
         measure: A name of `planner.sensitivity.MEASURES`.
+        metric: What plans that are measured are judged by, a name of `planner.quality.QUALITIES`. With ``"accuracy"``,
+            ``"drop<=1%"`` is one point of it: the search begins with what is predicted to raise the loss by so much,
+            and measuring finds out what that does to the accuracy.
+        recipe: The plan is to be carried out by these transforms and this solver, and so it is when it is measured,
+            calibrated on what the analysis sees. Sensitivities are of rounding to nearest: those of linears are scaled
+            by the part of the loss that the recipe leaves there, which is measured first. The recipe's own schemes
+            and data do not count.
         hardware: Offer only schemes with as many bits as the presets of this profile.
         kernels: Times of kernels on the machine in question, or their file, of ``hf-quant hardware --measure``. Without
             them a budget of milliseconds is one of this machine, whose kernels are measured if they were not yet.
@@ -116,9 +127,10 @@ def search_plan(
         ConfigError: The budget cannot be read, or `losses` is of another model, data or schemes.
         CalibrationError: The data is not usable.
         PlanError: A sensitivity is NaN (the module is named), or pins contradict each other.
-        UnknownName: There is no such strategy, measure or hardware.
+        UnknownName: There is no such strategy, measure, metric or hardware.
     """
-    search, kind = STRATEGIES[strategy], MEASURES[measure]
+    search, kind, quality = STRATEGIES[strategy], MEASURES[measure], QUALITIES[metric]
+    algorithms_of(recipe)  # unknown ones are told before any work
     if Budget.of(budget).drop is not None and not kind.in_nats:
         raise ConfigError(
             f"the sensitivities of {measure} are not in the unit of a loss, which {budget} limits: take fisher, "
@@ -135,25 +147,41 @@ def search_plan(
     limits_of(pinned(build_problem(costs, None, offered, times, groups), pins), budget)
     table = _analysis(model, analysed, offered, measure, losses, progress)
     problem = pinned(build_problem(costs, table, offered, times, groups), pins)
-    rises = _Rises(model, held_out)
+    rounding = ""
+    if recipe is not None:
+        recipe = steps_of(recipe)
+        uniform = problem.plan(STRATEGIES["uniform"](problem, budget).assignment)
+        left = left_by(recipe, model, uniform, held_out, analysed, mean_loss)
+        rounding = f"{recipe.steps()}, which leaves {left:.0%} of what rounding to nearest loses in linears"
+        problem = pinned(build_problem(costs, with_less_lost(table, model, left), offered, times, groups), pins)
+    measure_plan = MeasuredPlans(model, held_out, quality, recipe, analysed).of(problem)
     measures = strategy in ("evolutionary", "rl", "random")
-    solution = search(
-        problem,
-        budget,
-        rises.of(problem) if measures else None,
-        evaluations=evaluations,
-        seed=seed,
-        progress=progress and measures,
-    )
-    log: Sequence[Any] = ()
-    if measurements:
-        repaired = repair(problem, budget, solution, rises.of(problem), measurements, progress)
-        solution, log = repaired.solution, repaired.log
+
+    def search_for(limits: Budget | str | float) -> Solution:
+        found: Solution = search(
+            problem,
+            limits,
+            measure_plan if measures else None,
+            evaluations=evaluations,
+            seed=seed,
+            progress=progress and measures,
+        )
+        return found
+
+    log: tuple[Repair, ...] = ()
+    if Budget.of(budget).drop and measurements > 1 and not measures:
+        solution, log = aim(problem, budget, search_for, measure_plan, -(-measurements // 2))
+    else:
+        solution = search_for(budget)
+    if measurements > len(log):
+        repaired = repair(problem, budget, solution, measure_plan, measurements - len(log), progress)
+        solution, log = repaired.solution, log + repaired.log
         if not repaired.met:
             logger.warning(
                 "the loss that was asked for was not met within %d measurements: allow more, or lose more", measurements
             )
-    report = search_report(problem, budget, solution, log, sweep(problem, milliseconds=Budget.of(budget).milliseconds))
+    alternatives = sweep(problem, milliseconds=Budget.of(budget).milliseconds)
+    report = search_report(problem, budget, solution, log, alternatives, metric, rounding)
     return problem.plan(solution.assignment), report
 
 
@@ -221,28 +249,3 @@ def _analysis(
         for name, tensor in sorted(row.items()):
             digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     return analyse(model, rows, schemes, measure, file=Path(losses), fingerprint=digest.hexdigest(), progress=progress)
-
-
-class _Rises:
-    """By how much the loss of a model rises under assignments, each measured once."""
-
-    def __init__(self, model: Any, rows: list[Any]):
-        self.model, self.rows = model, rows
-        self.known: dict[Assignment, float] = {}
-        self.float: float | None = None
-
-    def of(self, problem: Problem) -> Any:
-        def rise(assignment: Assignment) -> float:
-            if self.float is None:
-                self.float = mean_loss(self.model, self.rows)
-            if assignment not in self.known:
-                plan = Plan(
-                    {name: scheme for name, scheme in problem.plan(assignment).modules.items() if scheme is not None}
-                )
-                if not plan.modules:
-                    return 0.0
-                copied = quantize(copy.deepcopy(self.model), HfQuantConfig(plan=plan), progress=False)
-                self.known[assignment] = mean_loss(copied, self.rows) - self.float
-            return self.known[assignment]
-
-        return rise

@@ -9,13 +9,22 @@ import yaml
 from typer.testing import CliRunner
 
 import hf_quant
-from hf_quant import HfQuantConfig, SearchReport
+from hf_quant import Calibration, HfQuantConfig, Recipe, SearchReport
 from hf_quant.cli.main import app
-from hf_quant.errors import CalibrationError, ConfigError, HfQuantError, InfeasibleBudget, PlanError, UnknownName
+from hf_quant.errors import (
+    CalibrationError,
+    ConfigError,
+    EvaluationError,
+    HfQuantError,
+    InfeasibleBudget,
+    PlanError,
+    UnknownName,
+)
 from hf_quant.evaluation.file_size import computed_bytes
 from hf_quant.modules.swap import quantized_modules
 from hf_quant.planner.cost.disk import plan_bytes
 from hf_quant.planner.cost.latency import Pass, predict_latency
+from hf_quant.planner.quality import mean_loss
 from hf_quant.planner.sensitivity import MEASURES
 from hf_quant.workflows.checkpoints import load_model
 from hf_quant.workflows.plan import SCHEMES
@@ -101,6 +110,8 @@ def test_hardware_narrows_what_is_offered():
         ("much", {}, ConfigError),
         ("4.5bpw", {"strategy": "ipl"}, UnknownName),
         ("4.5bpw", {"hardware": "raspberry-pi-50"}, UnknownName),
+        ("4.5bpw", {"metric": "acuracy"}, UnknownName),
+        ("4.5bpw", {"recipe": Recipe(solver="gpqt")}, ConfigError),
         ("4.5bpw", {"schemes": ()}, ConfigError),
         ("4.5bpw", {"pins": {"*.no_such": "int8"}}, PlanError),
     ],
@@ -150,12 +161,81 @@ def test_one_sequence_is_too_few():
         hf_quant.search_plan(tiny_model("llama"), calibration(samples=1), "4.5bpw", progress=False)
 
 
+AWQ_GPTQ = Recipe(transforms=["awq"], solver={"gptq": {"grid": "mse"}})
+
+
+def test_a_recipe_carries_out_what_is_measured():
+    model = tiny_model("llama-gqa")
+    rounded = planned("4bpw", model=model, measurements=1)[1]
+    plan, report = planned("4bpw", model=model, measurements=1, recipe=AWQ_GPTQ)
+    assert report.rounding.startswith("awq, then gptq, which leaves ") and report.rounding in report.summary()
+    assert report.predicted_loss <= rounded.predicted_loss and report.bytes <= rounded.bytes * 1.02
+    batches = calibration().batches(model.config)
+    seen = [ids[mask != 0] for b in batches[:3] for ids, mask in zip(b["input_ids"], b["attention_mask"], strict=True)]
+    data = Calibration(seen, samples=len(seen), sequence_length=32, packing=False)
+    config = HfQuantConfig(plan=plan, recipe=AWQ_GPTQ, calibration=data)
+    quantized = hf_quant.quantize(copy.deepcopy(model), config, progress=False)
+    rise = mean_loss(quantized, batches[3:]) - mean_loss(model, batches[3:])
+    assert report.measured_loss == pytest.approx(rise, abs=1e-6)
+
+
+def test_a_recipe_that_changes_nothing_leaves_everything():
+    plan, report = planned("4bpw", measurements=1, recipe=Recipe(preset="int8", solver="rtn"))
+    expected, without = planned("4bpw", measurements=1)
+    assert plan == expected and report.measured_loss == without.measured_loss
+    assert "leaves 100%" in report.rounding
+
+
+def classified(rows=48):
+    """Tokens, and the classes that the float model sees in them, but for every sixth."""
+    model = task_model("text-classification")
+    ids = torch.randint(5, 60, (rows, 12), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        labels = model(input_ids=ids).logits.argmax(-1)
+    labels[::6] = (labels[::6] + 1) % 3
+    return model, [{"input_ids": ids[i : i + 1], "labels": labels[i : i + 1]} for i in range(rows)]
+
+
+def test_plans_of_a_classifier_are_judged_by_accuracy():
+    model, batches = classified()
+    plan, report = hf_quant.search_plan(
+        model, batches, "drop<=10%", metric="accuracy", measurements=6, progress=False, measure="fisher"
+    )
+    assert report.metric == "accuracy" and "accuracy" in report.summary() and "measured" in report.summary()
+    quantized = hf_quant.quantize(copy.deepcopy(model), HfQuantConfig(plan=plan), progress=False)
+    held_out = batches[36:]
+    with torch.inference_mode():
+        right = [
+            sum(int(each(input_ids=row["input_ids"]).logits.argmax()) == int(row["labels"]) for row in held_out)
+            for each in (model, quantized)
+        ]
+    assert report.measured_loss == pytest.approx((right[0] - right[1]) / len(held_out), abs=1e-9)
+    assert report.measured_loss <= 0.1
+    assert SearchReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+
+
+def test_a_target_is_met_by_searching_again_when_predictions_are_far_off():
+    _, report = planned("drop<=1%", measurements=6)
+    assert report.measured_loss <= 0.01 and any("allowed to predictions" in entry.change for entry in report.repairs)
+
+
+def test_a_metric_without_labels_is_told():
+    model, batches = classified()
+    rows = [{"input_ids": batch["input_ids"]} for batch in batches]
+    with pytest.raises(CalibrationError, match="labels"):
+        hf_quant.search_plan(model, rows, "30%", metric="accuracy", measure="output-error", progress=False)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("place")
     task_model("causal-lm").save_pretrained(root / "llama")
     tiny_tokenizer().save_pretrained(root / "llama")
     (root / "texts.txt").write_text("\n\n".join(row["text"] for row in task_rows("causal-lm")))
+    task_model("text-classification").save_pretrained(root / "bert")
+    tiny_tokenizer().save_pretrained(root / "bert")
+    rows = task_rows("text-classification")
+    (root / "reviews.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     return root
 
 
@@ -180,6 +260,33 @@ def test_the_command_writes_a_recipe_that_quantizes(place, tmp_path):
     planned = {name: unit.scheme for unit in report.units for name in unit.modules if unit.scheme.startswith("W")}
     assert loaded.keys() == planned.keys()
     assert (tmp_path / ".plan.losses.json").is_file()
+
+
+def test_the_commands_plan_for_a_recipe_is_one_with_its_steps(place, tmp_path):
+    (tmp_path / "steps.yaml").write_text(
+        "preset: int4\ntransforms: [awq]\nsolver: {gptq: {grid: mse}}\ncalibration: {samples: 8, sequence_length: 32}\n"
+    )
+    file, sizes = tmp_path / "plan.yaml", ("--samples", 8, "--sequence-length", 32, "--measurements", 1)
+    data = ("-d", place / "texts.txt")
+    run("plan", place / "llama", "-b", "4.5bpw", *data, "-o", file, *sizes, "--recipe", tmp_path / "steps.yaml")
+    written = Recipe.from_file(file)
+    assert written.steps() == "awq, then gptq" and written.calibration == {"samples": 8, "sequence_length": 32}
+    run("quantize", place / "llama", "--recipe", file, "--data", data[1], "-o", tmp_path / "out")
+    model = load_model(str(tmp_path / "out"))
+    assert model.config.quantization_config.calibration_fingerprint
+    assert len({module.spec.scheme.weight.bits for _, module in quantized_modules(model)}) > 1
+
+
+def test_the_command_plans_for_a_classifier_and_its_accuracy(place, tmp_path):
+    file = tmp_path / "plan.yaml"
+    arguments = ("plan", place / "bert", "-d", place / "reviews.jsonl", "-o", file, "--measurements", 3)
+    printed = run(*arguments, "-b", "drop<=20%", "--metric", "accuracy").stdout
+    assert "accuracy" in printed and file.is_file()
+    run("quantize", place / "bert", "--recipe", file, "-o", tmp_path / "out")
+    with pytest.raises(EvaluationError, match="did you mean 'label'"):
+        run(*arguments, "-b", "30%", "--label-column", "labl")
+    with pytest.raises(ConfigError, match="for classifiers"):
+        run("plan", place / "llama", "-d", place / "texts.txt", "-b", "30%", "--label-column", "label")
 
 
 def test_several_budgets_give_a_plan_each_and_one_page(place, tmp_path):

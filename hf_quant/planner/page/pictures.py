@@ -102,12 +102,12 @@ def _front(
     for number, (report, x) in enumerate(plans):
         colour = COLOURS[number % len(COLOURS)]
         axes.plot([x], [report.predicted_loss], "o", color=colour, markersize=6, markerfacecolor="white")
-        if report.measured_loss is not None:
-            axes.plot([x, x], [report.predicted_loss, report.measured_loss], "-", color=colour, linewidth=1)
-            axes.plot([x], [report.measured_loss], "o", color=colour, markersize=6)
+        if (measured := _measured(report)) is not None:
+            axes.plot([x, x], [report.predicted_loss, measured], "-", color=colour, linewidth=1)
+            axes.plot([x], [measured], "o", color=colour, markersize=6)
         axes.plot([], [], "o", color=colour, label=report.budget)
     losses = [y for _, y in points] + [report.predicted_loss for report, _ in plans]
-    losses += [report.measured_loss for report, _ in plans if report.measured_loss is not None]
+    losses += [measured for report, _ in plans if (measured := _measured(report)) is not None]
     if min(losses) > 0 and max(losses) > 20 * min(losses):
         axes.set_yscale("log")
         # Below, no two plans can be told apart by measuring them.
@@ -124,6 +124,11 @@ def _front(
         title,
         "The line joins what searches predict for other budgets. Open dots are predicted, full ones measured.",
     )
+
+
+def _measured(report: SearchReport) -> float | None:
+    """In the unit of predictions; a fall of accuracy is in another."""
+    return report.measured_loss if report.metric == "loss" else None
 
 
 def _height(grid: Grid) -> float:

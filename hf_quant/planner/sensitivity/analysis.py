@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, distributed
@@ -16,6 +14,7 @@ from tqdm.auto import tqdm
 
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CalibrationError, SaveError
+from hf_quant.planner.processes import place
 from hf_quant.planner.sensitivity import MEASURES
 from hf_quant.planner.sensitivity.base import Measure
 from hf_quant.planner.sensitivity.sequences import sequences_of
@@ -64,7 +63,7 @@ def analyse(
     rows = list(sequences_of(batches, model, kind.labelled))
     if not rows:
         raise CalibrationError("there is no data to measure sensitivities on: give texts")
-    rank, ranks = _place()
+    rank, ranks = place()
     work = kind(model, schemes)
     mine = _shared(len(rows), work.parts, rank, ranks)
     kept = None if file is None else _Kept(file.with_name(f".{file.name}.{rank}-of-{ranks}"), fingerprint)
@@ -94,36 +93,6 @@ def analyse(
     if kept is not None:
         kept.remove()
     return table
-
-
-@torch.no_grad()
-def mean_loss(model: Any, batches: Sequence[Mapping[str, Tensor]]) -> float:
-    """Mean over sequences of the model's loss, in evaluation; of several processes, each computes a share.
-
-    Args:
-        model: Float or quantized, with a head that computes a loss.
-        batches: As for `analyse`.
-
-    Raises:
-        CalibrationError: There are no labels for a model that does not write text.
-    """
-    rank, ranks = _place()
-    training = model.training
-    model.eval()
-    try:
-        rows = list(sequences_of(batches, model, labelled=True))
-        found = torch.tensor([math.fsum(float(model(**row).loss) for row in rows[rank::ranks])], dtype=torch.float64)
-    finally:
-        model.train(training)
-    if ranks > 1:
-        distributed.all_reduce(found)
-    return float(found) / len(rows)
-
-
-def _place() -> tuple[int, int]:
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
 
 
 def _shared(rows: int, parts: int, rank: int, ranks: int) -> list[tuple[int, int]]:

@@ -1,0 +1,72 @@
+"""Labelled examples for classifiers, one sequence each, as plans are searched with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_quant.errors import CalibrationError, MissingDependency
+from hf_quant.evaluation.models import model_facts
+
+
+def is_classifier(model: Any) -> bool:
+    """Whether the model has one answer for a text."""
+    return type(model).__name__.endswith("ForSequenceClassification")
+
+
+def labelled_examples(
+    model: Any,
+    tokenizer: Any,
+    data: Any,
+    samples: int,
+    *,
+    max_length: int | None = None,
+    split: str | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    seed: int = 0,
+) -> list[dict[str, Tensor]]:
+    """Batches of one example: int64 ``input_ids`` ``[1, tokens]`` and the like, and ``labels`` ``[1]``.
+
+    Args:
+        model: A classifier, or a regression of one score.
+        tokenizer: Of the model.
+        data: As `hf_quant.evaluate_drop` takes it.
+        samples: Examples, drawn at random.
+        max_length: Texts are cut to so many tokens, and to as many as the model reads.
+        split: Of a dataset's id; None for ``train``.
+        text_column: Where texts are, if it is not plain.
+        label_column: Where labels are, likewise.
+        seed: Of what is drawn, and of its order.
+
+    Raises:
+        CalibrationError: There is no tokenizer.
+        EvaluationError: Columns are missing, labels are unknown, or there is no such data.
+        MissingDependency: The packages `evaluate` and `datasets` are not installed.
+    """
+    try:
+        from hf_quant.evaluation.data import open_rows
+        from hf_quant.evaluation.tasks.text_classification import TextClassification
+    except ImportError as error:
+        if error.name not in ("evaluate", "datasets"):
+            raise
+        raise MissingDependency(
+            f'the package {error.name!r} is not installed: pip install "hf-quant[evaluate]"'
+        ) from error
+    if tokenizer is None:
+        raise CalibrationError("there is no tokenizer beside the model: save one there, for the texts")
+    if split is None and isinstance(data, str) and not Path(data).is_file():
+        split = "train"
+    rows = open_rows(data, split, samples, seed)
+    facts = model_facts(model, tokenizer)
+    lengths = [length for length in (max_length, facts.positions) if length is not None]
+    task = TextClassification(max_length=min(lengths, default=None), text_column=text_column, label_column=label_column)
+    found = []
+    for feature in task.features(rows, facts):
+        example = {name: torch.tensor([ids]) for name, ids in feature.sequences[0].items()}
+        found.append({**example, "labels": torch.tensor([feature.notes])})
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [found[index] for index in order]
