@@ -1,6 +1,8 @@
 """Write the texts that documents measure on to files that `hf-quant evaluate` reads.
 
-The test split of the film reviews goes to `reviews.jsonl`, with labels; news articles of theirs to `news.jsonl`.
+The test split of the film reviews goes to `reviews.jsonl`, with labels; news articles of theirs to `news.jsonl`. What
+models are calibrated on, and plans searched with, are the validation split of the reviews, which the classifier was
+not trained on, in `reviews-validation.jsonl`, and the other articles in `news-train.jsonl`.
 """
 
 from __future__ import annotations
@@ -32,10 +34,12 @@ def main() -> None:
     parser.add_argument("--articles", type=int, default=6, help="of news (default: %(default)s)")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    _, _, reviews = review_split(review_sentences(download_review_archive()))
-    write(options.folder / "reviews.jsonl", ({"text": text, "label": label} for label, text in reviews))
-    articles = news_split()[1][: options.articles]
-    write(options.folder / "news.jsonl", ({"text": text} for _, text in articles))
+    _, validation, test = review_split(review_sentences(download_review_archive()))
+    for name, sentences in (("reviews", test), ("reviews-validation", validation)):
+        write(options.folder / f"{name}.jsonl", ({"text": text, "label": label} for label, text in sentences))
+    train, articles = news_split()
+    for name, chosen in (("news", articles[: options.articles]), ("news-train", train)):
+        write(options.folder / f"{name}.jsonl", ({"text": text} for _, text in chosen))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def repair(
     Args:
         problem: What the solution is one of.
         budget: What to keep to.
-        solution: To begin with, from any search.
+        solution: To begin with, from any search; what that has measured is not measured again.
         measure: The increase of the loss of the model under an assignment.
         measurements: Most calls of `measure`, the first included.
         progress: Show a progress bar.
@@ -91,7 +91,10 @@ def repair(
         raise ConfigError(f"the solution is beyond the budget ({limits}); search again with this budget")
     with tqdm(total=measurements, desc="repair", unit="measurement", disable=not progress) as bar:
         state = _State(problem, limits, measure, bar)
-        state.try_out(_Change(solution.assignment, "nothing yet", "predictions have to be measured"))
+        if solution.measured_loss is None:
+            state.try_out(_Change(solution.assignment, "nothing yet", "predictions have to be measured"))
+        else:
+            state.best, state.losses = solution.assignment, {solution.assignment: solution.measured_loss}
         while len(state.log) < measurements:
             change = next(state.changes(), None)
             if change is None:
