@@ -8,7 +8,13 @@ from typing import Any
 import torch
 
 from hf_quant.errors import ConfigError
+from hf_quant.integration.adapted import as_adapted
+from hf_quant.integration.config import HfQuantConfig
+from hf_quant.integration.in_memory import become_quantized
 from hf_quant.integration.qat import convert, prepare
+from hf_quant.integration.quantizer import require_pretrained
+from hf_quant.integration.resolve import resolve
+from hf_quant.integration.solve import quantize_weights
 from hf_quant.qat.distillation import Distillation, hidden_loss, kept_positions, logits_loss
 from hf_quant.qat.options import QATOptions
 
@@ -41,9 +47,21 @@ def make_teacher(teacher: Any, model: Any, settings: Distillation) -> Any:
         raise ConfigError("hidden states are compared layer by layer: hidden=0, or a teacher of as many layers")
     teacher = teacher.to(model.device)
     if settings.int8_teacher and not getattr(teacher, "is_quantized", False):
-        teacher.requires_grad_(True)
-        convert(prepare(teacher, "int8", QATOptions(weights="minmax")))
+        _quantize(teacher)
     return teacher.eval().requires_grad_(False)
+
+
+def _quantize(teacher: Any) -> None:
+    if as_adapted(teacher) is not None:
+        teacher.requires_grad_(True)
+        convert(prepare(teacher, "int8", QATOptions(weights="minmax")))  # merges the adapters
+        return
+    require_pretrained(teacher)
+    config = HfQuantConfig("int8")
+    resolution = resolve(teacher, config)
+    # One module at a time, so that no second copy of the weights is ever held.
+    with torch.no_grad():
+        become_quantized(teacher, config, resolution, quantize_weights(teacher, config, resolution, progress=False))
 
 
 class DistilledLoss:

@@ -1,12 +1,18 @@
 """Learning from a teacher in real Trainers."""
 
+import ctypes
+import gc
+from pathlib import Path
+
 import pytest
 import torch
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 import hf_quant
+from benchmarks.memory import PeakAnonymous, anonymous_bytes, in_fresh_process
 from hf_quant import Distillation, HfQuantConfig, Scheme, TensorScheme
 from hf_quant.errors import ConfigError
+from hf_quant.integration.distill import make_teacher
 from hf_quant.integration.qat_callback import QATCallback
 from hf_quant.qat.distillation import logits_loss
 from tests.integration.qat_training import Rows, same, state, trainer
@@ -44,6 +50,33 @@ def test_a_teacher_of_another_kind_is_not_changed_by_training(tmp_path):
     before = state(teacher)
     trainer(tmp_path, "int4", "gpt2", teacher=teacher).train()
     assert same(before, state(teacher))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="anonymous memory is only told by Linux")
+def test_a_teacher_in_int8_takes_a_quarter_of_the_memory_and_no_second_copy():
+    found = {each: in_fresh_process(memory_of_a_teacher, each) for each in (False, True)}
+    plain, small = found[False], found[True]
+    assert small["bytes"] < 0.27 * plain["bytes"]
+    assert small["held"] < 0.4 * plain["held"] and small["peak"] < 1.15 * plain["peak"]
+
+
+def memory_of_a_teacher(is_int8):
+    """Bytes of the tensors, and anonymous memory held and at the peak, of a teacher of 22M weights that was run."""
+    sizes = {"hidden_size": 512, "intermediate_size": 1536, "num_attention_heads": 8, "num_hidden_layers": 6}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=4096, tie_word_embeddings=True, **sizes))
+    ids = torch.arange(8)[None]
+    with torch.no_grad():
+        model(input_ids=ids)
+        trim = ctypes.CDLL(None).malloc_trim  # what is free is given back before it is counted
+        trim(0)
+        begin = anonymous_bytes()
+        with PeakAnonymous() as memory:
+            teacher = make_teacher("self", model, Distillation(int8_teacher=is_int8))
+            teacher(input_ids=ids)
+    gc.collect()
+    trim(0)
+    tensors = {id(each): each.nbytes for each in (*teacher.parameters(), *teacher.buffers())}
+    return {"bytes": sum(tensors.values()), "held": anonymous_bytes() - begin, "peak": memory.bytes}
 
 
 def test_evaluation_knows_of_no_teacher(tmp_path):
