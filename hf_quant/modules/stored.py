@@ -46,8 +46,7 @@ class StoredLinear(StoredModule, nn.Linear):  # type: ignore[misc]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """``input @ weight.T + bias`` in the dtype of `input`."""
-        bias = None if self.bias is None else self.bias.to(self.weight.dtype)
-        return nn.functional.linear(input.to(self.weight.dtype), self.weight, bias).to(input.dtype)
+        return _linear(input, self.weight, self.bias)
 
 
 class StoredConv1D(StoredModule, Conv1D):
@@ -55,9 +54,7 @@ class StoredConv1D(StoredModule, Conv1D):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x @ weight + bias`` in the dtype of `x`."""
-        dtype = self.weight.dtype
-        bias = None if self.bias is None else self.bias.to(dtype)
-        return nn.functional.linear(x.to(dtype), self.weight.t(), bias).to(x.dtype)
+        return _linear(x, self.weight.t(), self.bias)
 
 
 class StoredEmbedding(StoredModule, nn.Embedding):  # type: ignore[misc]
@@ -71,3 +68,11 @@ class StoredEmbedding(StoredModule, nn.Embedding):  # type: ignore[misc]
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Rows of the table: ``[...] -> [..., embedding_dim]``."""
         return super().forward(input).to(self.output_like.dtype)
+
+
+def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    # As a matrix: of a batch whose strides are those of a slice, such as the last token of a prompt, torch would make a
+    # batch of the weight as well, a copy of all of it.
+    rows = input.reshape(-1, input.shape[-1]).to(weight.dtype)
+    bias = None if bias is None else bias.to(weight.dtype)
+    return nn.functional.linear(rows, weight, bias).to(input.dtype).view(*input.shape[:-1], len(weight))

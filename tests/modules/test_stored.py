@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.pytorch_utils import Conv1D
 
 from hf_quant.config.plan import Plan
@@ -107,3 +108,28 @@ def test_the_float_module_is_not_changed_by_being_stored():
     for kind, module in modules.items():
         assert type(module) not in KINDS.values() and "output_like" not in module._non_persistent_buffers_set
         assert module.weight.dtype == torch.float32 and torch.equal(module.weight, before[f"{kind}.weight"])
+
+
+def test_a_slice_of_a_batch_makes_no_copies_of_the_weight():
+    class Called(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.names = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.names.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    model = nn.ModuleDict({"head": nn.Linear(8, 6, bias=False)})
+    module = quantize(model, Plan({"head": get_preset("bf16").linear}))["head"]
+    batch = torch.randn(1, 128, 8)
+    with torch.no_grad(), Called() as calls:
+        found = module(batch[:, -1:, :])
+    assert not any("bmm" in name for name in calls.names)
+    torch.testing.assert_close(found, module(batch[:, -1]).view(1, 1, 6), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+@pytest.mark.parametrize("shape", [(8,), (0, 8), (2, 0, 8), (3, 8)])
+def test_batches_of_any_shape_are_computed(kind, shape):
+    assert stored("bf16")[kind](torch.randn(shape)).shape == (*shape[:-1], 6)
