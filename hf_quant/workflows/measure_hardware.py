@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 
 import torch
 from torch import nn
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, LlamaConfig, LlamaModel
 
+from hf_quant.config.plan import Plan
+from hf_quant.config.presets import PRESETS
+from hf_quant.integration.config import HfQuantConfig
+from hf_quant.modules.swap import candidates
 from hf_quant.planner.cost.measure import QUICK, THOROUGH, measure_table
 from hf_quant.planner.cost.overhead import measure_overhead
-from hf_quant.planner.cost.table import KernelTable, Overhead
+from hf_quant.planner.cost.table import KINDS, KernelTable, Overhead
 from hf_quant.planner.cost.table_file import cached_file, cached_table, this_machine, write_table
 from hf_quant.workflows.quantize import quantize
 
 logger = logging.getLogger(__name__)
 
 _VOCABULARY = 128
-_HEAD_WIDTH = 32
+_HEAD_WIDTH = 64
 
 
 def kernel_table(quick: bool = False, refresh: bool = False, progress: bool = True) -> KernelTable:
@@ -42,29 +47,31 @@ def kernel_table(quick: bool = False, refresh: bool = False, progress: bool = Tr
     return table
 
 
-def measure_overheads(multiply: float) -> tuple[Overhead, ...]:
-    """What blocks of three families take besides their linears, float and quantized to INT8.
-
-    Args:
-        multiply: Operations per second of float32 products.
-    """
+def measure_overheads() -> tuple[Overhead, ...]:
+    """What blocks of three families take besides their linears: float, quantized to INT8, and to several schemes."""
     return tuple(
         measure_overhead(
-            lambda hidden, layers, family=family, quantized=quantized: _built(family, hidden, layers, quantized),  # type: ignore[misc]
+            lambda hidden, layers, family=family, kind=kind: _built(family, hidden, layers, kind),  # type: ignore[misc]
             family,
-            quantized,
-            multiply,
+            kind,
+            decodes=family != "bert",
         )
         for family in _MODELS
-        for quantized in (False, True)
+        for kind in KINDS
     )
 
 
-def _built(family: str, hidden: int, layers: int, quantized: bool) -> nn.Module:
+def _built(family: str, hidden: int, layers: int, kind: str) -> nn.Module:
     state = torch.get_rng_state()
     with torch.inference_mode(False):
-        model = _MODELS[family](hidden, layers).eval()
-        built: nn.Module = quantize(model, "int8", progress=False) if quantized else model
+        built: nn.Module = _MODELS[family](hidden, layers).eval()
+        if kind == "fused":
+            built = quantize(built, "int8", progress=False)
+        elif kind == "mixed":
+            # No two neighbours alike, so that nothing is computed together.
+            names = [name for name, entry in candidates(built).items() if entry.kind == "linear"]
+            schemes = itertools.cycle(PRESETS[name].linear for name in ("int8", "int4", "w8a16"))
+            built = quantize(built, HfQuantConfig(plan=Plan(dict(zip(names, schemes, strict=False)))), progress=False)
     torch.set_rng_state(state)
     return built
 
@@ -89,7 +96,7 @@ def _gpt2(hidden: int, layers: int) -> nn.Module:
             n_embd=hidden,
             n_layer=layers,
             n_head=hidden // _HEAD_WIDTH,
-            n_positions=128,
+            n_positions=4096,
             bos_token_id=0,
             eos_token_id=0,
         )

@@ -63,10 +63,10 @@ def test_measuring_writes_the_file_fills_the_cache_and_marks_what_is_slow(cache,
     table = read_table(output)
     assert cached_table() == table
     assert measure_hardware.kernel_table(progress=False) == table, "read from the cache, not measured again"
-    assert {(o.family, o.quantized) for o in table.overheads} == {
-        (family, quantized) for family in ("llama", "gpt2", "bert") for quantized in (False, True)
+    assert {(o.family, o.kind) for o in table.overheads} == {
+        (family, kind) for family in ("llama", "gpt2", "bert") for kind in ("float", "fused", "mixed")
     }
-    assert json.loads(output.read_text())["table_version"] == 1
+    assert json.loads(output.read_text())["table_version"] == 2
     slower = any(
         cell.scheme is not None and cell.milliseconds > plain.milliseconds
         for cell in table.cells

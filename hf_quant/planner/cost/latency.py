@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ from hf_quant.planner.cost.kv_cache import kv_cache_bytes
 from hf_quant.planner.cost.skeleton import carried_out
 from hf_quant.planner.cost.table import KernelTable, Overhead
 from hf_quant.registry import unknown
+
+_BLOCK = re.compile(r".*?\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Latency:
     Args:
         linears: Those of the blocks.
         heads: Linears outside the base model.
-        attention: Products of queries, keys and values, and reading the cache.
+        attention: Products of queries, keys and values, and what the cache takes with each byte that it holds.
         overhead: Norms, activation functions, calls; what fusing blocks saves is taken off.
     """
 
@@ -113,10 +116,8 @@ class LatencyCosts:
         self.refuse_slower = refuse_slower
         self.candidates = candidates(model)
         self.linears = {linear.name: linear for linear in linears(model)}
-        self.fixed_milliseconds = max(
-            0.0, _attention(model, table, step) + _overhead(model, table, step, quantized=True)
-        )
-        """What no choice changes, in a model that is quantized and fused."""
+        self.fixed_milliseconds = max(0.0, sum(_besides_linears(model, table, step, {"mixed": 1.0})))
+        """What no choice changes, in a model whose blocks have several schemes."""
 
     def of(self, name: str, scheme: Scheme | None) -> float:
         """Milliseconds of one module under a scheme; None leaves it float. Looking up embeddings counts as nothing.
@@ -163,14 +164,15 @@ def predict_latency(model: Any, table: KernelTable, step: Pass, plan: Plan | Non
     interpolation = Interpolation(table)
     schemes = None if plan is None else carried_out(model, plan)[0]
     blocks = heads = 0.0
-    quantized = False
+    chosen: dict[str, Scheme | None] = {}
     for linear in linears(model):
         scheme = linear.scheme if schemes is None else schemes.get(linear.name)
-        quantized = quantized or (scheme is not None and scheme.weight.is_integer)
+        if not linear.is_head:
+            chosen[linear.name] = scheme
         rows = step.head_rows if linear.is_head else step.rows
         taken = interpolation.milliseconds(scheme, linear.inputs, linear.outputs, rows)
         blocks, heads = (blocks, heads + taken) if linear.is_head else (blocks + taken, heads)
-    return Latency(blocks, heads, _attention(model, table, step), _overhead(model, table, step, quantized))
+    return Latency(blocks, heads, *_besides_linears(model, table, step, kinds_of_blocks(chosen)))
 
 
 def linears(model: nn.Module) -> Iterator[LinearFacts]:
@@ -208,25 +210,47 @@ def _text_config(model: Any) -> Any:
     return model.config.get_text_config()
 
 
-def _attention(model: Any, table: KernelTable, step: Pass) -> float:
-    config = _text_config(model)
+def attention_operations(tokens: int, context: int, sequences: int, width: int, causal: bool) -> int:
+    """Multiplications and additions of scores and of sums of values in one block; masked tokens are not counted."""
+    seen = context * tokens + (tokens * (tokens + 1) // 2 if causal else tokens**2)
+    return 4 * sequences * seen * width
+
+
+def kinds_of_blocks(schemes: Mapping[str, Scheme | None]) -> dict[str, float]:
+    """The share of blocks of each of `table.KINDS`, by the schemes of their linears; blocks are numbered in names."""
+    blocks: dict[str, set[Scheme | None]] = {}
+    for name, scheme in schemes.items():
+        found = _BLOCK.match(name)
+        blocks.setdefault(found[0] if found else "", set()).add(scheme)
+    if len(blocks) > 1:
+        blocks.pop("", None)  # poolers and the like
+    kinds = ["mixed" if len(each) > 1 else "float" if each == {None} else "fused" for each in blocks.values()]
+    return {kind: kinds.count(kind) / len(kinds) for kind in dict.fromkeys(kinds)}
+
+
+def _besides_linears(model: Any, table: KernelTable, step: Pass, kinds: Mapping[str, float]) -> tuple[float, float]:
+    """Milliseconds of attention, and of all else."""
+    config, family = _text_config(model), family_of(model)
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-    seen = step.context + step.tokens
-    operations = 4 * config.num_hidden_layers * step.rows * seen * width
-    read = kv_cache_bytes(config, step.context, step.batch, model.dtype) if step.context else 0
-    return float(1e3 * (operations / table.multiply + read / table.read))
-
-
-def _overhead(model: Any, table: KernelTable, step: Pass, quantized: bool) -> float:
-    config = _text_config(model)
-    found = _nearest(table, family_of(model), quantized)
-    if found is None:
-        return 0.0
+    operations = attention_operations(step.tokens, step.context, step.batch, width, causal=family != "bert")
+    held = kv_cache_bytes(config, step.context, step.batch, model.dtype) if step.context else 0
     more = max(0, (step.rows - 1)) * config.hidden_size
-    return float(found.model + config.num_hidden_layers * (found.block + found.block_per_number * more))
+    attention = overhead = 0.0
+    for kind, share in kinds.items():
+        found = _nearest(table, family, kind) or Overhead(family, kind, 0.0, 0.0, 0.0)
+        # Where nothing else is known, products are those of matrices, and keys and values are read once.
+        each, read = found.attention or 1e3 / table.multiply, found.cache_per_byte or 1e3 / table.read
+        attention += share * (config.num_hidden_layers * operations * each + held * read)
+        block, outside = found.block + found.block_per_number * more, found.model
+        if step.context:
+            block, outside = block + found.cache_block, outside + found.cache_model
+        overhead += share * (outside + config.num_hidden_layers * block)
+    return float(attention), float(overhead)
 
 
-def _nearest(table: KernelTable, family: str, quantized: bool) -> Overhead | None:
-    like = [overhead for overhead in table.overheads if overhead.quantized == quantized]
+def _nearest(table: KernelTable, family: str, kind: str) -> Overhead | None:
+    like = [overhead for overhead in table.overheads if overhead.kind == kind]
+    if not like and kind == "mixed":
+        return _nearest(table, family, "fused")
     return next((overhead for overhead in like if overhead.family == family), like[0] if like else None)

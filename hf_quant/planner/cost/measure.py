@@ -48,6 +48,7 @@ class Effort:
         rounds: Turns of each cell.
         turn: Seconds of one turn.
         memory: Bytes that copies of a weight add up to, so that each call finds its weight in memory, not in a cache.
+        heads: Shapes that are measured at few tokens only: what follows a prompt is computed for its last one.
     """
 
     shapes: tuple[tuple[int, int], ...]
@@ -55,7 +56,17 @@ class Effort:
     rounds: int
     turn: float
     memory: int
+    heads: tuple[tuple[int, int], ...] = ()
 
+    def cases(self) -> Iterator[tuple[tuple[int, int], list[int]]]:
+        """Shapes, each with the numbers of tokens that it is measured at."""
+        for shape in self.shapes:
+            yield shape, list(self.tokens)
+        for shape in self.heads:
+            yield shape, [tokens for tokens in self.tokens if tokens <= _FEW]
+
+
+_FEW = 8
 
 THOROUGH = Effort(
     shapes=((384, 1536), (768, 768), (768, 3072), (3072, 768), (2048, 2048), (2048, 8192)),
@@ -63,6 +74,7 @@ THOROUGH = Effort(
     rounds=7,
     turn=0.01,
     memory=64 << 20,
+    heads=((768, 32768),),
 )
 QUICK = Effort(shapes=((384, 384), (768, 768), (768, 3072)), tokens=(1, 8, 128), rounds=3, turn=0.003, memory=16 << 20)
 
@@ -71,7 +83,7 @@ QUICK = Effort(shapes=((384, 384), (768, 768), (768, 3072)), tokens=(1, 8, 128),
 def measure_table(
     effort: Effort = THOROUGH,
     schemes: Mapping[str, Scheme] | None = None,
-    overheads: Callable[[float], tuple[Overhead, ...]] = lambda multiply: (),
+    overheads: Callable[[], tuple[Overhead, ...]] = tuple,
     progress: bool = True,
 ) -> KernelTable:
     """Time float32 and every scheme in turn at each shape and number of tokens.
@@ -80,7 +92,7 @@ def measure_table(
         effort: `THOROUGH` or `QUICK`, or your own.
         schemes: Label to scheme of linears; None for `SCHEMES`. 16-bit floats that the processor only emulates are left
             out.
-        overheads: Measures what models take besides linears; it is given the rate of float32 products.
+        overheads: Measures what models take besides linears.
         progress: Show a bar.
     """
     others, skipped, wanted = OtherProcesses(), {}, {}
@@ -91,21 +103,20 @@ def measure_table(
         else:
             skipped[label] = reason
     cells: list[Cell] = []
-    cases = list(itertools.product(effort.shapes, effort.tokens))
-    with tqdm(total=len(cases), unit="shape", disable=not progress, desc="kernels", dynamic_ncols=True) as bar:
-        for shape in effort.shapes:
+    total = sum(len(tokens) for _, tokens in effort.cases())
+    with tqdm(total=total, unit="shape", disable=not progress, desc="kernels", dynamic_ncols=True) as bar:
+        for shape, numbers in effort.cases():
             modules = list(_modules(shape, wanted.values(), effort.memory))
-            for tokens in effort.tokens:
+            for tokens in numbers:
                 cells += _cells(modules, shape, tokens, effort)
                 bar.update()
-    multiply = multiply_rate(effort)
     return KernelTable(
         machine=this_machine(),
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         cells=tuple(cells),
-        overheads=overheads(multiply),
+        overheads=overheads(),
         read=read_rate(effort),
-        multiply=multiply,
+        multiply=multiply_rate(effort),
         busy=round(others.cores(), 3),
         skipped=skipped,
     )

@@ -10,11 +10,14 @@ from typing import Any
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import ConfigError, HfQuantError
 
-TABLE_VERSION = 1
+TABLE_VERSION = 2
 """Of the file's layout; bytes and times of another version are not comparable."""
 
 FLOAT = "float32"
 """Label of what is not quantized."""
+
+KINDS = ("float", "fused", "mixed")
+"""Of blocks: float, quantized to one scheme, or to several."""
 
 _AGAIN = "measure it again with `hf-quant hardware --measure`"
 
@@ -60,23 +63,32 @@ class Overhead:
 
     Args:
         family: ``"llama"``, ``"gpt2"`` or ``"bert"``: the way its blocks are built.
-        quantized: Whether of a quantized model, whose blocks are fused. A fused block is one call, where its linears
-            were measured one by one: what that saves counts here, so that a number may be below 0.
+        kind: Of blocks, one of `KINDS`. Where all linears of a block have one scheme, it is fused into few calls, where
+            its linears were measured one by one: what that saves counts here, so that a number may be below 0.
         block: Milliseconds of a block, for one token.
         block_per_number: Milliseconds more for each number of the hidden states, ``tokens * hidden``, beyond one token.
         model: Milliseconds outside the blocks, heads not counted.
+        attention: Milliseconds of an operation of attention, as `latency.attention_operations` counts them; 0 where
+            that was too little to measure: float32 products then tell.
+        cache_block: Milliseconds more of a block that has a cache of keys and values.
+        cache_per_byte: Milliseconds more for each byte that the cache of a block holds.
+        cache_model: Milliseconds more outside the blocks.
     """
 
     family: str
-    quantized: bool
+    kind: str
     block: float
     block_per_number: float
     model: float
+    attention: float = 0.0
+    cache_block: float = 0.0
+    cache_per_byte: float = 0.0
+    cache_model: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.family, str) or not isinstance(self.quantized, bool):
-            raise ConfigError(f"an overhead names a family and whether it is quantized; {_AGAIN}")
-        for name in ("block", "block_per_number", "model"):
+        if not isinstance(self.family, str) or self.kind not in KINDS:
+            raise ConfigError(f"an overhead names a family and a kind, {', '.join(KINDS)}; {_AGAIN}")
+        for name in ("block", "block_per_number", "model", "attention", "cache_block", "cache_per_byte", "cache_model"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ConfigError(f"an overhead's {name} must be a finite number, not {value!r}; {_AGAIN}")

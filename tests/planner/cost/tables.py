@@ -33,5 +33,5 @@ def table(overheads=()):
     )
 
 
-LLAMA = Overhead("llama", True, block=0.5, block_per_number=1e-5, model=0.25)
-LLAMA_FLOAT = Overhead("llama", False, block=0.7, block_per_number=2e-5, model=0.35)
+LLAMA = Overhead("llama", "fused", block=0.5, block_per_number=1e-5, model=0.25)
+LLAMA_FLOAT = Overhead("llama", "float", block=0.7, block_per_number=2e-5, model=0.35)

@@ -1,5 +1,7 @@
 """Times of whole models are sums over what they call."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,7 +9,14 @@ import hf_quant
 from hf_quant.config.plan import Plan
 from hf_quant.errors import ConfigError, PlanError
 from hf_quant.planner.cost.compare import compare_latency
-from hf_quant.planner.cost.latency import LatencyCosts, Pass, linears, predict_latency
+from hf_quant.planner.cost.latency import (
+    LatencyCosts,
+    Pass,
+    attention_operations,
+    kinds_of_blocks,
+    linears,
+    predict_latency,
+)
 from tests.integration.tiny import CHECKPOINTS, LAYERS, VOCABULARY, tiny_model
 from tests.planner.cost.tables import INT4, INT8, LLAMA, LLAMA_FLOAT, formula, table
 
@@ -59,6 +68,43 @@ def test_more_context_takes_longer_by_what_is_read_and_multiplied():
     read = 2 * LAYERS * 1000 * width * 4 / KERNELS.read
     products = 4 * LAYERS * 1000 * width / KERNELS.multiply
     assert far - near == pytest.approx(1e3 * (read + products))
+
+
+def test_what_a_cache_takes_counts_where_there_is_one():
+    model, plan = tiny_model("llama"), Plan({"*_proj": INT8})
+    cached = replace(LLAMA, cache_block=0.1, cache_per_byte=1e-6, cache_model=0.2, attention=1e-6)
+    measured = table((LLAMA_FLOAT, cached))
+    without, found = (predict_latency(model, measured, Pass(context=context), plan) for context in (0, 100))
+    assert found.overhead - without.overhead == pytest.approx(0.2 + LAYERS * 0.1)
+    held, operations = 2 * LAYERS * 100 * 64 * 4, LAYERS * 4 * 64
+    assert without.attention == pytest.approx(operations * 1e-6)
+    assert found.attention == pytest.approx(held * 1e-6 + 101 * operations * 1e-6)
+
+
+def test_a_causal_mask_leaves_half_of_the_products():
+    assert attention_operations(4, 0, 1, 8, causal=True) == 4 * (1 + 2 + 3 + 4) * 8
+    assert attention_operations(4, 0, 3, 8, causal=False) == 3 * 4 * 16 * 8
+    assert attention_operations(1, 7, 1, 8, causal=True) == 4 * 8 * 8
+
+
+def test_blocks_of_several_schemes_take_what_mixed_ones_do():
+    model, step = tiny_model("llama"), Pass(tokens=1)
+    mixed = replace(LLAMA, kind="mixed", block=0.9)
+    measured = table((LLAMA, LLAMA_FLOAT, mixed))
+    plan = Plan({"model.layers.0.*": INT8, "model.layers.1.*": INT8, "model.layers.1.mlp.up_proj": INT4})
+    found = predict_latency(model, measured, step, plan).overhead
+    assert found == pytest.approx(LLAMA.model + LLAMA.block + mixed.block)
+    assert LatencyCosts(model, measured, step).fixed_milliseconds == pytest.approx(
+        mixed.model + LAYERS * mixed.block + 1e3 * LAYERS * 4 * 64 / measured.multiply
+    )
+
+
+def test_kinds_of_blocks_are_those_of_their_linears():
+    names = [f"layers.{layer}.{name}" for layer in range(4) for name in ("q", "k")]
+    schemes = [INT8, INT8, None, None, INT8, INT4, INT4, INT4]
+    found = kinds_of_blocks({**dict(zip(names, schemes, strict=True)), "pooler": None})
+    assert found == {"fused": 0.5, "float": 0.25, "mixed": 0.25}
+    assert kinds_of_blocks({"one": INT8}) == {"fused": 1.0}
 
 
 def test_looking_up_rows_counts_as_nothing_and_slower_schemes_can_be_refused():

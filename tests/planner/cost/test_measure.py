@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from hf_quant.config.presets import PRESETS
 from hf_quant.errors import ConfigError
@@ -10,7 +11,7 @@ from hf_quant.hardware.profiles import get_profile
 from hf_quant.kernels.base import LinearSpec
 from hf_quant.kernels.dispatch import select_kernel
 from hf_quant.planner.cost.compare import compare_latency
-from hf_quant.planner.cost.latency import Pass
+from hf_quant.planner.cost.latency import Pass, attention_operations
 from hf_quant.planner.cost.measure import SCHEMES, Effort, measure_table, quantized
 from hf_quant.planner.cost.measured_profile import with_measured_rates
 from hf_quant.planner.cost.overhead import measure_overhead
@@ -109,6 +110,37 @@ class Blocks(torch.nn.Module):
 
 
 def test_what_blocks_take_besides_their_linears_is_found():
-    found = measure_overhead(Blocks, "llama", quantized=False, multiply=1e11, rounds=5, turn=1e-4)
+    found = measure_overhead(Blocks, "llama", "float", rounds=5, turn=1e-4)
     assert 1.5 < found.block < 4, "two milliseconds, and what the machine is busy with"
-    assert found.family == "llama" and not found.quantized
+    assert found.family == "llama" and found.kind == "float"
+
+
+class Waiting(torch.nn.Module):
+    """A block that waits half a millisecond, and longer by what it attends to and holds."""
+
+    def __init__(self, hidden, layers):
+        super().__init__()
+        self.hidden, self.layers = hidden, layers
+        self.embedding = torch.nn.Embedding(128, 4)
+        self.config = LlamaConfig(num_hidden_layers=layers, use_cache=True)
+
+    def forward(self, input_ids, past_key_values=None, use_cache=False):
+        import time
+
+        sequences, tokens = input_ids.shape
+        held = 0
+        if past_key_values is not None:
+            keys = torch.zeros(1, 1, tokens, 1)
+            held = past_key_values.update(keys, keys, 0)[0].shape[2]
+        operations = attention_operations(tokens, 0, sequences, self.hidden, causal=True)
+        time.sleep(self.layers * (5e-4 + 2e-11 * operations + 1e-9 * 2 * 4 * self.hidden * held))
+        return self.embedding(input_ids)
+
+
+def test_what_attention_and_a_cache_take_is_found():
+    found = measure_overhead(Waiting, "llama", "float", rounds=4, turn=1e-4, decodes=True)
+    assert found.attention == pytest.approx(2e-8, rel=0.5)
+    assert found.cache_per_byte == pytest.approx(1e-6, rel=0.5)
+    assert 0.4 < found.block < 1.5
+    encoder = measure_overhead(Waiting, "bert", "float", rounds=1, turn=1e-4)
+    assert not encoder.cache_per_byte and not encoder.cache_block
