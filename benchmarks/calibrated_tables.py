@@ -65,12 +65,15 @@ def _of_model(model: str, cells: Mapping[tuple[str, str], Result]) -> str:
 
     def quality(setting: str, method: str) -> str:
         cell = cells.get(("" if method == FLOAT else setting, method))
-        return "" if cell is None else f"{cell.quality:.4g}" if metric == "accuracy" else f"{cell.quality:.3f}"
+        return "" if cell is None else f"{cell.quality:.4f}" if metric == "accuracy" else f"{cell.quality:.3f}"
 
     def gap(setting: str, method: str) -> str:
         cell, nearest, reference = (cells.get(key) for key in ((setting, method), (setting, NEAREST), ("", FLOAT)))
-        if cell is None or nearest is None or reference is None or nearest.quality == reference.quality:
+        if cell is None or nearest is None or reference is None:
             return ""
+        lost = nearest.quality - reference.quality
+        if lost == 0 or (lost > 0) == (metric == "accuracy"):
+            return "RTN loses nothing"
         return f"{closed(cell.quality, nearest.quality, reference.quality):.0%}"
 
     def cost(setting: str, method: str) -> str:
