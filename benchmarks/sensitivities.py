@@ -42,7 +42,7 @@ from hf_quant.planner.problem import Assignment, Problem
 from hf_quant.planner.quality import mean_loss
 from hf_quant.planner.sensitivity import MEASURES
 from hf_quant.planner.sensitivity.analysis import analyse
-from hf_quant.planner.sensitivity.table import LossTable, read_losses
+from hf_quant.planner.sensitivity.table import LossTable
 from hf_quant.workflows.plan import SCHEMES
 
 EXAMPLES = """examples:
@@ -82,11 +82,12 @@ def analysed(cell: Mapping[str, Any], threads: int, file: str) -> dict[str, Any]
         torch.distributed.init_process_group("gloo")
     model, tokenizer = SUBJECTS[cell["model"]].load()
     rows, _ = divided(cell["model"], tokenizer, cell["samples"])
+    progress = sys.stderr.isatty()
     with PeakAnonymous() as memory:
         began = time.perf_counter()
-        analyse(model, rows, tuple(SCHEMES.values()), cell["measure"], file=Path(file), progress=sys.stderr.isatty())
+        table = analyse(model, rows, tuple(SCHEMES.values()), cell["measure"], file=Path(file), progress=progress)
         seconds = time.perf_counter() - began
-    return {"seconds": seconds, "peak": memory.bytes, "table": read_losses(Path(file), "").to_dict()}
+    return {"seconds": seconds, "peak": memory.bytes, "table": table.to_dict()}
 
 
 def in_two(cell: Mapping[str, Any], threads: int, file: str) -> dict[str, Any]:
