@@ -1,5 +1,6 @@
 """What the README and the notebooks show runs as it stands there, and what documents list is what there is."""
 
+import json
 import os
 import re
 import shlex
@@ -19,6 +20,7 @@ from hf_quant.config.presets import PRESETS
 from hf_quant.config.recipe import Recipe
 from hf_quant.evaluation import METRICS, TASKS
 from hf_quant.observers import OBSERVERS
+from tests.evaluation.tiny import task_model, task_rows, tiny_tokenizer
 from tests.test_floors import FILES, FLOOR, room_of
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +57,10 @@ def workplace(tmp_path_factory):
     for name in ("your/model", "smollm2"):
         LlamaForCausalLM(config).save_pretrained(folder / name)
         PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>").save_pretrained(folder / name)
+    task_model("text-classification").save_pretrained(folder / "sentiment")
+    tiny_tokenizer().save_pretrained(folder / "sentiment")
+    rows = task_rows("text-classification")
+    (folder / "reviews.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     (folder / "texts.txt").write_text(text)
     (folder / "recipes").symlink_to(ROOT / "recipes")
     return folder

@@ -54,7 +54,8 @@ def tiny_tokenizer(words=None):
 def task_model(task, seed=0):
     """A float model with the head for a task. Shared: not to be changed."""
     name, model_class, changes = MODELS[task]
-    return tiny_model(name, model_class, seed, **changes)
+    with torch.inference_mode(False):  # whoever asks first, its tensors take gradients
+        return tiny_model(name, model_class, seed, **changes)
 
 
 @cache

@@ -46,7 +46,8 @@ def test_a_model_against_itself_loses_nothing(task):
         assert metric.drop == 0
         # That no answer has flipped here does not say that none would.
         is_share = metric.name == "exact_match" or (metric.name, task) == ("accuracy", "text-classification")
-        assert metric.low == pytest.approx(-metric.high) and (metric.high > 0) is is_share
+        # Sums of the same numbers in another order may differ in their last digit.
+        assert metric.low == pytest.approx(-metric.high, abs=1e-12) and (metric.high > 1e-12) is is_share
     if task != "sentence-similarity":
         found = report.agreement
         assert (found.kl_mean, found.kl_high, found.top1_agreement) == (0, 0, 1)
