@@ -157,7 +157,7 @@ def run(
                 loaded,
                 tokenizer,
                 data,
-                samples or _EXAMPLES,
+                _EXAMPLES if samples is None else samples,
                 max_length=sequence_length,
                 split=split,
                 text_column=text_column,
@@ -170,7 +170,7 @@ def run(
             sequences = Calibration(
                 open_dataset(data),
                 tokenizer,
-                samples=samples or _SEQUENCES,
+                samples=_SEQUENCES if samples is None else samples,
                 sequence_length=sequence_length,
                 text_column=text_column,
                 seed=seed,

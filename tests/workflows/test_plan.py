@@ -289,6 +289,14 @@ def test_the_command_plans_for_a_classifier_and_its_accuracy(place, tmp_path):
         run("plan", place / "llama", "-d", place / "texts.txt", "-b", "30%", "--label-column", "label")
 
 
+@pytest.mark.parametrize(
+    ("model", "data", "error"), [("llama", "texts.txt", ConfigError), ("bert", "reviews.jsonl", EvaluationError)]
+)
+def test_no_samples_are_refused_rather_than_taken_for_the_default(model, data, error, place, tmp_path):
+    with pytest.raises(error, match="positive integer"):
+        run("plan", place / model, "-b", "30%", "-d", place / data, "-o", tmp_path / "p.yaml", "--samples", 0)
+
+
 def test_several_budgets_give_a_plan_each_and_one_page(place, tmp_path):
     sizes = ("--samples", 8, "--sequence-length", 32, "--measurements", 1)
     page, picture = tmp_path / "plans.html", tmp_path / "front.png"
