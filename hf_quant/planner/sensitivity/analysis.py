@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, distributed
@@ -16,7 +17,7 @@ from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CalibrationError, SaveError
 from hf_quant.planner.processes import place
 from hf_quant.planner.sensitivity import MEASURES
-from hf_quant.planner.sensitivity.base import Measure
+from hf_quant.planner.sensitivity.base import Losses, Measure
 from hf_quant.planner.sensitivity.sequences import sequences_of
 from hf_quant.planner.sensitivity.table import LossTable, read_losses, write_losses
 
@@ -39,7 +40,8 @@ def analyse(
 ) -> LossTable:
     """What each scheme for each module loses, by one of `MEASURES`.
 
-    In ``torch.distributed``, processes share the sequences (or, of few, the modules), and all have the whole table.
+    In ``torch.distributed``, processes share the sequences (or, of few, the modules), then the rounding of weights by
+    modules, and all have the whole table.
 
     Args:
         model: Float, with a head that computes a loss unless the measure needs none; it is as it was afterwards.
@@ -83,10 +85,8 @@ def analyse(
             if kept is not None and done:
                 kept.write(work, done)
             raise
-    if ranks > 1:
-        for name in sorted(work.sums):
-            distributed.all_reduce(work.sums[name])
-    rows_of_losses = tuple(map(tuple, work.losses(len(rows))))
+    found = work.losses(len(rows)) if ranks == 1 else _losses_in_parts(work, len(rows), rank, ranks)
+    rows_of_losses = tuple(map(tuple, found))
     table = LossTable(measure, work.unit, tuple(work.candidates), work.schemes, rows_of_losses, fingerprint)
     if file is not None and rank == 0:
         write_losses(table, file)
@@ -100,6 +100,37 @@ def _shared(rows: int, parts: int, rank: int, ranks: int) -> list[tuple[int, int
     if rows >= ranks:
         return [(row, part) for row in range(rank, rows, ranks) for part in range(parts)]
     return [(row, part) for row in range(rows) for part in range(rank, parts, ranks)]
+
+
+def _losses_in_parts(work: Measure, sequences: int, rank: int, ranks: int) -> Losses:
+    """`Measure.losses` of what all processes added; each rounds some of the weights, and is sent what those need."""
+    modules = _dealt({name: work.model.get_submodule(name).weight.numel() for name in work.candidates}, ranks)
+    for name in sorted(work.sums):
+        if name in modules:
+            distributed.reduce(work.sums[name], dst=modules[name])
+        else:
+            distributed.all_reduce(work.sums[name])
+    losses = work.zeros()
+    for name, number in work.places.items():
+        if modules[name] == rank:
+            losses[number] = torch.tensor(
+                [0.0 if loss is None else loss for loss in work.losses_of(name, sequences)], dtype=losses.dtype
+            )
+    distributed.all_reduce(losses)
+    return [
+        [None if scheme is None else loss for scheme, loss in zip(work.fitted[name], row, strict=True)]
+        for name, row in zip(work.candidates, losses.tolist(), strict=True)
+    ]
+
+
+def _dealt(sizes: Mapping[str, int], ranks: int) -> dict[str, int]:
+    """A rank for each name, the largest first and each to whoever has least."""
+    loads = [0] * ranks
+    found = {}
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        found[name] = min(range(ranks), key=loads.__getitem__)
+        loads[found[name]] += sizes[name]
+    return found
 
 
 class _Kept:

@@ -48,6 +48,8 @@ class Measure(ABC):
         self.owners = {name: tied_modules(model).get(name, name) for name in self.candidates}
         """Of each module, the one whose weight it shares, or itself."""
         self.sums: dict[str, Tensor] = {}
+        """Under the name of a module what only `losses_of` that module reads, under other names what all read."""
+        self.places = {name: index for index, name in enumerate(self.candidates)}
 
     @property
     def unit(self) -> str:
@@ -78,8 +80,12 @@ class Measure(ABC):
         """
 
     @abstractmethod
+    def losses_of(self, name: str, sequences: int) -> list[float | None]:
+        """What the sums over so many sequences come to for a module, in the order of `schemes`."""
+
     def losses(self, sequences: int) -> Losses:
-        """What the sums over so many sequences come to, in the order of `candidates` and `schemes`."""
+        """`losses_of` every module, in the order of `candidates`."""
+        return [self.losses_of(name, sequences) for name in self.candidates]
 
     def zeros(self) -> Tensor:
         """Sums of one number for each module and scheme."""

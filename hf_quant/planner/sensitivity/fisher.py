@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.config.scheme import Scheme
-from hf_quant.planner.sensitivity.base import Losses, Measure
+from hf_quant.planner.sensitivity.base import Measure
 from hf_quant.planner.sensitivity.gradients import gradients_of, require_finite
 from hf_quant.planner.sensitivity.rounded import input_errors, weight_changes
 from hf_quant.planner.sensitivity.sequences import Sequence as Row
@@ -71,19 +71,16 @@ class Fisher(Measure):
                 self.sums[name].addcmul_(weight.grad.float(), weight.grad.float(), value=1 / self._counted)
                 weight.grad = None
 
-    def losses(self, sequences: int) -> Losses:
-        """As `Measure.losses`."""
-        by_input = 0.5 * self.sums[_INPUTS] / sequences
-        rows: Losses = []
-        for index, (name, schemes) in enumerate(self.fitted.items()):
-            module = self.model.get_submodule(name)
-            mine = self.owners[name] == name
-            mean = weight_matrix(module, self.sums[name]) / sequences if mine else None
-            rows.append([None] * len(schemes))
-            for column, change in weight_changes(module, schemes, name):
-                by_weight = 0.0 if mean is None else 0.5 * float((change.square_() * mean).sum())
-                rows[-1][column] = by_weight + float(by_input[index, column])
-        return rows
+    def losses_of(self, name: str, sequences: int) -> list[float | None]:
+        """As `Measure.losses_of`."""
+        module = self.model.get_submodule(name)
+        mean = weight_matrix(module, self.sums[name]) / sequences if self.owners[name] == name else None
+        by_input = 0.5 * self.sums[_INPUTS][self.places[name]] / sequences
+        found: list[float | None] = [None] * len(self.schemes)
+        for column, change in weight_changes(module, self.fitted[name], name):
+            by_weight = 0.0 if mean is None else 0.5 * float((change.square_() * mean).sum())
+            found[column] = by_weight + float(by_input[column])
+        return found
 
     def _hook(self, index: int, schemes: Sequence[Scheme | None]) -> Any:
         def watch(module: nn.Module, args: tuple[Any, ...]) -> None:

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hf_quant.calibration.blocks import find_blocks
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import UnsupportedModel
-from hf_quant.planner.sensitivity.base import Losses, Measure
+from hf_quant.planner.sensitivity.base import Measure
 from hf_quant.planner.sensitivity.gradients import gradients_of, require_finite
 from hf_quant.planner.sensitivity.rounded import input_errors, weight_changes
 from hf_quant.planner.sensitivity.sequences import Sequence as Row
@@ -82,10 +82,9 @@ class HessianTrace(Measure):
         names = [*self.weights, *(name for name, _ in calls)]
         points = [*self.weights.values(), *(given for _, given in calls)]
         gradients = torch.autograd.grad(loss, points, create_graph=True, allow_unused=True)
-        places = {name: index for index, name in enumerate(self.candidates)}
         for group in self._groups(names):
             for number, trace in self._traces(group, points, gradients):
-                place = places[names[number]]
+                place = self.places[names[number]]
                 if number < len(self.weights):
                     self.sums[_WEIGHTS][place] += trace
                 else:
@@ -119,20 +118,17 @@ class HessianTrace(Measure):
             if each is not None:
                 yield number, float((each.detach() * signs[number]).sum(dtype=torch.float64))
 
-    def losses(self, sequences: int) -> Losses:
-        """As `Measure.losses`."""
-        by_weight = (self.sums[_WEIGHTS] / sequences).clamp_(min=0)
-        by_input = (self.sums[_INPUTS] / sequences).clamp_(min=0)
-        changes = self.sums[_CHANGES] / sequences
-        rows: Losses = []
-        for index, (name, schemes) in enumerate(self.fitted.items()):
-            module = self.model.get_submodule(name)
-            rows.append([None] * len(schemes))
-            for column, change in weight_changes(module, schemes, name):
-                curvature = float(by_weight[index]) / change.numel() if self.owners[name] == name else 0.0
-                moved = float(change.square_().sum(dtype=torch.float64))
-                rows[-1][column] = 0.5 * (curvature * moved + float(by_input[index] * changes[index, column]))
-        return rows
+    def losses_of(self, name: str, sequences: int) -> list[float | None]:
+        """As `Measure.losses_of`."""
+        place = self.places[name]
+        by_weight = max(0.0, float(self.sums[_WEIGHTS][place]) / sequences) if self.owners[name] == name else 0.0
+        by_input = max(0.0, float(self.sums[_INPUTS][place]) / sequences)
+        changes = self.sums[_CHANGES][place] / sequences
+        found: list[float | None] = [None] * len(self.schemes)
+        for column, change in weight_changes(self.model.get_submodule(name), self.fitted[name], name):
+            moved = float(change.square_().sum(dtype=torch.float64))
+            found[column] = 0.5 * (by_weight / change.numel() * moved + by_input * float(changes[column]))
+        return found
 
     def _signs(self, like: Tensor) -> Tensor:
         drawn = torch.randint(0, 2, like.shape, generator=self._generator, dtype=torch.int8)

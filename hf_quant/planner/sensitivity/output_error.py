@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.config.scheme import Scheme
-from hf_quant.planner.sensitivity.base import Losses, Measure
+from hf_quant.planner.sensitivity.base import Measure
 from hf_quant.planner.sensitivity.rounded import input_errors, weight_changes
 from hf_quant.planner.sensitivity.sequences import Sequence as Row
 
@@ -67,18 +67,15 @@ class OutputError(Measure):
         self._keep = row.get("attention_mask")
         self.model(**row)
 
-    def losses(self, sequences: int) -> Losses:
-        """As `Measure.losses`."""
-        return [self._of(index, name) for index, name in enumerate(self.candidates)]
-
     @torch.no_grad()
-    def _of(self, index: int, name: str) -> list[float | None]:
+    def losses_of(self, name: str, sequences: int) -> list[float | None]:
+        """As `Measure.losses_of`."""
         module, seen = self.model.get_submodule(name), self.sums[name]
         weight = weight_matrix(module).detach().to(torch.float32)
         output = _energy(weight, seen)
         found: list[float | None] = [None] * len(self.schemes)
         for column, change in weight_changes(module, self.fitted[name], name):
-            error = _energy(change, seen) + float(self.sums[_INPUTS][index, column])
+            error = _energy(change, seen) + float(self.sums[_INPUTS][self.places[name], column])
             # A module that gives nothing, or was never called, has nothing to lose.
             found[column] = error / output if output else 0.0
         return found

@@ -17,7 +17,7 @@ from hf_quant.calibration.blocks import find_blocks, hidden_of, passed_over
 from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import UnsupportedModel
-from hf_quant.planner.sensitivity.base import Losses, Measure
+from hf_quant.planner.sensitivity.base import Measure
 from hf_quant.planner.sensitivity.rounded import quantized_weight, rounded_inputs
 from hf_quant.planner.sensitivity.sequences import Sequence as Row
 
@@ -76,13 +76,10 @@ class Trials(Measure):
                     known[scheme] = self.score(self.model(**row), self._reference, row)
             self.sums[_SCORES][part, column] += known[scheme]
 
-    def losses(self, sequences: int) -> Losses:
-        """As `Measure.losses`."""
-        means = self.sums[_SCORES] / sequences
-        return [
-            [None if scheme is None else float(mean) for scheme, mean in zip(self.fitted[name], row, strict=True)]
-            for name, row in zip(self.names, means, strict=True)
-        ]
+    def losses_of(self, name: str, sequences: int) -> list[float | None]:
+        """As `Measure.losses_of`."""
+        means = self.sums[_SCORES][self.places[name]] / sequences
+        return [None if scheme is None else float(mean) for scheme, mean in zip(self.fitted[name], means, strict=True)]
 
     def _start(self, row: Row) -> None:
         """The float model on a sequence."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_quant.planner.sensitivity import MEASURES
-from hf_quant.planner.sensitivity.analysis import analyse
+from hf_quant.planner.sensitivity.analysis import _dealt, analyse
 from hf_quant.planner.sensitivity.table import LossTable
 from hf_quant.workflows.plan import SCHEMES
 from tests.integration.test_distributed_runs import WORLD, in_all_ranks
@@ -48,3 +48,12 @@ def test_both_have_the_table_of_one(measure, rows, found):
     assert first == second and first.modules == alone.modules
     losses = [torch.tensor(each.losses) for each in (first, alone)]
     assert torch.allclose(*losses, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_the_rounding_of_weights_is_shared_evenly(ranks):
+    sizes = {"embedding": 28, "head": 28, **{f"layers.{index}": 1 + index % 3 for index in range(30)}}
+    dealt = _dealt(sizes, ranks)
+    loads = [sum(sizes[name] for name in sizes if dealt[name] == rank) for rank in range(ranks)]
+    assert set(dealt) == set(sizes) and max(loads) - min(loads) <= min(sizes.values())
+    assert _dealt(dict(reversed(sizes.items())), ranks) == dealt  # ranks agree without asking each other
