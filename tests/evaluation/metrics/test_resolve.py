@@ -1,5 +1,7 @@
 """Names of metrics lead to objects, with or without a network."""
 
+import sys
+
 import datasets
 import evaluate
 import pytest
@@ -28,6 +30,9 @@ class Wer(evaluate.Metric):
 def script(tmp_path, monkeypatch):
     """Writes a metric's script, as a user may have one; gives its folder."""
     monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    for name in [name for name in sys.modules if name.split(".")[0] == "evaluate_modules"]:
+        monkeypatch.delitem(sys.modules, name)  # of another folder, where a test before this one had it from
 
     def write(name, imported=""):
         folder = tmp_path / name
