@@ -104,7 +104,8 @@ def _shared(rows: int, parts: int, rank: int, ranks: int) -> list[tuple[int, int
 
 def _losses_in_parts(work: Measure, sequences: int, rank: int, ranks: int) -> Losses:
     """`Measure.losses` of what all processes added; each rounds some of the weights, and is sent what those need."""
-    modules = _dealt({name: work.model.get_submodule(name).weight.numel() for name in work.candidates}, ranks)
+    sizes = {name: work.model.get_submodule(name).weight.numel() for name in work.candidates}
+    modules = _dealt({name: size if work.counts_weight(name) else 0 for name, size in sizes.items()}, ranks)
     for name in sorted(work.sums):
         if name in modules:
             distributed.reduce(work.sums[name], dst=modules[name])
@@ -117,10 +118,7 @@ def _losses_in_parts(work: Measure, sequences: int, rank: int, ranks: int) -> Lo
                 [0.0 if loss is None else loss for loss in work.losses_of(name, sequences)], dtype=losses.dtype
             )
     distributed.all_reduce(losses)
-    return [
-        [None if scheme is None else loss for scheme, loss in zip(work.fitted[name], row, strict=True)]
-        for name, row in zip(work.candidates, losses.tolist(), strict=True)
-    ]
+    return [work.where_fitted(name, row) for name, row in zip(work.candidates, losses.tolist(), strict=True)]
 
 
 def _dealt(sizes: Mapping[str, int], ranks: int) -> dict[str, int]:

@@ -87,6 +87,14 @@ class Measure(ABC):
         """`losses_of` every module, in the order of `candidates`."""
         return [self.losses_of(name, sequences) for name in self.candidates]
 
+    def counts_weight(self, name: str) -> bool:
+        """Whether rounding a module's weight counts as its own loss, and not as that of the module it is shared with."""
+        return self.owners[name] == name
+
+    def where_fitted(self, name: str, losses: Sequence[float]) -> list[float | None]:
+        """`losses`, one for each scheme, but None for those that do not fit a module."""
+        return [None if scheme is None else loss for scheme, loss in zip(self.fitted[name], losses, strict=True)]
+
     def zeros(self) -> Tensor:
         """Sums of one number for each module and scheme."""
         return torch.zeros(len(self.candidates), len(self.schemes), dtype=torch.float64)

@@ -39,7 +39,7 @@ class Fisher(Measure):
     def __init__(self, model: Any, schemes: Sequence[Scheme]):
         super().__init__(model, schemes)
         self.weights: dict[str, nn.Parameter] = {
-            name: model.get_submodule(name).weight for name, owner in self.owners.items() if name == owner
+            name: model.get_submodule(name).weight for name in self.candidates if self.counts_weight(name)
         }
         self.sums = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in self.weights.items()}
         self.sums[_INPUTS] = self.zeros()
@@ -73,14 +73,14 @@ class Fisher(Measure):
 
     def losses_of(self, name: str, sequences: int) -> list[float | None]:
         """As `Measure.losses_of`."""
-        module = self.model.get_submodule(name)
-        mean = weight_matrix(module, self.sums[name]) / sequences if self.owners[name] == name else None
-        by_input = 0.5 * self.sums[_INPUTS][self.places[name]] / sequences
-        found: list[float | None] = [None] * len(self.schemes)
-        for column, change in weight_changes(module, self.fitted[name], name):
-            by_weight = 0.0 if mean is None else 0.5 * float((change.square_() * mean).sum())
-            found[column] = by_weight + float(by_input[column])
-        return found
+        by_input = (0.5 * self.sums[_INPUTS][self.places[name]] / sequences).tolist()
+        by_weight = [0.0] * len(self.schemes)
+        if self.counts_weight(name):
+            module = self.model.get_submodule(name)
+            mean = weight_matrix(module, self.sums[name]) / sequences
+            for column, change in weight_changes(module, self.fitted[name], name):
+                by_weight[column] = 0.5 * float((change.square_() * mean).sum())
+        return self.where_fitted(name, [one + other for one, other in zip(by_weight, by_input, strict=True)])
 
     def _hook(self, index: int, schemes: Sequence[Scheme | None]) -> Any:
         def watch(module: nn.Module, args: tuple[Any, ...]) -> None:

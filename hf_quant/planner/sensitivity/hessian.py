@@ -40,7 +40,7 @@ class HessianTrace(Measure):
     def __init__(self, model: Any, schemes: Sequence[Scheme]):
         super().__init__(model, schemes)
         self.weights: dict[str, nn.Parameter] = {
-            name: model.get_submodule(name).weight for name, owner in self.owners.items() if name == owner
+            name: model.get_submodule(name).weight for name in self.candidates if self.counts_weight(name)
         }
         # Traces of the weights' Hessians, means of the inputs', and squared changes of inputs.
         self.sums = {
@@ -121,14 +121,14 @@ class HessianTrace(Measure):
     def losses_of(self, name: str, sequences: int) -> list[float | None]:
         """As `Measure.losses_of`."""
         place = self.places[name]
-        by_weight = max(0.0, float(self.sums[_WEIGHTS][place]) / sequences) if self.owners[name] == name else 0.0
-        by_input = max(0.0, float(self.sums[_INPUTS][place]) / sequences)
-        changes = self.sums[_CHANGES][place] / sequences
-        found: list[float | None] = [None] * len(self.schemes)
-        for column, change in weight_changes(self.model.get_submodule(name), self.fitted[name], name):
-            moved = float(change.square_().sum(dtype=torch.float64))
-            found[column] = 0.5 * (by_weight / change.numel() * moved + by_input * float(changes[column]))
-        return found
+        of_input = max(0.0, float(self.sums[_INPUTS][place]) / sequences)
+        losses = (0.5 * of_input * self.sums[_CHANGES][place] / sequences).tolist()
+        if self.counts_weight(name):
+            of_weight = max(0.0, float(self.sums[_WEIGHTS][place]) / sequences)
+            for column, change in weight_changes(self.model.get_submodule(name), self.fitted[name], name):
+                moved = float(change.square_().sum(dtype=torch.float64))
+                losses[column] += 0.5 * of_weight / change.numel() * moved
+        return self.where_fitted(name, losses)
 
     def _signs(self, like: Tensor) -> Tensor:
         drawn = torch.randint(0, 2, like.shape, generator=self._generator, dtype=torch.int8)

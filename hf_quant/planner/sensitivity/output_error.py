@@ -48,6 +48,10 @@ class OutputError(Measure):
         """As `Measure.unit`."""
         return "squared error over squared output"
 
+    def counts_weight(self, name: str) -> bool:
+        """As `Measure.counts_weight`: outputs are each module's own, whatever is shared."""
+        return True
+
     @contextmanager
     def running(self) -> Iterator[None]:
         """As `Measure.running`."""
