@@ -1,8 +1,9 @@
 """Times that the cost model predicts beside those that a model takes, on this machine.
 
-The kernel table is that of `hf-quant hardware --measure`, measured first where there is none. Models have the shapes of
-real ones and random weights; each is quantized by presets and by plans that draw a scheme for every module. Run it on
-an idle machine: a table of a busy one predicts a busy one.
+The kernel table is what `hf-quant hardware --measure` measures, but the sweeps over its cells and the runs of models
+take turns, in processes of their own, so that a machine which is faster at one time than at another is so for both. Of
+models, too, the median of all turns counts. They have the shapes of real ones and random weights; each is quantized by
+presets and by plans that draw a scheme for every module.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 import statistics
 import sys
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +30,19 @@ from hf_quant import HfQuantConfig
 from hf_quant.demo.cache import cache_directory
 from hf_quant.hardware.detect import cpu_name
 from hf_quant.planner.build import build_problem
-from hf_quant.planner.cost.compare import compare_latency
+from hf_quant.planner.cost.compare import time_pass
 from hf_quant.planner.cost.disk import DiskCosts
-from hf_quant.planner.cost.latency import Pass
-from hf_quant.workflows.measure_hardware import kernel_table
+from hf_quant.planner.cost.latency import Pass, predict_latency
+from hf_quant.planner.cost.measure import QUICK, THOROUGH, TableMeasurement
+from hf_quant.planner.cost.quiet import Quiet
+from hf_quant.planner.cost.table import KernelTable
+from hf_quant.workflows.measure_hardware import measure_overheads
 from hf_quant.workflows.plan import SCHEMES
 
 EXAMPLES = """examples:
-  python -m benchmarks.predicted_latency                                a quarter of an hour, the table included
+  python -m benchmarks.predicted_latency                                20 minutes
   python -m benchmarks.predicted_latency --models llama-135m --variants int4 "mixed 0"
-  python -m benchmarks.predicted_latency --refresh                      measure the kernels again first
+  python -m benchmarks.predicted_latency --rounds 1 --quick             a quick look
 """
 
 MODELS = [name for name in SHAPES if name not in LARGE]
@@ -49,13 +54,27 @@ def parse() -> argparse.Namespace:
     parser = parser_of(__doc__, EXAMPLES)
     add_names(parser, "--models", MODELS)
     add_names(parser, "--variants", VARIANTS)
-    parser.add_argument("--passes", type=int, default=20, help="of each model that are timed (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="a table of few shapes, in half a minute")
-    parser.add_argument("--refresh", action="store_true", help="measure the kernels again")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="turns of the table and all models (default: %(default)s)"
+    )
+    parser.add_argument("--passes", type=int, default=20, help="of a model in its turn (default: %(default)s)")
+    parser.add_argument(
+        "--patience", type=float, default=10.0, help="seconds a turn of a model waits for quiet (default: %(default)s)"
+    )
+    parser.add_argument("--quick", action="store_true", help="a table of few shapes")
     parser.add_argument(
         "--cache", type=Path, default=cache_directory() / "benchmarks", help="folder for models (default: %(default)s)"
     )
     return parser.parse_args()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Of a model: milliseconds of each pass, how many were timed, and how many while others slowed the processor."""
+
+    milliseconds: dict[str, float]
+    timed: int
+    disturbed: int
 
 
 def passes_of(model: str) -> dict[str, Pass]:
@@ -82,44 +101,76 @@ def quantized(model: Any, variant: str) -> Any:
     return hf_quant.quantize(model, HfQuantConfig(plan=plan), progress=False)
 
 
-def measure(model: str, folder: str, variant: str, threads: int, passes: int) -> dict[str, tuple[float, float]]:
-    """Milliseconds predicted and measured of each pass; in a process of its own."""
+def measure(model: str, folder: str, variant: str, threads: int, passes: int, quiet: Quiet) -> Turn:
+    """Median milliseconds of each pass, in quiet moments; in a process of its own."""
+    network = _network(model, folder, variant, threads)
+    found = {words: time_pass(network, step, passes, quiet).median for words, step in passes_of(model).items()}
+    return Turn(found, quiet.timed, quiet.disturbed)
+
+
+def predict(model: str, folder: str, variant: str, threads: int, table: KernelTable) -> dict[str, float]:
+    """Milliseconds of each pass by the cost model; in a process of its own."""
+    network = _network(model, folder, variant, threads)
+    return {words: predict_latency(network, table, step).total for words, step in passes_of(model).items()}
+
+
+def _network(model: str, folder: str, variant: str, threads: int) -> Any:
     torch.set_num_threads(threads)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.simplefilter("ignore")
     auto_class = AutoModel if is_encoder(model) else AutoModelForCausalLM
-    network = quantized(auto_class.from_pretrained(folder, dtype=torch.float32).eval(), variant)
-    table = kernel_table(progress=False)
-    found = {}
-    for words, step in passes_of(model).items():
-        result = compare_latency(network, table, step, passes)
-        found[words] = (result.predicted.total, result.measured.median)
-    return found
+    return quantized(auto_class.from_pretrained(folder, dtype=torch.float32).eval(), variant)
+
+
+def sweep(measurement: TableMeasurement, threads: int) -> TableMeasurement:
+    """One sweep more; in a process of its own."""
+    torch.set_num_threads(threads)
+    logging.disable_progress_bar()
+    measurement.sweep()
+    return measurement
 
 
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
-    table = kernel_table(quick=options.quick, refresh=options.refresh)
-    print(f"{cpu_name()}, {options.threads} threads; {table.busy:.2f} cores were busy with other things meanwhile")
-    print("\n| model | | pass | predicted | measured | error |\n|---|---|---|---|---|---|")
-    errors: dict[str, list[float]] = {}
+    measurement = TableMeasurement(QUICK if options.quick else THOROUGH, None, measure_overheads, progress=False)
     cells = [(model, variant) for model in options.models for variant in options.variants]
-    for model, variant in tqdm(cells, desc="Models", disable=not sys.stderr.isatty()):
-        folder = str(checkpoint(model, options.cache))
-        found = in_fresh_process(measure, model, folder, variant, options.threads, options.passes)
-        for words, (predicted, measured) in found.items():
+    folders = {model: str(checkpoint(model, options.cache)) for model in options.models}
+    found: dict[tuple[str, str], list[Turn]] = {cell: [] for cell in cells}
+    with tqdm(total=options.rounds * (1 + len(cells)), disable=not sys.stderr.isatty()) as bar:
+        for _ in range(options.rounds):
+            bar.set_postfix_str("kernels")
+            measurement = in_fresh_process(sweep, measurement, options.threads)
+            bar.update()
+            for model, variant in cells:
+                bar.set_postfix_str(f"{model} {variant}")
+                quiet = Quiet(options.patience, measurement.quiet.best)
+                arguments = (model, folders[model], variant, options.threads, options.passes, quiet)
+                found[model, variant].append(in_fresh_process(measure, *arguments))
+                bar.update()
+    table = measurement.table()
+    print(f"{cpu_name()}, {options.threads} threads, {options.rounds} turns; ", end="")
+    print(f"{table.busy:.2f} cores were busy with other things while kernels were timed; ", end="")
+    turns = [turn for each in found.values() for turn in each]
+    share = sum(turn.disturbed for turn in turns) / sum(turn.timed for turn in turns)
+    print(f"others slowed {table.disturbed:.0%} of what was timed of kernels, {share:.0%} of the passes")
+    print("\n| model | | pass | predicted | measured | error | turns |\n|---|---|---|---|---|---|---|")
+    errors: dict[str, list[float]] = {}
+    for (model, variant), each_turn in found.items():
+        predictions = in_fresh_process(predict, model, folders[model], variant, options.threads, table)
+        for words, predicted in predictions.items():
+            each = sorted(turn.milliseconds[words] for turn in each_turn)
+            measured = statistics.median(each)
             error = predicted / measured - 1
             errors.setdefault("float" if variant == "fp32" else "quantized", []).append(abs(error))
-            print(
-                f"| {model} | {variant} | {words} | {predicted:.2f} ms | {measured:.2f} ms | {error:+.1%} |", flush=True
-            )
-    for kind, each in errors.items():
-        within = sum(error <= 0.15 for error in each)
+            print(f"| {model} | {variant} | {words} | {predicted:.2f} ms | {measured:.2f} ms | {error:+.1%} ", end="")
+            print(f"| {each[0]:.2f} to {each[-1]:.2f} ms |", flush=True)
+    for kind, values in errors.items():
+        within = sum(error <= 0.15 for error in values)
         print(
-            f"\n{kind}: {within} of {len(each)} within 15 %, median error {statistics.median(each):.1%}, "
-            f"largest {max(each):.1%}"
+            f"\n{kind}: {within} of {len(values)} within 15 %, median error {statistics.median(values):.1%}, "
+            f"largest {max(values):.1%}"
         )
 
 

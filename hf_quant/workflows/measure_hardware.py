@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -15,6 +17,7 @@ from hf_quant.integration.config import HfQuantConfig
 from hf_quant.modules.swap import candidates
 from hf_quant.planner.cost.measure import QUICK, THOROUGH, measure_table
 from hf_quant.planner.cost.overhead import measure_overhead
+from hf_quant.planner.cost.quiet import Quiet
 from hf_quant.planner.cost.table import KINDS, KernelTable, Overhead
 from hf_quant.planner.cost.table_file import cached_file, cached_table, this_machine, write_table
 from hf_quant.workflows.quantize import quantize
@@ -29,7 +32,7 @@ def kernel_table(quick: bool = False, refresh: bool = False, progress: bool = Tr
     """Times of kernels on this machine, from the cache if they were measured for this machine and these versions.
 
     Args:
-        quick: Few shapes and turns: half a minute instead of several. A thorough table in the cache serves as well.
+        quick: Few shapes and turns: a minute instead of three. A thorough table in the cache serves as well.
         refresh: Measure again.
         progress: Show a bar.
 
@@ -43,28 +46,35 @@ def kernel_table(quick: bool = False, refresh: bool = False, progress: bool = Tr
         logger.warning(
             "other processes used %.1f cores while kernels were measured: times are doubtful, measure again", table.busy
         )
+    if table.disturbed > 0.2:
+        logger.warning(
+            "others that share this machine slowed %.0f %% of what was timed: times are doubtful, measure again",
+            100 * table.disturbed,
+        )
     write_table(table, cached_file(this_machine(), quick))
     return table
 
 
-def measure_overheads() -> tuple[Overhead, ...]:
+def measure_overheads(quiet: Quiet | None = None) -> tuple[Overhead, ...]:
     """What blocks of three families take besides their linears: float, quantized to INT8, and to several schemes."""
     return tuple(
         measure_overhead(
-            lambda hidden, layers, family=family, kind=kind: _built(family, hidden, layers, kind),  # type: ignore[misc]
+            partial(_built, _MODELS[family], kind),
             family,
             kind,
             decodes=family != "bert",
+            sharing=partial(_built, _sharing_llama, kind) if family == "llama" else None,
+            quiet=quiet,
         )
         for family in _MODELS
         for kind in KINDS
     )
 
 
-def _built(family: str, hidden: int, layers: int, kind: str) -> nn.Module:
+def _built(make: Callable[[int, int], nn.Module], kind: str, hidden: int, layers: int) -> nn.Module:
     state = torch.get_rng_state()
     with torch.inference_mode(False):
-        built: nn.Module = _MODELS[family](hidden, layers).eval()
+        built = make(hidden, layers).eval()
         if kind == "fused":
             built = quantize(built, "int8", progress=False)
         elif kind == "mixed":
@@ -76,7 +86,11 @@ def _built(family: str, hidden: int, layers: int, kind: str) -> nn.Module:
     return built
 
 
-def _llama(hidden: int, layers: int) -> nn.Module:
+def _sharing_llama(hidden: int, layers: int) -> nn.Module:
+    return _llama(hidden, layers, sharing=3)
+
+
+def _llama(hidden: int, layers: int, sharing: int = 1) -> nn.Module:
     heads = hidden // _HEAD_WIDTH
     return LlamaModel(
         LlamaConfig(
@@ -84,6 +98,7 @@ def _llama(hidden: int, layers: int) -> nn.Module:
             hidden_size=hidden,
             num_hidden_layers=layers,
             num_attention_heads=heads,
+            num_key_value_heads=heads // sharing,
             intermediate_size=2 * hidden,
         )
     )

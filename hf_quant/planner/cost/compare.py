@@ -11,6 +11,7 @@ from transformers.cache_utils import DynamicCache
 
 from hf_quant.errors import ConfigError
 from hf_quant.planner.cost.latency import Latency, Pass, predict_latency, takes_logits_to_keep
+from hf_quant.planner.cost.quiet import Quiet
 from hf_quant.planner.cost.table import KernelTable
 from hf_quant.planner.cost.table_file import this_machine
 from hf_quant.planner.cost.timing import Quartiles, quartiles
@@ -34,8 +35,9 @@ class Comparison:
         return self.predicted.total / self.measured.median - 1
 
 
-@torch.inference_mode()
-def compare_latency(model: Any, table: KernelTable, step: Pass, passes: int = 20) -> Comparison:
+def compare_latency(
+    model: Any, table: KernelTable, step: Pass, passes: int = 20, quiet: Quiet | None = None
+) -> Comparison:
     """Run a model on random tokens and hold the times against the prediction.
 
     Args:
@@ -43,6 +45,7 @@ def compare_latency(model: Any, table: KernelTable, step: Pass, passes: int = 20
         table: Measured on this machine.
         step: The pass; with a context, the model has to be a decoder. `logits` is left to models that take it.
         passes: That are timed, after two that are not.
+        quiet: Has passes repeated that others slow down.
 
     Raises:
         ConfigError: The table is of another machine, library or number of threads.
@@ -50,6 +53,16 @@ def compare_latency(model: Any, table: KernelTable, step: Pass, passes: int = 20
     here = this_machine()
     if table.machine != here:
         raise ConfigError(f"the kernel table is of {table.machine}, this is {here}: measure with `hf-quant hardware`")
+    return Comparison(predict_latency(model, table, step), time_pass(model, step, passes, quiet))
+
+
+@torch.inference_mode()
+def time_pass(model: Any, step: Pass, passes: int = 20, quiet: Quiet | None = None) -> Quartiles:
+    """Milliseconds of a model on random tokens; arguments are those of `compare_latency`.
+
+    Raises:
+        ConfigError: `logits` is given for a model that computes all.
+    """
     options: dict[str, Any] = {}
     if takes_logits_to_keep(model):
         options["logits_to_keep"] = step.logits or 0
@@ -59,15 +72,18 @@ def compare_latency(model: Any, table: KernelTable, step: Pass, passes: int = 20
     ids = torch.randint(vocabulary, (step.batch, step.tokens))
     if step.context:
         cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-        # It grows as it does in writing, around the length that is asked for.
+        # It grows as it does in writing, around the length that is asked for, and by passes that are repeated.
         begin = max(1, step.context - (passes + 2) * step.tokens // 2)
         model(torch.randint(vocabulary, (step.batch, begin)), past_key_values=cache, use_cache=True)
         options["past_key_values"] = cache
     elif hasattr(model.config, "use_cache"):
         options["use_cache"] = False
-    times = []
-    for _ in range(passes + 2):
+
+    def milliseconds() -> float:
         start = time.perf_counter()
         model(ids, **options)
-        times.append(1e3 * (time.perf_counter() - start))
-    return Comparison(predict_latency(model, table, step), quartiles(times[2:]))
+        return 1e3 * (time.perf_counter() - start)
+
+    for _ in range(2):
+        milliseconds()
+    return quartiles([milliseconds() if quiet is None else quiet.time(milliseconds) for _ in range(passes)])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import datetime
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import nn
@@ -20,9 +21,13 @@ from hf_quant.evaluation.other_processes import OtherProcesses
 from hf_quant.hardware.detect import cpu_features
 from hf_quant.modules.linear import QuantizedLinear
 from hf_quant.modules.swap import SWAPS
+from hf_quant.planner.cost.quiet import Quiet
 from hf_quant.planner.cost.table import Cell, KernelTable, Overhead
 from hf_quant.planner.cost.table_file import this_machine
 from hf_quant.planner.cost.timing import Work, in_turn, quartiles
+
+Overheads = Callable[[Quiet], tuple[Overhead, ...]]
+"""Measures what models take besides their linears, in quiet moments."""
 
 _INT4 = PRESETS["int4"].linear
 
@@ -45,10 +50,13 @@ class Effort:
     Args:
         shapes: Input widths and output channels.
         tokens: Rows of inputs.
-        rounds: Turns of each cell.
+        rounds: Turns of each cell in a sweep.
         turn: Seconds of one turn.
         memory: Bytes that copies of a weight add up to, so that each call finds its weight in memory, not in a cache.
         heads: Shapes that are measured at few tokens only: what follows a prompt is computed for its last one.
+        sweeps: Over all cells, so that the turns of each are spread over the whole measurement: a machine that others
+            use too is faster at one time and slower at another.
+        patience: Seconds to wait at most, all together, for moments without them.
     """
 
     shapes: tuple[tuple[int, int], ...]
@@ -57,6 +65,8 @@ class Effort:
     turn: float
     memory: int
     heads: tuple[tuple[int, int], ...] = ()
+    sweeps: int = 1
+    patience: float = 30.0
 
     def cases(self) -> Iterator[tuple[tuple[int, int], list[int]]]:
         """Shapes, each with the numbers of tokens that it is measured at."""
@@ -71,55 +81,111 @@ _FEW = 8
 THOROUGH = Effort(
     shapes=((384, 1536), (768, 768), (768, 3072), (3072, 768), (2048, 2048), (2048, 8192)),
     tokens=(1, 8, 32, 128, 512),
-    rounds=7,
+    rounds=3,
     turn=0.01,
     memory=64 << 20,
     heads=((768, 32768),),
+    sweeps=3,
+    patience=120.0,
 )
 QUICK = Effort(shapes=((384, 384), (768, 768), (768, 3072)), tokens=(1, 8, 128), rounds=3, turn=0.003, memory=16 << 20)
 
 
-@torch.inference_mode()
-def measure_table(
-    effort: Effort = THOROUGH,
-    schemes: Mapping[str, Scheme] | None = None,
-    overheads: Callable[[], tuple[Overhead, ...]] = tuple,
-    progress: bool = True,
-) -> KernelTable:
-    """Time float32 and every scheme in turn at each shape and number of tokens.
+class TableMeasurement:
+    """A kernel table in the making, by sweeps over all cells, between which other work may be done.
 
     Args:
         effort: `THOROUGH` or `QUICK`, or your own.
         schemes: Label to scheme of linears; None for `SCHEMES`. 16-bit floats that the processor only emulates are left
             out.
-        overheads: Measures what models take besides linears.
+        overheads: Measures what models take besides linears; called in each sweep.
         progress: Show a bar.
     """
-    others, skipped, wanted = OtherProcesses(), {}, {}
-    for label, scheme in (SCHEMES if schemes is None else schemes).items():
-        reason = _emulated(scheme)
-        if reason is None:
-            wanted[label] = scheme
-        else:
-            skipped[label] = reason
-    cells: list[Cell] = []
-    total = sum(len(tokens) for _, tokens in effort.cases())
-    with tqdm(total=total, unit="shape", disable=not progress, desc="kernels", dynamic_ncols=True) as bar:
-        for shape, numbers in effort.cases():
-            modules = list(_modules(shape, wanted.values(), effort.memory))
-            for tokens in numbers:
-                cells += _cells(modules, shape, tokens, effort)
-                bar.update()
-    return KernelTable(
-        machine=this_machine(),
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        cells=tuple(cells),
-        overheads=overheads(),
-        read=read_rate(effort),
-        multiply=multiply_rate(effort),
-        busy=round(others.cores(), 3),
-        skipped=skipped,
-    )
+
+    def __init__(
+        self,
+        effort: Effort = THOROUGH,
+        schemes: Mapping[str, Scheme] | None = None,
+        overheads: Overheads | None = None,
+        progress: bool = True,
+    ):
+        self.effort, self.progress = effort, progress
+        self.quiet = Quiet(effort.patience)
+        self._measure_overheads = overheads
+        self._skipped: dict[str, str] = {}
+        self._schemes: list[Scheme] = []
+        for label, scheme in (SCHEMES if schemes is None else schemes).items():
+            reason = _emulated(scheme)
+            if reason is None:
+                self._schemes.append(scheme)
+            else:
+                self._skipped[label] = reason
+        self._times: dict[tuple[Scheme | None, int, int, int], list[float]] = {}
+        self._kernels: dict[tuple[Scheme | None, int, int, int], str] = {}
+        self._overheads: list[tuple[Overhead, ...]] = []
+        self._rates: list[tuple[float, float]] = []
+        self._busy: list[float] = []
+
+    @torch.inference_mode()
+    def sweep(self) -> None:
+        """Time float32 and every scheme in turn at each shape and number of tokens, and what overheads there are."""
+        others = OtherProcesses()
+        cases = list(self.effort.cases())
+        total = sum(len(tokens) for _, tokens in cases)
+        label = "kernels" if self.effort.sweeps == 1 else f"kernels, sweep {len(self._busy) + 1}"
+        with tqdm(total=total, unit="shape", disable=not self.progress, desc=label, dynamic_ncols=True) as bar:
+            for shape, numbers in cases:
+                modules = list(_modules(shape, self._schemes, self.effort.memory))
+                for tokens in numbers:
+                    self._time(modules, shape, tokens)
+                    bar.update()
+        if self._measure_overheads is not None:
+            self._overheads.append(self._measure_overheads(self.quiet))
+        self._rates.append((read_rate(self.effort), multiply_rate(self.effort)))
+        self._busy.append(others.cores())
+
+    def table(self) -> KernelTable:
+        """Medians over all sweeps, of which there has to be one; rates are the best that were seen."""
+        read, multiply = (max(rates) for rates in zip(*self._rates, strict=True))
+        return KernelTable(
+            machine=this_machine(),
+            date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            cells=tuple(self._cells()),
+            overheads=tuple(_median(each) for each in zip(*self._overheads, strict=True)),
+            read=read,
+            multiply=multiply,
+            busy=round(statistics.mean(self._busy), 3),
+            disturbed=round(self.quiet.disturbed / max(1, self.quiet.timed), 3),
+            skipped=self._skipped,
+        )
+
+    def _time(self, modules: list[tuple[Scheme | None, list[nn.Module]]], shape: tuple[int, int], tokens: int) -> None:
+        input = torch.randn(tokens, shape[0])
+        works = [_cycle(copies, input) for _, copies in modules]
+        rounds = in_turn(works, self.effort.rounds, self.effort.turn, self.quiet)
+        for (scheme, copies), seconds in zip(modules, zip(*rounds, strict=True), strict=True):
+            key = (scheme, *shape, tokens)
+            self._times.setdefault(key, []).extend(seconds)
+            self._kernels[key] = str(getattr(copies[0], "kernel", "torch"))
+
+    def _cells(self) -> Iterator[Cell]:
+        for key, seconds in self._times.items():
+            spread = quartiles(seconds)
+            milliseconds = (1e3 * spread.median, 1e3 * spread.low, 1e3 * spread.high)
+            yield Cell(*key, *milliseconds, self._kernels[key])
+
+
+def measure_table(
+    effort: Effort = THOROUGH,
+    schemes: Mapping[str, Scheme] | None = None,
+    overheads: Overheads | None = None,
+    progress: bool = True,
+) -> KernelTable:
+    """The table after as many sweeps as `effort` says; arguments are those of `TableMeasurement`."""
+    measurement = TableMeasurement(effort, schemes, overheads, progress)
+    for _ in range(effort.sweeps):
+        measurement.sweep()
+    return measurement.table()
 
 
 def read_rate(effort: Effort) -> float:
@@ -133,19 +199,6 @@ def multiply_rate(effort: Effort) -> float:
     matrix = torch.randn(512, 512)
     work: Work = lambda: matrix @ matrix  # noqa: E731
     return 2 * 512**3 / min(row[0] for row in in_turn([work], effort.rounds, effort.turn))
-
-
-def _cells(
-    modules: list[tuple[Scheme | None, list[nn.Module]]], shape: tuple[int, int], tokens: int, effort: Effort
-) -> Iterator[Cell]:
-    input = torch.randn(tokens, shape[0])
-    works = [_cycle(copies, input) for _, copies in modules]
-    rounds = in_turn(works, effort.rounds, effort.turn)
-    for (scheme, copies), seconds in zip(modules, zip(*rounds, strict=True), strict=True):
-        spread = quartiles(seconds)
-        kernel = str(getattr(copies[0], "kernel", "torch"))
-        milliseconds = (1e3 * spread.median, 1e3 * spread.low, 1e3 * spread.high)
-        yield Cell(scheme, *shape, tokens, *milliseconds, kernel)
 
 
 def _cycle(copies: list[nn.Module], input: torch.Tensor) -> Work:
@@ -183,6 +236,12 @@ def quantized(plain: nn.Linear, scheme: Scheme) -> nn.Module:
         module.input_zero_point.zero_()
     module.prepack()
     return module
+
+
+def _median(found: Sequence[Overhead]) -> Overhead:
+    """Number by number, of one family and kind."""
+    numbers = [entry.name for entry in fields(Overhead) if entry.name not in ("family", "kind")]
+    return replace(found[0], **{name: statistics.median(getattr(each, name) for each in found) for name in numbers})
 
 
 def _copies(module: nn.Module, memory: int) -> list[nn.Module]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from transformers.cache_utils import DynamicCache
 
 from hf_quant.modules.linear import QuantizedLinear
 from hf_quant.planner.cost.latency import attention_operations, linears
+from hf_quant.planner.cost.quiet import Quiet
 from hf_quant.planner.cost.table import Overhead
 from hf_quant.planner.cost.timing import Work, in_turn
 
@@ -25,7 +27,10 @@ _CACHED, _CONTEXTS = 768, (16, 512)
 """Hidden size, and tokens in the cache, that decoding is measured with: keys and values that are copied from memory."""
 
 Build = Callable[[int, int], nn.Module]
-"""Hidden size and number of blocks to a model without a head, ready to run."""
+"""Hidden size and number of blocks to a model without a head, ready to run; every head of queries has its own keys."""
+
+Turns = Callable[[Sequence[Work], int], list[list[float]]]
+"""Works to their seconds in so many times the rounds that were asked for, as `timing.in_turn` gives them."""
 
 
 @torch.inference_mode()
@@ -36,6 +41,8 @@ def measure_overhead(
     rounds: int = 5,
     turn: float = 0.01,
     decodes: bool = False,
+    sharing: Build | None = None,
+    quiet: Quiet | None = None,
 ) -> Overhead:
     """Blocks, as the difference between a deep model and one of a single block, less the linears of a block.
 
@@ -49,9 +56,13 @@ def measure_overhead(
         rounds: Of turns of the models and of their linears.
         turn: Seconds.
         decodes: Whether the models take a cache of keys and values, which grows while they are timed.
+        sharing: Makes such models with heads of queries that share keys and values, as their ``num_key_value_heads``
+            says: what is held is then told from what is read.
+        quiet: Has turns repeated that others slow down.
     """
-    block, model = _besides(build, *SMALL, rounds, turn)
-    wide, longer = _wide_and_longer(build, 2 * rounds, turn)
+    take: Turns = lambda works, more: in_turn(works, more * rounds, turn, quiet)  # noqa: E731
+    block, model = _besides(build, *SMALL, take)
+    wide, longer = _wide_and_longer(build, take)
     in_wide, in_long = (
         attention_operations(tokens, 0, count, hidden, decodes) for hidden, tokens, count in (WIDE, LONG)
     )
@@ -61,41 +72,57 @@ def measure_overhead(
     found = Overhead(family, kind, block, per_number, model, attention)
     if not decodes:
         return found
-    cached, outside = _besides(build, *SMALL, rounds, turn, _CONTEXTS[0])
+    cached, outside = _besides(build, *SMALL, take, _CONTEXTS[0])
+    held, read = _per_byte([build] if sharing is None else [build, sharing], take)
     return replace(
         found,
         cache_block=max(0.0, cached - block),
-        cache_per_byte=max(0.0, _per_byte(build, 2 * rounds, turn)),
+        cache_per_byte=held,
+        cache_per_read=read,
         cache_model=max(0.0, outside - model),
     )
 
 
-def _per_byte(build: Build, rounds: int, turn: float) -> float:
-    """Milliseconds of a block for each byte more in its cache: models take turns with long and with short caches."""
-    models, ids = (build(_CACHED, _DEEP), build(_CACHED, 1)), torch.tensor([[5]])
-    times = in_turn([_pass(model, ids, context) for context in _CONTEXTS for model in models], rounds, turn)
-    more = statistics.median((row[2] - row[3] - row[0] + row[1]) / (_DEEP - 1) for row in times)
-    return 1e3 * more / (2 * _CACHED * (_CONTEXTS[1] - _CONTEXTS[0]) * torch.float32.itemsize)
+def _per_byte(builds: Sequence[Build], take: Turns) -> tuple[float, float]:
+    """Milliseconds of a block for each byte more that its cache holds, and for each that is read.
+
+    Models take turns with long and with short caches. All read as much; those of a second build hold a part of it.
+    """
+    models = [(build(_CACHED, _DEEP), build(_CACHED, 1)) for build in builds]
+    works = [_pass(each, _ids((0, 1, 1)), context) for pair in models for context in _CONTEXTS for each in pair]
+    times = take(works, 2)
+    read = 2 * _CACHED * (_CONTEXTS[1] - _CONTEXTS[0]) * torch.float32.itemsize
+    more = [
+        1e3 * statistics.median((row[at + 2] - row[at + 3] - row[at] + row[at + 1]) / (_DEEP - 1) for row in times)
+        for at in range(0, len(works), 4)
+    ]
+    whole = max(0.0, more[0] / read)
+    if len(more) == 1:
+        return whole, 0.0
+    config: Any = models[1][0].config
+    saved = read * (1 - config.num_key_value_heads / config.num_attention_heads)
+    held = min(max(0.0, (more[0] - more[1]) / saved), whole)
+    return held, whole - held
 
 
-def _wide_and_longer(build: Build, rounds: int, turn: float) -> tuple[float, float]:
+def _wide_and_longer(build: Build, take: Turns) -> tuple[float, float]:
     """Milliseconds of a block of `WIDE` besides its linears, and how many more one of `LONG` takes."""
     models = build(WIDE[0], _DEEP), build(WIDE[0], 1)
     works = [_pass(model, _ids(size), 0) for size in (WIDE, LONG) for model in models]
-    times = in_turn([*works, _all_linears(models[1], math.prod(WIDE[1:]))], rounds, turn)
+    times = take([*works, _all_linears(models[1], math.prod(WIDE[1:]))], 2)
     wide = statistics.median((row[0] - row[1]) / (_DEEP - 1) - row[4] for row in times)
     longer = statistics.median((row[2] - row[3] - row[0] + row[1]) / (_DEEP - 1) for row in times)
     return 1e3 * wide, 1e3 * longer
 
 
 def _besides(
-    build: Build, hidden: int, tokens: int, sequences: int, rounds: int, turn: float, context: int = 0
+    build: Build, hidden: int, tokens: int, sequences: int, take: Turns, context: int = 0
 ) -> tuple[float, float]:
     """Milliseconds of a block besides its linears, and of the model besides its blocks."""
     deep, shallow = build(hidden, _DEEP), build(hidden, 1)
     ids = _ids((hidden, tokens, sequences))
     works = [_pass(deep, ids, context), _pass(shallow, ids, context), _all_linears(shallow, ids.numel())]
-    times = in_turn(works, rounds, turn)
+    times = take(works, 1)
     blocks = [(row[0] - row[1]) / (_DEEP - 1) for row in times]
     besides = statistics.median(block - row[2] for block, row in zip(blocks, times, strict=True))
     outside = statistics.median(row[1] - block for block, row in zip(blocks, times, strict=True))

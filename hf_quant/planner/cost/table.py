@@ -10,7 +10,7 @@ from typing import Any
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import ConfigError, HfQuantError
 
-TABLE_VERSION = 2
+TABLE_VERSION = 3
 """Of the file's layout; bytes and times of another version are not comparable."""
 
 FLOAT = "float32"
@@ -72,6 +72,8 @@ class Overhead:
             that was too little to measure: float32 products then tell.
         cache_block: Milliseconds more of a block that has a cache of keys and values.
         cache_per_byte: Milliseconds more for each byte that the cache of a block holds.
+        cache_per_read: Milliseconds more for each byte of it that heads of queries read: where they share keys and
+            values, these count once for each. 0 where none that share were measured, and `cache_per_byte` covers both.
         cache_model: Milliseconds more outside the blocks.
     """
 
@@ -83,12 +85,13 @@ class Overhead:
     attention: float = 0.0
     cache_block: float = 0.0
     cache_per_byte: float = 0.0
+    cache_per_read: float = 0.0
     cache_model: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.family, str) or self.kind not in KINDS:
             raise ConfigError(f"an overhead names a family and a kind, {', '.join(KINDS)}; {_AGAIN}")
-        for name in ("block", "block_per_number", "model", "attention", "cache_block", "cache_per_byte", "cache_model"):
+        for name in (entry.name for entry in fields(self) if entry.name not in ("family", "kind")):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ConfigError(f"an overhead's {name} must be a finite number, not {value!r}; {_AGAIN}")
@@ -130,6 +133,7 @@ class KernelTable:
         multiply: float32 operations per second of a matrix product.
         busy: Cores that other processes kept busy meanwhile; above 0.2 the times are doubtful.
         skipped: What was not measured, to the reason.
+        disturbed: Share of the turns in which others slowed the processor itself, after all waiting for quiet ones.
 
     Raises:
         ConfigError: A number is NaN, infinite, negative or missing, a cell is there twice, or there is no float32.
@@ -143,12 +147,15 @@ class KernelTable:
     multiply: float
     busy: float
     skipped: Mapping[str, str]
+    disturbed: float = 0.0
 
     def __post_init__(self) -> None:
         _positive("read", self.read, float)
         _positive("multiply", self.multiply, float)
-        if isinstance(self.busy, bool) or not isinstance(self.busy, int | float) or not self.busy >= 0:
-            raise ConfigError(f"a table's busy must be a number of at least 0, not {self.busy!r}; {_AGAIN}")
+        for name in ("busy", "disturbed"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+                raise ConfigError(f"a table's {name} must be a number of at least 0, not {value!r}; {_AGAIN}")
         if not isinstance(self.date, str):
             raise ConfigError(f"a table's date is a text, not {self.date!r}; {_AGAIN}")
         keys = [(cell.scheme, cell.inputs, cell.outputs, cell.tokens) for cell in self.cells]
@@ -174,6 +181,7 @@ class KernelTable:
             "read": self.read,
             "multiply": self.multiply,
             "busy": self.busy,
+            "disturbed": self.disturbed,
             "skipped": dict(self.skipped),
             "schemes": {label: scheme.to_dict() for scheme, label in labels.items() if scheme is not None},
             "overheads": [asdict(overhead) for overhead in self.overheads],
@@ -200,7 +208,7 @@ class KernelTable:
                 label: Scheme.from_dict(scheme) for label, scheme in values["schemes"].items()
             }
             schemes[FLOAT] = None
-            rest = {name: values[name] for name in ("date", "read", "multiply", "busy")}
+            rest = {name: values[name] for name in ("date", "read", "multiply", "busy", "disturbed")}
             return cls(
                 machine=Machine(**values["machine"]),
                 cells=tuple(Cell(**{**cell, "scheme": schemes[cell["scheme"]]}) for cell in values["cells"]),

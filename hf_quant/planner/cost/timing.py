@@ -6,6 +6,9 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+from hf_quant.planner.cost.quiet import Quiet
 
 Work = Callable[[], object]
 
@@ -19,10 +22,13 @@ class Quartiles:
     high: float
 
 
-def in_turn(works: Sequence[Work], rounds: int, turn: float) -> list[list[float]]:
-    """Seconds of one call of each of `works`, per round: the mean of as many calls as last `turn` seconds."""
-    counts = [_calls(work, turn) for work in works]
-    return [[_mean(work, count) for work, count in zip(works, counts, strict=True)] for _ in range(rounds)]
+def in_turn(works: Sequence[Work], rounds: int, turn: float, quiet: Quiet | None = None) -> list[list[float]]:
+    """Seconds of one call of each of `works`, per round: the mean of as many calls as last `turn` seconds.
+
+    With `quiet`, turns that others slow down are taken anew, while it has patience.
+    """
+    turns = [partial(_mean, work, _calls(work, turn)) for work in works]
+    return [[each() if quiet is None else quiet.time(each) for each in turns] for _ in range(rounds)]
 
 
 def quartiles(seconds: Sequence[float]) -> Quartiles:

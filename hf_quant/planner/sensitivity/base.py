@@ -88,7 +88,7 @@ class Measure(ABC):
         return [self.losses_of(name, sequences) for name in self.candidates]
 
     def counts_weight(self, name: str) -> bool:
-        """Whether rounding a module's weight counts as its own loss, and not as that of the module it is shared with."""
+        """Whether rounding a module's weight counts as its own loss: one that is shared counts as its owner's."""
         return self.owners[name] == name
 
     def where_fitted(self, name: str, losses: Sequence[float]) -> list[float | None]:

@@ -81,6 +81,16 @@ def test_what_a_cache_takes_counts_where_there_is_one():
     assert found.attention == pytest.approx(held * 1e-6 + 101 * operations * 1e-6)
 
 
+def test_keys_and_values_that_heads_share_are_read_once_for_each():
+    model, plan, step = tiny_model("llama"), Plan({"*_proj": INT8}), Pass(context=100)
+    costs = replace(LLAMA, cache_per_byte=2e-6, cache_per_read=1e-6)
+    own = predict_latency(model, table((LLAMA_FLOAT, costs)), step, plan).attention
+    model.config.num_key_value_heads = model.config.num_attention_heads // 2
+    shared = predict_latency(model, table((LLAMA_FLOAT, costs)), step, plan).attention
+    held = 2 * LAYERS * 100 * 64 * 4
+    assert own - shared == pytest.approx(held / 2 * 2e-6)
+
+
 def test_a_causal_mask_leaves_half_of_the_products():
     assert attention_operations(4, 0, 1, 8, causal=True) == 4 * (1 + 2 + 3 + 4) * 8
     assert attention_operations(4, 0, 3, 8, causal=False) == 3 * 4 * 16 * 8

@@ -1,5 +1,7 @@
 """Measuring: real kernels, timed; a table that predicts and compares real models."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import LlamaConfig
@@ -12,12 +14,13 @@ from hf_quant.kernels.base import LinearSpec
 from hf_quant.kernels.dispatch import select_kernel
 from hf_quant.planner.cost.compare import compare_latency
 from hf_quant.planner.cost.latency import Pass, attention_operations
-from hf_quant.planner.cost.measure import SCHEMES, Effort, measure_table, quantized
+from hf_quant.planner.cost.measure import SCHEMES, Effort, TableMeasurement, measure_table, quantized
 from hf_quant.planner.cost.measured_profile import with_measured_rates
 from hf_quant.planner.cost.overhead import measure_overhead
 from hf_quant.planner.cost.table import KernelTable
 from hf_quant.planner.cost.table_file import this_machine
 from tests.integration.tiny import tiny_model
+from tests.planner.cost.tables import LLAMA
 from tests.planner.cost.tables import table as other_table
 
 TINY = Effort(shapes=((128, 64), (128, 256)), tokens=(1, 16), rounds=3, turn=1e-4, memory=1 << 20)
@@ -118,11 +121,11 @@ def test_what_blocks_take_besides_their_linears_is_found():
 class Waiting(torch.nn.Module):
     """A block that waits half a millisecond, and longer by what it attends to and holds."""
 
-    def __init__(self, hidden, layers):
+    def __init__(self, hidden, layers, sharing=1):
         super().__init__()
         self.hidden, self.layers = hidden, layers
         self.embedding = torch.nn.Embedding(128, 4)
-        self.config = LlamaConfig(num_hidden_layers=layers, use_cache=True)
+        self.config = LlamaConfig(num_hidden_layers=layers, num_key_value_heads=32 // sharing)
 
     def forward(self, input_ids, past_key_values=None, use_cache=False):
         import time
@@ -133,14 +136,32 @@ class Waiting(torch.nn.Module):
             keys = torch.zeros(1, 1, tokens, 1)
             held = past_key_values.update(keys, keys, 0)[0].shape[2]
         operations = attention_operations(tokens, 0, sequences, self.hidden, causal=True)
-        time.sleep(self.layers * (5e-4 + 2e-11 * operations + 1e-9 * 2 * 4 * self.hidden * held))
+        read = 2 * 4 * self.hidden * held
+        kept = read * self.config.num_key_value_heads / self.config.num_attention_heads
+        time.sleep(self.layers * (5e-4 + 2e-11 * operations + 4e-10 * kept + 6e-10 * read))
         return self.embedding(input_ids)
 
 
 def test_what_attention_and_a_cache_take_is_found():
     found = measure_overhead(Waiting, "llama", "float", rounds=4, turn=1e-4, decodes=True)
     assert found.attention == pytest.approx(2e-8, rel=0.5)
-    assert found.cache_per_byte == pytest.approx(1e-6, rel=0.5)
+    assert found.cache_per_byte == pytest.approx(1e-6, rel=0.5) and not found.cache_per_read
     assert 0.4 < found.block < 1.5
     encoder = measure_overhead(Waiting, "bert", "float", rounds=1, turn=1e-4)
     assert not encoder.cache_per_byte and not encoder.cache_block
+
+
+def test_what_a_cache_holds_is_told_from_what_is_read_of_it():
+    sharing = lambda hidden, layers: Waiting(hidden, layers, sharing=4)  # noqa: E731
+    found = measure_overhead(Waiting, "llama", "float", rounds=4, turn=1e-4, decodes=True, sharing=sharing)
+    assert found.cache_per_byte == pytest.approx(4e-7, rel=0.5)
+    assert found.cache_per_read == pytest.approx(6e-7, rel=0.5)
+
+
+def test_cells_have_the_medians_of_all_sweeps(measured):
+    measurement = TableMeasurement(replace(TINY, tokens=(1,), rounds=2), {}, lambda quiet: (LLAMA,), progress=False)
+    for _ in range(2):
+        measurement.sweep()
+    table = measurement.table()
+    assert [(cell.inputs, cell.outputs, cell.tokens) for cell in table.cells] == [(128, 64, 1), (128, 256, 1)]
+    assert table.overheads == (LLAMA,) and all(cell.low <= cell.milliseconds <= cell.high for cell in table.cells)
