@@ -11,7 +11,7 @@ from hf_quant.planner.cost import measure
 from hf_quant.planner.cost.table_file import cached_table, read_table
 from hf_quant.workflows import measure_hardware
 
-TINY = measure.Effort(shapes=((64, 64), (64, 128)), tokens=(1, 8), rounds=2, turn=1e-4, memory=1 << 16)
+TINY = measure.Effort(shapes=((64, 64), (64, 128)), tokens=(1, 8), rounds=2, turn=1e-4, memory=1 << 16, patience=0.5)
 
 
 def run(*arguments):

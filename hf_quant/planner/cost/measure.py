@@ -66,7 +66,7 @@ class Effort:
     memory: int
     heads: tuple[tuple[int, int], ...] = ()
     sweeps: int = 1
-    patience: float = 30.0
+    patience: float = 10.0
 
     def cases(self) -> Iterator[tuple[tuple[int, int], list[int]]]:
         """Shapes, each with the numbers of tokens that it is measured at."""

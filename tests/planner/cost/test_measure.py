@@ -23,7 +23,7 @@ from tests.integration.tiny import tiny_model
 from tests.planner.cost.tables import LLAMA
 from tests.planner.cost.tables import table as other_table
 
-TINY = Effort(shapes=((128, 64), (128, 256)), tokens=(1, 16), rounds=3, turn=1e-4, memory=1 << 20)
+TINY = Effort(shapes=((128, 64), (128, 256)), tokens=(1, 16), rounds=3, turn=1e-4, memory=1 << 20, patience=0.5)
 
 
 @pytest.fixture(scope="module")
