@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +21,26 @@ from hf_quant.errors import CalibrationError, ConfigError
 from hf_quant.hardware.profiles import get_profile
 from hf_quant.integration.algorithms import algorithms_of
 from hf_quant.integration.fingerprint import weights_fingerprint
-from hf_quant.planner.aim import aim
 from hf_quant.planner.budget import Budget
-from hf_quant.planner.build import build_problem
+from hf_quant.planner.confirm import confirmed
 from hf_quant.planner.cost.disk import DiskCosts
 from hf_quant.planner.cost.latency import LatencyCosts, Pass
 from hf_quant.planner.cost.table import KernelTable
 from hf_quant.planner.cost.table_file import read_table
 from hf_quant.planner.groups import fusion_groups
 from hf_quant.planner.limits import limits_of
+from hf_quant.planner.offer import Offer
 from hf_quant.planner.pareto import sweep
-from hf_quant.planner.pins import Pins, pinned
+from hf_quant.planner.pins import Pins
 from hf_quant.planner.quality import QUALITIES, mean_loss
-from hf_quant.planner.repair import Repair, repair
 from hf_quant.planner.report import SearchReport, search_report
 from hf_quant.planner.search import STRATEGIES
-from hf_quant.planner.search.base import Solution
 from hf_quant.planner.sensitivity import MEASURES
 from hf_quant.planner.sensitivity.analysis import analyse
 from hf_quant.planner.sensitivity.sequences import sequences_of, writes_text
 from hf_quant.planner.sensitivity.table import LossTable
 from hf_quant.workflows.measure_hardware import kernel_table
 from hf_quant.workflows.measured_plans import MeasuredPlans, left_by, steps_of, with_less_lost
-
-logger = logging.getLogger(__name__)
 
 
 def _groups(bits: int) -> Scheme:
@@ -61,6 +58,9 @@ SCHEMES: dict[str, Scheme] = {
     "16 bits": PRESETS["bf16"].linear,
 }
 """What modules are offered, beside staying float; 4 and 8 bits as in the presets ``int4`` and ``int8``."""
+
+_MEASURING = ("evolutionary", "rl", "random")
+"""Strategies that measure plans themselves."""
 
 _MEASURED = 0.25
 """Share of the sequences that plans are measured on, and sensitivities are not."""
@@ -136,50 +136,40 @@ def search_plan(
             f"the sensitivities of {measure} are not in the unit of a loss, which {budget} limits: take fisher, "
             "hessian, kl or loss, or a budget of bytes"
         )
-    offered = _offered(schemes, hardware)
-    costs = DiskCosts(model)
-    times = _times(model, budget, hardware, kernels, step, progress)
+    offer = Offer(
+        DiskCosts(model),
+        _offered(schemes, hardware),
+        _times(model, budget, hardware, kernels, step, progress),
+        pins,
+    )
     # An impossible budget is told before the analysis.
-    limits_of(pinned(build_problem(costs, None, offered, times), pins), budget)
+    limits_of(offer.problem(), budget)
     batches = data.batches(model.config) if isinstance(data, Calibration) else list(data)
     analysed, held_out = _divided(batches)
-    groups = fusion_groups(model, next(sequences_of(analysed[:1], model, labelled=False))) if fused else None
-    limits_of(pinned(build_problem(costs, None, offered, times, groups), pins), budget)
-    table = _analysis(model, analysed, offered, measure, losses, progress)
-    problem = pinned(build_problem(costs, table, offered, times, groups), pins)
+    if fused:
+        example = next(sequences_of(analysed[:1], model, labelled=False))
+        offer = replace(offer, groups=fusion_groups(model, example))
+        limits_of(offer.problem(), budget)
+    table = _analysis(model, analysed, offer.schemes, measure, losses, progress)
     rounding = ""
     if recipe is not None:
         recipe = steps_of(recipe)
-        uniform = problem.plan(STRATEGIES["uniform"](problem, budget).assignment)
+        uniform = offer.problem(table).plan(STRATEGIES["uniform"](offer.problem(table), budget).assignment)
         left = left_by(recipe, model, uniform, held_out, analysed, mean_loss)
         rounding = f"{recipe.steps()}, which leaves {left:.0%} of what rounding to nearest loses in linears"
-        problem = pinned(build_problem(costs, with_less_lost(table, model, left), offered, times, groups), pins)
+        table = with_less_lost(table, model, left)
+    problem = offer.problem(table)
     measure_plan = MeasuredPlans(model, held_out, quality, recipe, analysed).of(problem)
-    measures = strategy in ("evolutionary", "rl", "random")
-
-    def search_for(limits: Budget | str | float) -> Solution:
-        found: Solution = search(
-            problem,
-            limits,
-            measure_plan if measures else None,
-            evaluations=evaluations,
-            seed=seed,
-            progress=progress and measures,
-        )
-        return found
-
-    log: tuple[Repair, ...] = ()
-    if Budget.of(budget).drop and measurements > 1 and not measures:
-        solution, log = aim(problem, budget, search_for, measure_plan, -(-measurements // 2))
-    else:
-        solution = search_for(budget)
-    if measurements > len(log):
-        repaired = repair(problem, budget, solution, measure_plan, measurements - len(log), progress)
-        solution, log = repaired.solution, log + repaired.log
-        if not repaired.met:
-            logger.warning(
-                "the loss that was asked for was not met within %d measurements: allow more, or lose more", measurements
-            )
+    measures = strategy in _MEASURING
+    search_for = partial(
+        search,
+        problem,
+        evaluate=measure_plan if measures else None,
+        evaluations=evaluations,
+        seed=seed,
+        progress=progress and measures,
+    )
+    solution, log = confirmed(problem, budget, search_for, measure_plan, measurements, not measures, progress)
     alternatives = sweep(problem, milliseconds=Budget.of(budget).milliseconds)
     report = search_report(problem, budget, solution, log, alternatives, metric, rounding)
     return problem.plan(solution.assignment), report
@@ -236,7 +226,7 @@ def _divided(batches: list[Any]) -> tuple[list[Any], list[Any]]:
 def _analysis(
     model: Any,
     rows: list[Any],
-    schemes: list[Scheme],
+    schemes: Sequence[Scheme],
     measure: str,
     losses: str | Path | None,
     progress: bool,
