@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from hf_quant.calibration.data import Calibration
+from hf_quant.config.overrides import Override, checked_overrides, resolved_overrides, written_overrides
 from hf_quant.config.plan import FORMAT_VERSION, Candidate, Plan, check_format_version, preset_plan
 from hf_quant.config.presets import PRESETS, get_preset, rotated
 from hf_quant.config.recipe import Recipe
@@ -35,8 +36,6 @@ _KEYS = (
     "qat",
     "format_version",
 )
-
-Override = Scheme | str | None | Mapping[str, Any]
 
 
 class HfQuantConfig(QuantizationConfigMixin):
@@ -115,12 +114,14 @@ class HfQuantConfig(QuantizationConfigMixin):
         self.preset = preset
         self.scheme = Scheme.from_dict(scheme) if isinstance(scheme, Mapping) else scheme
         self.plan = Plan.from_dict(plan) if isinstance(plan, Mapping) else plan
-        self.overrides = _overrides(overrides)
+        self.overrides = checked_overrides(overrides)
         self.modules_to_not_convert = _names(modules_to_not_convert)
         self.rotation = rotation
         if self.recipe is not None and kept_float is None:
             self._adopt(self.recipe)
-        self.kept_float = {str(name): str(reason) for name, reason in _mapping(kept_float, "kept_float")}
+        if not isinstance(kept_float, Mapping | None):
+            raise ConfigError(f"kept_float takes a dict, not {kept_float!r}")
+        self.kept_float = {str(name): str(reason) for name, reason in (kept_float or {}).items()}
         if not isinstance(self.scheme, Scheme | None) or not isinstance(self.plan, Plan | None):
             raise ConfigError("scheme takes a Scheme and plan a Plan, or the dicts that their to_dict() writes")
         given = [name for name in ("preset", "scheme", "plan") if getattr(self, name) is not None]
@@ -154,7 +155,7 @@ class HfQuantConfig(QuantizationConfigMixin):
         said = {
             "preset": recipe.preset,
             "scheme": recipe.scheme,
-            "overrides": _overrides(recipe.overrides),
+            "overrides": checked_overrides(recipe.overrides),
             "rotation": recipe.rotation,
             "modules_to_not_convert": list(recipe.modules_to_not_convert),
         }
@@ -179,7 +180,7 @@ class HfQuantConfig(QuantizationConfigMixin):
         else:
             assert self.scheme is not None
             base = Plan({name: self._scheme_for(entry) for name, entry in candidates.items()}).resolve(candidates)
-        modules = {**base.modules, **_resolve_overrides(self.overrides, candidates)} if self.overrides else base.modules
+        modules = {**base.modules, **resolved_overrides(self.overrides, candidates)} if self.overrides else base.modules
         if self.rotation is None:
             return Plan(modules)
         return Plan(
@@ -232,10 +233,7 @@ class HfQuantConfig(QuantizationConfigMixin):
         if self.calibration_fingerprint is not None:
             values["calibration_fingerprint"] = self.calibration_fingerprint
         if self.overrides:
-            values["overrides"] = {
-                pattern: value.to_dict() if isinstance(value, Scheme) else value
-                for pattern, value in self.overrides.items()
-            }
+            values["overrides"] = written_overrides(self.overrides)
         if self.qat:
             values["qat"] = True
         if self.modules_to_not_convert:
@@ -250,42 +248,6 @@ class HfQuantConfig(QuantizationConfigMixin):
         return isinstance(other, HfQuantConfig) and self.to_dict() == other.to_dict()
 
     __hash__ = None  # type: ignore[assignment]
-
-
-def _resolve_overrides(overrides: Mapping[str, Any], candidates: Mapping[str, Candidate]) -> dict[str, Scheme | None]:
-    # A preset's name means another scheme for a linear than for an embedding, and for one width than for another.
-    resolved: dict[str, Scheme | None] = {}
-    for sort in set(candidates.values()):
-        rules = {
-            pattern: get_preset(value).scheme_for(sort.kind, sort.width) if isinstance(value, str) else value
-            for pattern, value in overrides.items()
-        }
-        plan = Plan(rules).resolve(candidates)
-        resolved.update({name: scheme for name, scheme in plan.modules.items() if candidates[name] == sort})
-    return resolved
-
-
-def _overrides(overrides: Mapping[str, Override] | None) -> dict[str, Scheme | str | None]:
-    return {pattern: _override(pattern, value) for pattern, value in _mapping(overrides, "overrides")}
-
-
-def _override(pattern: str, value: Any) -> Scheme | str | None:
-    if isinstance(value, str):
-        get_preset(value)
-        return value
-    if isinstance(value, Mapping):
-        return Scheme.from_dict(value)
-    if not isinstance(value, Scheme | None):
-        raise ConfigError(f"overrides[{pattern!r}] takes a preset's name, a Scheme or None, not {value!r}")
-    return value
-
-
-def _mapping(value: Mapping[str, Any] | None, name: str) -> Iterable[tuple[str, Any]]:
-    if value is None:
-        return []
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{name} takes a dict, not {value!r}")
-    return value.items()
 
 
 def _names(value: Sequence[str] | None) -> list[str] | None:

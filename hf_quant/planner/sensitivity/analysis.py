@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, distributed
 from tqdm.auto import tqdm
 
 from hf_quant.config.scheme import Scheme
-from hf_quant.errors import CalibrationError, SaveError
+from hf_quant.errors import CalibrationError
 from hf_quant.planner.processes import place
 from hf_quant.planner.sensitivity import MEASURES
 from hf_quant.planner.sensitivity.base import Losses, Measure
+from hf_quant.planner.sensitivity.kept_sums import KeptSums
 from hf_quant.planner.sensitivity.sequences import sequences_of
 from hf_quant.planner.sensitivity.table import LossTable, read_losses, write_losses
-
-_SECONDS = 60.0
-"""At least so long between two times that progress is written."""
-
-_SHARE = 20.0
-"""And at least so many times as long as writing it took."""
 
 
 def analyse(
@@ -68,7 +60,7 @@ def analyse(
     rank, ranks = place()
     work = kind(model, schemes)
     mine = _shared(len(rows), work.parts, rank, ranks)
-    kept = None if file is None else _Kept(file.with_name(f".{file.name}.{rank}-of-{ranks}"), fingerprint)
+    kept = None if file is None else KeptSums(file.with_name(f".{file.name}.{rank}-of-{ranks}"), fingerprint)
     done = 0 if kept is None else kept.read(work)
     with (
         work.running(),
@@ -129,54 +121,3 @@ def _dealt(sizes: Mapping[str, int], ranks: int) -> dict[str, int]:
         found[name] = min(range(ranks), key=loads.__getitem__)
         loads[found[name]] += sizes[name]
     return found
-
-
-class _Kept:
-    """Sums of an analysis that is not done, in a file."""
-
-    def __init__(self, file: Path, fingerprint: str):
-        self.file, self.fingerprint = file, fingerprint
-        self._next = time.monotonic() + _SECONDS
-
-    def is_due(self) -> bool:
-        """Whether it is time to write again."""
-        return time.monotonic() >= self._next
-
-    def write(self, work: Measure, done: int) -> None:
-        """Write whole or not at all.
-
-        Raises:
-            SaveError: It cannot be written.
-        """
-        began = time.monotonic()
-        partial = self.file.with_name(f"{self.file.name}.part")
-        sums = {name: tensor.contiguous() for name, tensor in work.sums.items()}
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            save_file(sums, partial, metadata={"fingerprint": self.fingerprint, "done": str(done)})
-            partial.replace(self.file)
-        except (OSError, SafetensorError) as error:
-            raise SaveError(f"cannot keep the progress of the analysis in {self.file}: {error}") from error
-        now = time.monotonic()
-        self._next = now + max(_SECONDS, _SHARE * (now - began))
-
-    def read(self, work: Measure) -> int:
-        """Give `work` the sums there are, and say how many parts they are of; 0 where there are none of the same."""
-        try:
-            with safe_open(self.file, "pt") as found:
-                facts = found.metadata() or {}
-                if facts.get("fingerprint") != self.fingerprint or set(found.keys()) != set(work.sums):
-                    return 0
-                sums = {name: found.get_tensor(name) for name in work.sums}
-                if any(sums[name].shape != tensor.shape for name, tensor in work.sums.items()):
-                    return 0
-                done = int(facts["done"])
-        except (OSError, SafetensorError, KeyError, ValueError):
-            return 0
-        for name, tensor in work.sums.items():
-            tensor.copy_(sums[name])
-        return done
-
-    def remove(self) -> None:
-        """The analysis is done."""
-        self.file.unlink(missing_ok=True)

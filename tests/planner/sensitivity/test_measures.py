@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_quant.errors import CalibrationError, ConfigError, SaveError
-from hf_quant.planner.sensitivity import MEASURES, analysis
+from hf_quant.planner.sensitivity import MEASURES, kept_sums
 from hf_quant.planner.sensitivity.analysis import analyse
 from hf_quant.workflows.plan import SCHEMES
 from tests.integration.tiny import tiny_model, token_ids
@@ -107,7 +107,7 @@ def test_progress_of_another_model_or_in_a_broken_file_is_not_gone_on_from(tmp_p
 
 def test_progress_that_cannot_be_kept_is_told_in_words(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(analysis, "_SECONDS", 0.0)
+    monkeypatch.setattr(kept_sums, "_SECONDS", 0.0)
     with pytest.raises(SaveError, match="cannot keep the progress"):
         measured("fisher", schemes=THREE, file=tmp_path / "file" / "losses.json")
 
