@@ -69,12 +69,13 @@ def run(
         ),
     ] = None,
     recipe: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--recipe",
             "-r",
-            help="Carry the plan out by the transforms and the solver of this YAML file, such as AWQ and GPTQ, rather "
-            "than by rounding to nearest; the plan's file then has them, too.",
+            help="Carry the plan out by the transforms and the solver of this recipe, such as AWQ and GPTQ, rather "
+            "than by rounding to nearest; the plan's file then has them, too. A YAML file, or a name such as "
+            "llama-int4-balanced.",
         ),
     ] = None,
     losses: Annotated[
@@ -138,7 +139,7 @@ def run(
 
         hf-quant plan ./smollm2 -b 3.5bpw -b 4.5bpw -b 6bpw -d texts.txt --report plans.html
 
-        hf-quant plan ./smollm2 -b 4.5bpw -d texts.txt --recipe recipes/llama-int4-balanced.yaml
+        hf-quant plan ./smollm2 -b 4.5bpw -d texts.txt --recipe llama-int4-balanced
 
         hf-quant plan ./bert -b "drop<=1%" --metric accuracy -d reviews.csv
 

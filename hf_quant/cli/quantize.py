@@ -18,6 +18,7 @@ from hf_quant.calibration.resume import forget
 from hf_quant.cli.push import push
 from hf_quant.config.presets import PRESETS
 from hf_quant.config.recipe import Recipe
+from hf_quant.config.recipe_files import recipe_names
 from hf_quant.errors import ConfigError
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.workflows.checkpoints import check_output, copy_tokenizer, load_model, load_tokenizer
@@ -34,7 +35,12 @@ def run(
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Directory to save to.")] = None,
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", help="YAML file with what to quantize to, and by which algorithms.")
+        str | None,
+        typer.Option(
+            "--recipe",
+            help="What to quantize to, and by which algorithms: a YAML file, or one that comes with hf_quant: "
+            f"{', '.join(recipe_names())}.",
+        ),
     ] = None,
     data: Annotated[
         str | None,
@@ -84,7 +90,7 @@ def run(
 
         hf-quant quantize ./llama int4 -o ./out --override "*.down_proj=int8" --push-to-hub user/llama-int4
 
-        hf-quant quantize ./llama --recipe recipes/llama-int4-balanced.yaml --data texts.txt -o ./llama-int4
+        hf-quant quantize ./llama --recipe llama-int4-balanced --data texts.txt -o ./llama-int4
 
         hf-quant quantize ./bert int8-static --data reviews.csv --text-column review --samples 64 -o ./bert-int8
     """
@@ -130,9 +136,9 @@ def _check_kept(model: Any, keep_float: list[str]) -> None:
             raise ConfigError(text)
 
 
-def _config(preset: str | None, file: Path | None, overrides: dict[str, str], keep_float: list[str]) -> HfQuantConfig:
+def _config(preset: str | None, file: str | None, overrides: dict[str, str], keep_float: list[str]) -> HfQuantConfig:
     if (preset is None) == (file is None):
-        raise ConfigError(f"give a preset ({', '.join(PRESETS)}) or --recipe FILE, one of them")
+        raise ConfigError(f"give a preset ({', '.join(PRESETS)}) or --recipe, one of them")
     if file is None:
         return HfQuantConfig(preset, overrides=overrides, modules_to_not_convert=keep_float or None)
     recipe = Recipe.from_file(file)

@@ -10,6 +10,7 @@ import typer
 
 from hf_quant.cli.push import push
 from hf_quant.cli.sections import print_section
+from hf_quant.config.recipe_files import recipe_names
 from hf_quant.config.training_recipe import TrainingRecipe
 from hf_quant.errors import ConfigError
 from hf_quant.evaluation.file_size import weight_files
@@ -22,7 +23,13 @@ from hf_quant.workflows.training.examples import TRAINABLE
 def run(
     model: Annotated[str, typer.Argument(help="Directory or repository id of a float checkpoint (safetensors).")],
     recipe: Annotated[
-        Path, typer.Option("--recipe", "-r", help="YAML file with what to quantize to, and how to train.")
+        str,
+        typer.Option(
+            "--recipe",
+            "-r",
+            help="What to quantize to, and how to train: a YAML file, or one that comes with hf_quant: "
+            f"{', '.join(recipe_names(training=True))}.",
+        ),
     ],
     task: Annotated[str, typer.Option("--task", "-t", help=f"One of: {', '.join(TRAINABLE)}.")],
     dataset: Annotated[
@@ -72,9 +79,9 @@ def run(
 
     For example:
 
-        hf-quant train ./bert -r recipes/qat_bert-int8.yaml -t text-classification -d reviews.csv -o ./bert-int8
+        hf-quant train ./bert -r qat_bert-int8 -t text-classification -d reviews.csv -o ./bert-int8
 
-        hf-quant train ./gpt2 -r recipes/qat_gpt2-int4.yaml -t causal-lm -d articles.txt -o ./gpt2-int4 --max-steps 500
+        hf-quant train ./gpt2 -r qat_gpt2-int4 -t causal-lm -d articles.txt -o ./gpt2-int4 --max-steps 500
 
         hf-quant train ./llama -r my.yaml -t causal-lm -d wikitext:wikitext-2-raw-v1 --teacher self -o ./llama-int4
     """

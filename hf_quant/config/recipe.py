@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from hf_quant.config.presets import get_preset
+from hf_quant.config.recipe_files import recipe_file
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import ConfigError
 from hf_quant.registry import unknown
@@ -125,13 +126,14 @@ class Recipe:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Recipe:
-        """A recipe from a YAML file.
+        """A recipe from a YAML file, or one that comes with the package by its name (`recipe_files.recipe_names`).
 
         Raises:
             ConfigError: The file cannot be read, is no YAML, or no recipe; the message names the file.
         """
+        path = recipe_file(path)
         try:
-            values: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"{path} cannot be read as a recipe: {error}") from error
         try:

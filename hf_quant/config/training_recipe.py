@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from hf_quant.config.recipe import Recipe
+from hf_quant.config.recipe_files import recipe_file
 from hf_quant.errors import ConfigError
 from hf_quant.registry import unknown
 
@@ -129,13 +130,14 @@ class TrainingRecipe:
 
     @classmethod
     def from_file(cls, path: str | Path) -> TrainingRecipe:
-        """From a YAML file.
+        """From a YAML file, or one that comes with the package by its name (`recipe_files.recipe_names`).
 
         Raises:
             ConfigError: The file cannot be read, is no YAML, or no recipe; the message names the file.
         """
+        path = recipe_file(path, training=True)
         try:
-            values: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"{path} cannot be read as a training recipe: {error}") from error
         try:
