@@ -159,6 +159,24 @@ def drop_gradients(model: nn.Module) -> None:
                 parameter.grad = None
 
 
+def never_learned(model: nn.Module, schedule: Schedule, step: int) -> list[nn.Parameter]:
+    """Parameters of grids that have learned in no step before `step`: optimizers have no state of them.
+
+    To be asked before a checkpoint is loaded: static inputs that have a grid by then are not observed.
+    """
+    end = step if schedule.freeze_scales_at is None else min(step, schedule.freeze_scales_at)
+    grids: list[LearnedGrid] = []
+    for _, module in fake_quantized_modules(model):
+        static, weight = getattr(module, "input_quantizer", None), getattr(module, "weight_quantizer", None)
+        if weight is not None and weight.grid is not None and end <= schedule.warmup_steps:
+            grids.append(weight.grid)
+        if isinstance(static, StaticInput):
+            observes = 0 if static.grid.is_initialised else schedule.observer_steps
+            if end <= schedule.warmup_steps + observes:
+                grids.append(static.grid)
+    return [parameter for grid in grids for parameter in grid.parameters()]
+
+
 def untrained_bits(model: nn.Module, last: Phase) -> list[str]:
     """Modules whose weights are still trained with more bits in the last phase than they are stored with."""
     return [name for name, module in _owners(model) if _bits(module, last) is not None]

@@ -2,18 +2,19 @@
 
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from safetensors.torch import load_file, save_file
-from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from hf_quant import HfQuantConfig
 from hf_quant.qat.input import StaticInput
+from hf_quant.qat.modules import FakeQuantizedLinear
 from tests.integration.qat_training import STATIC, trainer
+from tests.integration.sharding import fsdp, sharding
 from tests.integration.test_distributed_runs import WORLD, in_all_ranks
 from tests.integration.tiny import auto_class, outputs, saved_tensors, tiny_model
 
@@ -33,6 +34,9 @@ SHARDED = {
     "sharded-frozen": ("llama", "int4", {"freeze_scales_at": 3}),
 }
 """Under FSDP2: tests/integration/test_qat_sharded.py."""
+
+MIXED = dict.fromkeys(("mixed", "sharded-mixed"), ("llama-gqa", "int4", {"bf16": True}))
+"""With products in bfloat16, under DDP and under FSDP2."""
 
 IN_EACH_RANK = """
     import sys
@@ -61,30 +65,29 @@ class Observed(TrainerCallback):
         self.ranges[state.global_step] = [(float(each.low), float(each.high)) for each in inputs]
 
 
-def shard(training):
-    """Let `training` cut parameters as it does on GPUs: Accelerate takes FSDP for DDP on CPUs, and says nothing."""
-    state = training.accelerator.state
-    state._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin(
-        fsdp_version=2, auto_wrap_policy="transformer_based_wrap"
-    )
-    state._shared_state["distributed_type"] = DistributedType.FSDP
-    training.is_fsdp_enabled = True
+class Dtypes(TrainerCallback):
+    """Keeps the dtypes of masters, of learned scales and of outputs, in training."""
 
-    class Undone(TrainerCallback):
-        def on_train_end(self, args, state, control, **kwargs):
-            training.accelerator.state._shared_state["distributed_type"] = DistributedType.MULTI_CPU
+    def __init__(self):
+        self.found = set()
 
-        def on_step_end(self, args, state, control, model=None, **kwargs):
-            assert any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        for module in model.modules():
+            if isinstance(module, FakeQuantizedLinear):
+                module.register_forward_hook(self._note)
 
-    training.add_callback(Undone())
+    def _note(self, module, inputs, output):
+        if module.training:
+            dtypes = (module.weight.dtype, module.rounding.grid.scale.dtype, output.dtype)
+            self.found.add(tuple(str(dtype).removeprefix("torch.") for dtype in dtypes))
 
 
 def trained(case, folder):
     """Train as every rank does, and write what came of it."""
-    name, config, options = (CASES | SHARDED)[case]
+    name, config, options = (CASES | SHARDED | MIXED)[case]
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    watch = Observed()
+    shards = case.startswith("sharded") and ranks > 1
+    watch, dtypes = Observed(), Dtypes()
     run = f"{folder}/{case}-{ranks}"
     settings = {
         "max_steps": 6,
@@ -100,29 +103,31 @@ def trained(case, folder):
         # BERT takes a mean whatever it is told; the Trainer would multiply it with the number of processes.
         "average_tokens_across_devices": name != "bert",
         **({"ddp_backend": "gloo"} if ranks > 1 else {}),
+        **(fsdp() if shards else {}),
     }
-    model = tiny_model(name)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0  # ranks drop other numbers than one process does
-    if case in SHARDED:
-        settings |= {"save_strategy": "no", "load_best_model_at_end": False}
-    training = trainer(run, config, name, callbacks=[watch], model=model, **settings, **options)
-    if case in SHARDED and ranks > 1:
-        shard(training)
-    training.train()
-    if case in SHARDED:
-        training.model.save_pretrained(f"{run}/saved-{rank}")
-    else:
+    training = trainer(run, config, name, [watch, dtypes], model=without_dropout(name), **settings, **options)
+    with sharding(training) if shards else nullcontext():
+        training.train()
         training.save_model(f"{run}/saved-{rank}")
+    training.model.save_pretrained(f"{run}/pretrained-{rank}")
     tensors = {key: tensor.clone() for key, tensor in training.model.state_dict().items()}
     save_file(tensors, f"{run}/{rank}.safetensors")
-    facts = {"losses": watch.losses, "ranges": watch.ranges, "best": training.state.best_metric}
+    facts = {"losses": watch.losses, "ranges": watch.ranges, "dtypes": sorted(dtypes.found)}
+    facts |= {"best": training.state.best_metric, "best_checkpoint": training.state.best_model_checkpoint}
     if case == RESUMED:
         again = trainer(run, config, name, model=tiny_model(name), **settings, **options)
         again.train(resume_from_checkpoint=f"{run}/checkpoint-4")
         facts["resumed"] = all(torch.equal(tensor, tensors[key]) for key, tensor in again.model.state_dict().items())
     Path(f"{run}/{rank}.json").write_text(json.dumps(facts), encoding="utf-8")
+
+
+def without_dropout(name):
+    """A tiny model; ranks would drop other numbers than one process does."""
+    model = tiny_model(name)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -151,8 +156,7 @@ def test_the_loss_curve_is_that_of_one_process(case, folder):
     alone, together = facts(folder, case, 1), facts(folder, case, WORLD)
     assert len(alone["losses"]) == 6
     assert together["losses"] == pytest.approx(alone["losses"], rel=1e-3)
-    if case in CASES:
-        assert together["best"] == pytest.approx(alone["best"], rel=1e-3)
+    assert together["best"] == pytest.approx(alone["best"], rel=1e-3)
 
 
 @by_case
@@ -181,6 +185,13 @@ def test_static_inputs_start_from_what_all_ranks_saw(folder):
     found, expected = torch.tensor(together[0]["ranges"]["3"]), torch.tensor(alone["ranges"]["3"])
     assert len(found)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@by_case
+def test_the_model_saves_what_the_trainer_does(case, folder):
+    by_trainer, by_model = (folder / f"{case}-{WORLD}" / f"{by}-0" for by in ("saved", "pretrained"))
+    assert (by_trainer / "model.safetensors").read_bytes() == (by_model / "model.safetensors").read_bytes()
+    assert not (folder / f"{case}-{WORLD}" / "pretrained-1" / "model.safetensors").exists()
 
 
 @by_case
