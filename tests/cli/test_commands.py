@@ -1,13 +1,16 @@
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from unittest.mock import patch
 
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from hf_quant.cli.main import app
+from hf_quant.cli.main import app, main
 from hf_quant.config.presets import PRESETS
 from hf_quant.kernels.native import library
 from hf_quant.workflows.hardware import OPS
@@ -25,6 +28,24 @@ def checkpoint(tmp_path_factory):
 
 
 def hf_quant(*arguments):
+    """The command in this process, which has imported everything already."""
+    output, errors = io.StringIO(), io.StringIO()
+    with (
+        redirect_stdout(output),
+        redirect_stderr(errors),
+        patch.object(sys, "argv", ["hf-quant", *map(str, arguments)]),
+        patch.dict(os.environ, {"COLUMNS": "120"}),
+    ):
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+    return subprocess.CompletedProcess(sys.argv, code, output.getvalue(), errors.getvalue())
+
+
+def hf_quant_alone(*arguments):
+    """The command in a process of its own, which reads the environment anew."""
     return subprocess.run(
         [sys.executable, "-c", "from hf_quant.cli.main import main; main()", *map(str, arguments)],
         env={**os.environ, "COLUMNS": "120"},
@@ -36,7 +57,7 @@ def hf_quant(*arguments):
 
 def test_quantize_saves_a_checkpoint_that_inspect_reads(checkpoint, tmp_path):
     target = tmp_path / "int8"
-    made = hf_quant("quantize", checkpoint, "int8", "--output", target, "--keep-float", "classifier")
+    made = hf_quant_alone("quantize", checkpoint, "int8", "--output", target, "--keep-float", "classifier")
     assert made.returncode == 0, made.stderr
     assert "listed in modules_to_not_convert" in made.stdout
     seen = hf_quant("inspect", target, "--json")
@@ -64,7 +85,7 @@ def test_wrong_arguments_end_in_one_line_that_names_the_fix(checkpoint, argument
 
 
 def test_a_missing_model_ends_in_one_line(tmp_path):
-    result = hf_quant("inspect", tmp_path / "nothing-here")
+    result = hf_quant_alone("inspect", tmp_path / "nothing-here")
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "nothing-here" in " ".join(result.stderr.split())
@@ -96,7 +117,7 @@ def test_hardware_names_the_kernel_of_every_preset_and_op():
 @pytest.mark.parametrize("isa", library.runnable_isas())
 def test_hardware_names_the_instruction_set_in_use(isa, monkeypatch):
     monkeypatch.setenv(library.ISA_VARIABLE, isa)
-    result = hf_quant("hardware")
+    result = hf_quant_alone("hardware")
     assert f"Native kernels for {isa} " in result.stdout
     states = {row[0]: row[1] for row in cells(result.stdout, "instruction set", "here", "needs")}
     assert [name for name, state in states.items() if state == "in use"] == [isa]
@@ -105,7 +126,7 @@ def test_hardware_names_the_instruction_set_in_use(isa, monkeypatch):
 
 def test_hardware_says_why_there_are_no_native_kernels(monkeypatch):
     monkeypatch.setenv(library.ISA_VARIABLE, "none")
-    result = hf_quant("hardware")
+    result = hf_quant_alone("hardware")
     assert "which HF_QUANT_ISA=none turns off" in " ".join(result.stdout.split())
 
 
@@ -113,6 +134,6 @@ def test_a_wrong_instruction_set_ends_in_one_line_that_names_the_right_ones(monk
     if library.load() is None:
         pytest.skip("installed without a compiler")
     monkeypatch.setenv(library.ISA_VARIABLE, "avx3")
-    result = hf_quant("hardware")
+    result = hf_quant_alone("hardware")
     assert result.returncode == 1 and "did you mean 'avx2'" in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr

@@ -179,9 +179,9 @@ def test_a_pattern_in_a_saved_plan_is_refused_not_evaluated(tamper, name, patter
             label = plan["modules"].pop(inner(name)) if replaces else plan["modules"][inner(name)]
             plan["modules"][pattern] = label
 
-        began = time.perf_counter()
+        began = time.process_time()
         refused(tamper.plan(name, change), "pattern")
-        assert time.perf_counter() - began < 5
+        assert time.process_time() - began < 5
 
 
 NAMES = [
