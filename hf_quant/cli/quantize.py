@@ -138,7 +138,7 @@ def _check_kept(model: Any, keep_float: list[str]) -> None:
 
 def _config(preset: str | None, file: str | None, overrides: dict[str, str], keep_float: list[str]) -> HfQuantConfig:
     if (preset is None) == (file is None):
-        raise ConfigError(f"give a preset ({', '.join(PRESETS)}) or --recipe, one of them")
+        raise ConfigError(f"give a preset ({', '.join(PRESETS)}) or --recipe with a name or a file, one of them")
     if file is None:
         return HfQuantConfig(preset, overrides=overrides, modules_to_not_convert=keep_float or None)
     recipe = Recipe.from_file(file)

@@ -119,8 +119,8 @@ def test_wrong_arguments_are_refused_with_the_fix(checkpoint, recipe, texts, tmp
     empty = tmp_path / "empty.yaml"
     empty.write_text("solver: gptq")
     for arguments, message in [
-        ((*output,), "or --recipe FILE, one of them"),
-        (("int4", "--recipe", recipe, *output), "or --recipe FILE, one of them"),
+        ((*output,), "or --recipe with a name or a file, one of them"),
+        (("int4", "--recipe", recipe, *output), "or --recipe with a name or a file, one of them"),
         (("--recipe", tmp_path / "nothing.yaml", *output), r"nothing\.yaml cannot be read"),
         (("--recipe", empty, *output), "names no preset and no scheme"),
         (("--recipe", recipe, *output), "--data on the command line"),
@@ -135,4 +135,4 @@ def test_wrong_arguments_are_refused_with_the_fix(checkpoint, recipe, texts, tmp
 
 
 def test_help_shows_a_recipe_and_data():
-    assert "--recipe recipes/llama-int4-balanced.yaml --data texts.txt" in " ".join(hf_quant("--help").split())
+    assert "--recipe llama-int4-balanced --data texts.txt" in " ".join(hf_quant("--help").split())
