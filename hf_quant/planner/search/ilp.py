@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -110,8 +111,11 @@ def _costs(problem: Problem, cost: Callable[[Option], float]) -> list[float]:
 
 def _row(problem: Problem, cost: Callable[[Option], float], limit: float) -> tuple[list[float], float]:
     costs = _costs(problem, cost)
-    left = limit - math.fsum(min(cost(option) for option in unit.options) for unit in problem.units)
-    scale = max(max(costs), abs(left)) or 1.0
+    least = math.fsum(min(cost(option) for option in unit.options) for unit in problem.units)
+    # What a difference of such numbers cannot tell is given away: what it lets through is looked at once more.
+    unknown = sys.float_info.epsilon * max(abs(limit), abs(least))
+    left = limit - least + unknown
+    scale = max(max(costs), abs(left), unknown) or 1.0
     return [value / scale * _SCALE for value in costs], left / scale * _SCALE
 
 

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from hf_quant.config.presets import PRESETS
 from hf_quant.errors import InfeasibleBudget, MissingDependency
 from hf_quant.planner.budget import Budget
+from hf_quant.planner.problem import Option, Problem, Unit
 from hf_quant.planner.search.greedy import greedy
 from hf_quant.planner.search.ilp import ilp
 from tests.planner.problems import budget_between, everything, model, problems
@@ -42,6 +44,16 @@ def test_ilp_finds_the_smallest_model_that_meets_a_target(data):
     else:
         solution = ilp(problem, Budget(drop=target))
         assert solution.bytes == min(kept) and solution.predicted_loss <= target
+
+
+def test_a_loss_that_vanishes_in_the_sum_does_not_rule_out_the_smallest_model():
+    scheme = PRESETS["int8"].linear
+    units = (
+        Unit(("m0",), 1, (Option(None, 1, -1e-203), Option(scheme, 0, 0.0))),
+        Unit(("m1",), 1, (Option(scheme, 0, 1.0),)),
+    )
+    problem = Problem(units, fixed_bytes=0, float_bytes=2)
+    assert ilp(problem, Budget(drop=1.0)).bytes == 0
 
 
 @settings(max_examples=40, deadline=None)
