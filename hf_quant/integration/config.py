@@ -141,7 +141,7 @@ class HfQuantConfig(QuantizationConfigMixin):
     def from_recipe(
         cls, recipe: Recipe | Mapping[str, Any] | str | Path, calibration: Calibration | None = None
     ) -> HfQuantConfig:
-        """The config of a recipe, or of a YAML file that holds one, with the data to calibrate on.
+        """The config of a recipe, of a YAML file, or of one that comes with the package by its name, with its data.
 
         Raises:
             ConfigError: The file cannot be read, or is no recipe.

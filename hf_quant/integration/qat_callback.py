@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from hf_quant.errors import ConfigError, UnsupportedModel
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.distill import DistilledLoss, make_teacher
 from hf_quant.integration.grid_groups import add_groups, update_rates
-from hf_quant.integration.mixed_precision import gather_as_stored
 from hf_quant.integration.prepared import prepared
 from hf_quant.integration.qat import convert, prepare
 from hf_quant.integration.qat_record import check_record, write_record
+from hf_quant.integration.sharded_training import ShardedTraining
 from hf_quant.qat.check import check_grids
 from hf_quant.qat.distillation import Distillation
 from hf_quant.qat.options import QATOptions
@@ -115,10 +115,8 @@ class QATCallback(TrainerCallback):
         self.statistics = TrainingStatistics() if statistics else None
         self._model: weakref.ref[Any] | None = None
         self._trainer: weakref.ref[Any] | None = None
-        self._sharded: Callable[[], None] | None = None
-        """To be called once the model is sharded."""
-        self._without_state: list[Any] = []
-        """Parameters that a checkpoint has no optimizer state of."""
+        self._sharded: ShardedTraining | None = None
+        """Until training begins."""
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Prepare the model, before there is an optimizer, and tell the optimizer of grids if there is one."""
@@ -153,7 +151,9 @@ class QATCallback(TrainerCallback):
         if self.teacher is not None and not isinstance(trainer.compute_loss, DistilledLoss):
             trainer.compute_loss = DistilledLoss(trainer, self.teacher, self.distillation)
         if prepared(trainer.model) is not None:
-            self._sharded = gather_as_stored(trainer)
+            if self._sharded is not None:
+                self._sharded.begin()  # of a Trainer that never came to train
+            self._sharded = ShardedTraining(trainer)
         if is_new and prepared(trainer.model) is not None:
             add_groups(trainer.optimizer, trainer.model, self.scale_learning_rate, trainer.args.learning_rate)
 
@@ -171,21 +171,14 @@ class QATCallback(TrainerCallback):
         if known is not None:
             check_record(Path(folder), known.resolution.plan, self.options)
         trainer = None if self._trainer is None else self._trainer()
-        if model is not None and known is not None and trainer is not None and trainer.is_fsdp_enabled:
-            # The state of everything that asks for gradients has to be there where parameters are sharded.
-            unknown = never_learned(model, self.schedule, trainer.state.global_step)
-            self._without_state = [parameter for parameter in unknown if parameter.requires_grad]
-            for parameter in self._without_state:
-                parameter.requires_grad_(False)
+        if model is not None and trainer is not None and self._sharded is not None:
+            self._sharded.hold(never_learned(model, self.schedule, trainer.state.global_step))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Go on where the schedule is, and say what of it training will not reach."""
         if self._sharded is not None:
-            self._sharded()
+            self._sharded.begin()
             self._sharded = None
-        for parameter in self._without_state:
-            parameter.requires_grad_(True)
-        self._without_state = []
         if not self._owns(model) or prepared(model) is None:
             raise UnsupportedModel(
                 "the model that is trained is not the one that QATCallback prepared as the Trainer was made: pass it "
