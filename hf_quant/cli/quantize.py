@@ -136,14 +136,14 @@ def _check_kept(model: Any, keep_float: list[str]) -> None:
             raise ConfigError(text)
 
 
-def _config(preset: str | None, file: str | None, overrides: dict[str, str], keep_float: list[str]) -> HfQuantConfig:
-    if (preset is None) == (file is None):
+def _config(preset: str | None, named: str | None, overrides: dict[str, str], keep_float: list[str]) -> HfQuantConfig:
+    if (preset is None) == (named is None):
         raise ConfigError(f"give a preset ({', '.join(PRESETS)}) or --recipe with a name or a file, one of them")
-    if file is None:
+    if named is None:
         return HfQuantConfig(preset, overrides=overrides, modules_to_not_convert=keep_float or None)
-    recipe = Recipe.from_file(file)
+    recipe = Recipe.from_file(named)
     if recipe.preset is None and recipe.scheme is None:
-        raise ConfigError(f"{file} names no preset and no scheme: add a line such as `preset: int4`")
+        raise ConfigError(f"{named} names no preset and no scheme: add a line such as `preset: int4`")
     kept = dict.fromkeys([*recipe.modules_to_not_convert, *keep_float])
     recipe = replace(recipe, overrides={**recipe.overrides, **overrides}, modules_to_not_convert=tuple(kept))
     return HfQuantConfig.from_recipe(recipe)

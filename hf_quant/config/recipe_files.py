@@ -22,7 +22,9 @@ def recipe_names(training: bool = False) -> list[str]:
 
 
 def recipe_file(recipe: str | Path, training: bool = False) -> Path:
-    """The file of a recipe: `recipe` itself if there is such a file, or else the one that comes under that name.
+    """The file of a recipe: `recipe` itself if there is such a file, or else the one that comes with that name.
+
+    A folder is no recipe: what is made by ``bert-int8`` is often called so, too.
 
     Args:
         recipe: A path, or a name of `recipe_names`.
@@ -31,15 +33,17 @@ def recipe_file(recipe: str | Path, training: bool = False) -> Path:
     Raises:
         ConfigError: There is no such file and no such recipe; the nearest name is told.
     """
-    path = Path(recipe)
-    if path.exists():
-        return path
-    found = _files().get(str(recipe).removesuffix(".yaml").removeprefix("recipes/"))
-    if found is not None:
-        return found
+    path, shipped = Path(recipe), _files()
+    try:
+        if path.exists() and not (path.is_dir() and str(recipe) in shipped):
+            return path
+    except OSError as error:
+        raise ConfigError(f"{recipe} cannot be read as a recipe: {error}") from error
+    if str(recipe) in shipped:
+        return shipped[str(recipe)]
     raise ConfigError(
         f"{recipe} cannot be read as a recipe: there is no such file, and "
-        + unknown("recipe that comes with hf_quant", path.stem, recipe_names(training))
+        + unknown("recipe that comes with hf_quant", recipe, recipe_names(training))
     )
 
 

@@ -76,7 +76,7 @@ def train(
 
     Args:
         model: Directory or repository id of a float checkpoint.
-        recipe: What to quantize to and how to train, or a YAML file with it.
+        recipe: What to quantize to and how to train, a YAML file with it, or the name of one of `recipe_files`.
         task: ``text-classification`` or ``causal-lm``.
         dataset: To train on; what `evaluate_drop` takes.
         output: Directory to save to.

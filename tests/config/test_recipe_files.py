@@ -1,5 +1,8 @@
 """Recipes that come with the package are found by their names, wherever they lie."""
 
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,15 +13,16 @@ from hf_quant.config.recipe_files import recipe_file, recipe_names
 from hf_quant.config.training_recipe import TrainingRecipe
 from hf_quant.errors import ConfigError
 
-SHIPPED = sorted(path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "recipes"
+SHIPPED = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def test_every_recipe_has_a_name_and_is_either_of_training_or_not():
     assert sorted(recipe_names() + recipe_names(training=True)) == SHIPPED
     for name in recipe_names():
-        assert Recipe.from_file(name) == Recipe.from_file(Path("recipes") / f"{name}.yaml")
+        assert Recipe.from_file(name) == Recipe.from_file(FOLDER / f"{name}.yaml")
     for name in recipe_names(training=True):
-        assert TrainingRecipe.from_file(name) == TrainingRecipe.from_file(f"recipes/{name}.yaml")
+        assert TrainingRecipe.from_file(name) == TrainingRecipe.from_file(str(FOLDER / f"{name}.yaml"))
 
 
 def test_a_file_goes_before_a_recipe_of_its_name(tmp_path, monkeypatch):
@@ -29,9 +33,28 @@ def test_a_file_goes_before_a_recipe_of_its_name(tmp_path, monkeypatch):
     assert Recipe.from_file("llama-int4-best").preset == "int8"
 
 
-def test_a_path_into_the_project_leads_there_from_anywhere(tmp_path, monkeypatch):
+def test_a_folder_that_was_made_by_a_recipe_does_not_hide_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert recipe_file("recipes/gpt2-int8.yaml").is_file()
+    Path("bert-int8").mkdir()
+    assert Recipe.from_file("bert-int8").preset == "int8"
+    with pytest.raises(ConfigError, match="cannot be read as a recipe"):
+        Recipe.from_file(tmp_path)
+
+
+def test_a_name_that_no_file_can_have_is_told_in_words():
+    with pytest.raises(ConfigError, match="cannot be read as a recipe"):
+        recipe_file("llama" * 100)
+
+
+@pytest.mark.slow
+def test_an_installed_package_has_its_recipes(tmp_path):
+    """Without the native library, which changes nothing about them and takes minutes."""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "pip", "wheel", str(root), "--no-deps", "-C", "wheel.cmake=false", "-w", tmp_path]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert sorted(Path(name).stem for name in names if name.startswith("hf_quant/recipes/")) == SHIPPED
 
 
 @pytest.mark.parametrize("wrong", ["llama-int4-bset", "recipes/llama-int4-bset.yaml", "elsewhere/llama-int4-best.yaml"])
