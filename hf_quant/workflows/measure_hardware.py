@@ -32,7 +32,7 @@ def kernel_table(quick: bool = False, refresh: bool = False, progress: bool = Tr
     """Times of kernels on this machine, from the cache if they were measured for this machine and these versions.
 
     Args:
-        quick: Few shapes and turns: a minute instead of three. A thorough table in the cache serves as well.
+        quick: Few shapes and turns: under a minute instead of several. A thorough table in the cache serves as well.
         refresh: Measure again.
         progress: Show a bar.
 

@@ -154,7 +154,8 @@ def search_plan(
     rounding = ""
     if recipe is not None:
         recipe = steps_of(recipe)
-        uniform = offer.problem(table).plan(STRATEGIES["uniform"](offer.problem(table), budget).assignment)
+        unscaled = offer.problem(table)
+        uniform = unscaled.plan(STRATEGIES["uniform"](unscaled, budget).assignment)
         left = left_by(recipe, model, uniform, held_out, analysed, mean_loss)
         rounding = f"{recipe.steps()}, which leaves {left:.0%} of what rounding to nearest loses in linears"
         table = with_less_lost(table, model, left)

@@ -35,9 +35,7 @@ class Comparison:
         return self.predicted.total / self.measured.median - 1
 
 
-def compare_latency(
-    model: Any, table: KernelTable, step: Pass, passes: int = 20, quiet: Quiet | None = None
-) -> Comparison:
+def compare_latency(model: Any, table: KernelTable, step: Pass, passes: int = 20) -> Comparison:
     """Run a model on random tokens and hold the times against the prediction.
 
     Args:
@@ -45,7 +43,6 @@ def compare_latency(
         table: Measured on this machine.
         step: The pass; with a context, the model has to be a decoder. `logits` is left to models that take it.
         passes: That are timed, after two that are not.
-        quiet: Has passes repeated that others slow down.
 
     Raises:
         ConfigError: The table is of another machine, library or number of threads.
@@ -53,12 +50,18 @@ def compare_latency(
     here = this_machine()
     if table.machine != here:
         raise ConfigError(f"the kernel table is of {table.machine}, this is {here}: measure with `hf-quant hardware`")
-    return Comparison(predict_latency(model, table, step), time_pass(model, step, passes, quiet))
+    return Comparison(predict_latency(model, table, step), time_pass(model, step, passes))
 
 
 @torch.inference_mode()
 def time_pass(model: Any, step: Pass, passes: int = 20, quiet: Quiet | None = None) -> Quartiles:
-    """Milliseconds of a model on random tokens; arguments are those of `compare_latency`.
+    """Milliseconds of a model on random tokens.
+
+    Args:
+        model: As in `compare_latency`.
+        step: As in `compare_latency`.
+        passes: As in `compare_latency`.
+        quiet: Has passes repeated that others slow down.
 
     Raises:
         ConfigError: `logits` is given for a model that computes all.

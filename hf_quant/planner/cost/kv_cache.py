@@ -34,7 +34,7 @@ def kv_cache_bytes(config: PreTrainedConfig, length: int, batch: int = 1, dtype:
     text: Any = config.get_text_config(decoder=True)
     if getattr(text, "kv_lora_rank", None) is not None or getattr(text, "global_head_dim", None) is not None:
         raise UnsupportedModel(f"{text.model_type} keeps keys and values of several widths, which is not priced here")
-    width = 2 * _key_value_heads(text) * _head_width(text) * batch * dtype.itemsize
+    width = 2 * key_value_heads(text) * _head_width(text) * batch * dtype.itemsize
     return sum(width * _kept(layer, length, text) for layer in DynamicCache(config=text).layers)
 
 
@@ -49,7 +49,8 @@ def _kept(layer: object, length: int, config: Any) -> int:
     )
 
 
-def _key_value_heads(config: Any) -> int:
+def key_value_heads(config: Any) -> int:
+    """Heads of keys and values of a decoder's text config: as many as of queries, or fewer that these share."""
     return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 

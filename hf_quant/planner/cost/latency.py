@@ -19,7 +19,7 @@ from hf_quant.modules.conv1d import QuantizedConv1D
 from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.swap import candidates
 from hf_quant.planner.cost.interpolate import Interpolation
-from hf_quant.planner.cost.kv_cache import kv_cache_bytes
+from hf_quant.planner.cost.kv_cache import key_value_heads, kv_cache_bytes
 from hf_quant.planner.cost.skeleton import carried_out
 from hf_quant.planner.cost.table import KernelTable, Overhead
 from hf_quant.registry import unknown
@@ -235,16 +235,14 @@ def _besides_linears(model: Any, table: KernelTable, step: Pass, kinds: Mapping[
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     operations = attention_operations(step.tokens, step.context, step.batch, width, causal=family != "bert")
     held = kv_cache_bytes(config, step.context, step.batch, model.dtype) if step.context else 0
-    read = held * heads // (getattr(config, "num_key_value_heads", None) or heads)
+    read = held * heads // key_value_heads(config)
     more = max(0, (step.rows - 1)) * config.hidden_size
     attention = overhead = 0.0
     for kind, share in kinds.items():
         found = _nearest(table, family, kind) or Overhead(family, kind, 0.0, 0.0, 0.0)
         # Where nothing else is known, products are those of matrices, and keys and values are read once.
-        each, per_byte = found.attention or 1e3 / table.multiply, found.cache_per_byte
-        if not per_byte and not found.cache_per_read:
-            per_byte = 1e3 / table.read
-        cache = held * per_byte + read * found.cache_per_read
+        each = found.attention or 1e3 / table.multiply
+        cache = held * found.cache_per_byte + read * found.cache_per_read or 1e3 * held / table.read
         attention += share * (config.num_hidden_layers * operations * each + cache)
         block, outside = found.block + found.block_per_number * more, found.model
         if step.context:

@@ -7,7 +7,7 @@ import datetime
 import itertools
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -240,8 +240,9 @@ def quantized(plain: nn.Linear, scheme: Scheme) -> nn.Module:
 
 def _median(found: Sequence[Overhead]) -> Overhead:
     """Number by number, of one family and kind."""
-    numbers = [entry.name for entry in fields(Overhead) if entry.name not in ("family", "kind")]
-    return replace(found[0], **{name: statistics.median(getattr(each, name) for each in found) for name in numbers})
+    sweeps = [overhead.times() for overhead in found]
+    medians = {name: statistics.median(each[name] for each in sweeps) for name in sweeps[0]}
+    return Overhead(found[0].family, found[0].kind, **medians)
 
 
 def _copies(module: nn.Module, memory: int) -> list[nn.Module]:

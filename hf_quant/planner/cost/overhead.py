@@ -14,6 +14,7 @@ from torch import nn
 from transformers.cache_utils import DynamicCache
 
 from hf_quant.modules.linear import QuantizedLinear
+from hf_quant.planner.cost.kv_cache import key_value_heads
 from hf_quant.planner.cost.latency import attention_operations, linears
 from hf_quant.planner.cost.quiet import Quiet
 from hf_quant.planner.cost.table import Overhead
@@ -60,7 +61,10 @@ def measure_overhead(
             says: what is held is then told from what is read.
         quiet: Has turns repeated that others slow down.
     """
-    take: Turns = lambda works, more: in_turn(works, more * rounds, turn, quiet)  # noqa: E731
+
+    def take(works: Sequence[Work], more: int) -> list[list[float]]:
+        return in_turn(works, more * rounds, turn, quiet)
+
     block, model = _besides(build, *SMALL, take)
     wide, longer = _wide_and_longer(build, take)
     in_wide, in_long = (
@@ -100,7 +104,7 @@ def _per_byte(builds: Sequence[Build], take: Turns) -> tuple[float, float]:
     if len(more) == 1:
         return whole, 0.0
     config: Any = models[1][0].config
-    saved = read * (1 - config.num_key_value_heads / config.num_attention_heads)
+    saved = read * (1 - key_value_heads(config) / config.num_attention_heads)
     held = min(max(0.0, (more[0] - more[1]) / saved), whole)
     return held, whole - held
 

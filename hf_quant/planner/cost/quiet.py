@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 
 _SLOWER = 1.25
-"""Times as long as at best that a probe may take: neighbours on the same core make it 1.6 times, its own noise 1.1."""
+"""Times as long as at best that a probe may take."""
 
 _PAUSE = 0.02
 _ATTEMPTS = 3
@@ -32,7 +32,7 @@ class Quiet:
         self.best = best
         """Seconds of the fastest probe so far."""
         self.timed, self.disturbed = 0, 0
-        """How much was timed, and how much of it while the processor was slow, for want of patience."""
+        """How much was timed, and how much of it while the processor was slow, all attempts and patience spent."""
         self._matrix = torch.full((256, 256), 0.5)
 
     def is_now(self) -> bool:
@@ -58,8 +58,9 @@ class Quiet:
 
     def _wait(self) -> None:
         while not self.is_now() and self.patience > 0:
+            began = time.monotonic()
             time.sleep(_PAUSE)
-            self.patience -= _PAUSE
+            self.patience -= time.monotonic() - began
 
     def _probe(self) -> float:
         start = time.perf_counter()

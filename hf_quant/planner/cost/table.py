@@ -91,10 +91,13 @@ class Overhead:
     def __post_init__(self) -> None:
         if not isinstance(self.family, str) or self.kind not in KINDS:
             raise ConfigError(f"an overhead names a family and a kind, {', '.join(KINDS)}; {_AGAIN}")
-        for name in (entry.name for entry in fields(self) if entry.name not in ("family", "kind")):
-            value = getattr(self, name)
+        for name, value in self.times().items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ConfigError(f"an overhead's {name} must be a finite number, not {value!r}; {_AGAIN}")
+
+    def times(self) -> dict[str, float]:
+        """Everything that was measured, by the names of the fields."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in ("family", "kind")}
 
 
 @dataclass(frozen=True)

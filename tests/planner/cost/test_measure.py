@@ -92,7 +92,11 @@ class Clock:
 
     now = 0.0
 
+    tick = 0.0
+    """Seconds that pass whenever somebody looks."""
+
     def perf_counter(self):
+        self.now += self.tick
         return self.now
 
 
@@ -165,10 +169,14 @@ def test_what_a_cache_holds_is_told_from_what_is_read_of_it(clock):
     assert found.cache_per_read == pytest.approx(6e-7, rel=0.05)
 
 
-def test_cells_have_the_medians_of_all_sweeps(measured):
-    measurement = TableMeasurement(replace(TINY, tokens=(1,), rounds=2), {}, lambda quiet: (LLAMA,), progress=False)
-    for _ in range(2):
+def test_cells_and_overheads_are_the_medians_of_all_sweeps(clock):
+    blocks = iter([0.1, 0.5, 0.4])
+    effort = replace(TINY, tokens=(1,), rounds=2, turn=0.0)
+    overheads = lambda quiet: (replace(LLAMA, block=next(blocks)),)  # noqa: E731
+    measurement = TableMeasurement(effort, {}, overheads, progress=False)
+    for clock.tick in (1e-3, 5e-3, 2e-3):
         measurement.sweep()
     table = measurement.table()
     assert [(cell.inputs, cell.outputs, cell.tokens) for cell in table.cells] == [(128, 64, 1), (128, 256, 1)]
-    assert table.overheads == (LLAMA,) and all(cell.low <= cell.milliseconds <= cell.high for cell in table.cells)
+    assert [cell.milliseconds for cell in table.cells] == pytest.approx([2, 2])
+    assert table.overheads == (replace(LLAMA, block=0.4),)
