@@ -40,7 +40,7 @@ from hf_quant.workflows.measure_hardware import measure_overheads
 from hf_quant.workflows.plan import SCHEMES
 
 EXAMPLES = """examples:
-  python -m benchmarks.predicted_latency                                20 minutes
+  python -m benchmarks.predicted_latency                                half an hour
   python -m benchmarks.predicted_latency --models llama-135m --variants int4 "mixed 0"
   python -m benchmarks.predicted_latency --rounds 1 --quick             a quick look
 """
