@@ -11,7 +11,7 @@ from hf_quant.errors import ConfigError
 from hf_quant.formats.affine import AffineFormat
 
 Grid = tuple[torch.Tensor, torch.Tensor | None]
-"""float32 scale and zero point, as `AffineFormat.scale_and_zero_point` returns them."""
+"""float32 scale and zero point, as `AffineFormat.weight_grid` returns them."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ def choose(
     Returns:
         Scale and zero point ``[...]``.
     """
-    scale, zero_point = format.scale_and_zero_point(low, high)
+    scale, zero_point = format.weight_grid(low, high)
     if clipping is None:
         return scale, zero_point
     least = squared_error(real, scale, zero_point, format, importance)
     for share in clipping.shares()[1:]:
-        tried, tried_zero = format.scale_and_zero_point(low * share, high * share)
+        tried, tried_zero = format.weight_grid(low * share, high * share)
         error = squared_error(real, tried, tried_zero, format, importance)
         better = error < least
         least = torch.where(better, error, least)
@@ -102,7 +102,7 @@ def choose_one(
         Scale and zero point ``[1, 1]``.
     """
     shares = torch.tensor([1.0] if clipping is None else clipping.shares(), device=low.device)
-    scales, zero_points = format.scale_and_zero_point(low * shares, high * shares)
+    scales, zero_points = format.weight_grid(low * shares, high * shares)
     best = 0
     if clipping is not None:
         errors = torch.zeros(len(shares), dtype=torch.float64, device=low.device)

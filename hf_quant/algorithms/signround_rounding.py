@@ -50,6 +50,9 @@ class LearnedRounding:
             low, high = torch.aminmax(self._real, dim=-1, keepdim=True)
         if not bool((low.isfinite() & high.isfinite()).all()):
             raise WeightError(f"{name} holds NaN or Inf: repair the checkpoint, or keep the module float")
+        if self.format.has_signed_scales:
+            # Only the side that has the sign counts, so that clips never change it.
+            low, high = torch.where(high > -low, 0, low), torch.where(high > -low, high, 0)
         self._low, self._high = low, high
         self._alpha, self._beta = torch.ones_like(low), torch.ones_like(high)
         self._offset = torch.zeros_like(self._real)
@@ -78,7 +81,10 @@ class LearnedRounding:
             by_scale[part] = slope.mul_(gradient[part]).sum(-1, keepdim=True)
             if not self.scheme.symmetric:
                 by_zero_point[part] = (gradient[part] * (inside - 1)).sum(-1, keepdim=True)
-            self._offset[part].addcmul_(gradient[part].sign(), inside, value=-rate).clamp_(-0.5, 0.5)
+            direction = gradient[part].sign()
+            if self.format.has_signed_scales:
+                direction *= self._scale[part].sign()
+            self._offset[part].addcmul_(direction, inside, value=-rate).clamp_(-0.5, 0.5)
         if self.scheme.granularity == "tensor":
             by_scale, by_zero_point = by_scale.sum(0, keepdim=True), by_zero_point.sum(0, keepdim=True)
         by_alpha, by_beta = self._by_clips(by_scale, by_zero_point)
@@ -105,7 +111,7 @@ class LearnedRounding:
 
     def _refresh(self) -> None:
         """Compute the grid from the clips, and `weight` from all."""
-        scale, zeros = self.format.scale_and_zero_point(self._alpha * self._low, self._beta * self._high)
+        scale, zeros = self.format.weight_grid(self._alpha * self._low, self._beta * self._high)
         zero_point = torch.zeros_like(scale) if zeros is None else zeros.to(torch.float32)
         grids = (scale, zero_point, scale.reciprocal(), self.format.quant_min - zero_point)
         # Per tensor these are views of one number, which are cut into parts like any others.
@@ -133,7 +139,7 @@ class LearnedRounding:
             # The scale follows the larger side.
             largest = torch.maximum(low.abs(), high.abs())
             of_low, of_high = ((side.abs() == largest) & (side != 0) for side in (low, high))
-            return by_scale * of_low, by_scale * of_high
+            return by_scale * of_low, by_scale * (-of_high.float() if self.format.has_signed_scales else of_high)
         low, high = low.clamp(max=0), high.clamp(min=0)
         scale = self._scale[: low.shape[0]]
         levels = self.format.quant_max - self.format.quant_min

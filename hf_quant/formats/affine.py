@@ -18,7 +18,8 @@ class AffineFormat:
     """Signed codes of `bits` bits.
 
     Symmetric formats have zero point 0. From 8 bits up they leave the lowest code out, so that ``-absmax`` and
-    ``absmax`` are both exact; below, where one code of four to sixteen matters, all codes are used.
+    ``absmax`` are both exact; below, where one code of four to sixteen matters, all codes are used, and scales of
+    weights may be negative (`weight_grid`).
 
     Args:
         bits: Width of a code.
@@ -64,6 +65,25 @@ class AffineFormat:
         scale, zero_point = self._asymmetric_grid(low, high)
         wide = zero_point.to(torch.float32)
         return self._capped(scale, torch.maximum(self.quant_max - wide, wide - self.quant_min)), zero_point
+
+    @property
+    def has_signed_scales(self) -> bool:
+        """Whether scales of weights may be negative."""
+        return self.symmetric and self.quant_min < -self.quant_max
+
+    def weight_grid(self, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Grid for weights in ``[low, high]``; as `scale_and_zero_point`, but where scales may be negative.
+
+        There the number farthest from zero gets the lowest code, which reaches one step farther than the highest, and
+        the scale gets the sign that this takes (as in the blocks of llama.cpp's Q4_0). Steps of 4 bits are 6 % shorter
+        than those that treat both sides alike; what lies on the other side beyond the highest code is clipped.
+        """
+        if not self.has_signed_scales:
+            return self.scale_and_zero_point(low, high)
+        largest = torch.maximum(high.abs(), low.abs())
+        size = self._stored((largest / -self.quant_min).clamp_(min=_TINY))
+        size = self._capped(size, torch.full_like(size, -self.quant_min))
+        return torch.where(high > -low, -size, size), None
 
     def encode(self, real: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None) -> torch.Tensor:
         """Nearest codes (ties to even); `scale` and `zero_point` broadcast against `real`, which is float32.

@@ -92,7 +92,7 @@ def relative_rate(grids: list[LearnedGrid], model: nn.Module, base: float) -> fl
     are a fraction of the weights. So it is `base` times the geometric mean of the scales, over the root of the mean
     square of the weights. Scales that are not known yet count as the weights do.
     """
-    logs = [whole(grid.scale).log().mean() for grid in grids if grid.is_initialised]
+    logs = [whole(grid.scale).abs().log().mean() for grid in grids if grid.is_initialised]
     if not logs:
         return base
     weights = (whole(module.weight) for _, module in fake_quantized_modules(model) if module.sharing[0] is module)

@@ -26,8 +26,10 @@ def check_values(module: QuantizedModule, name: str) -> None:
                 "download or save the checkpoint again"
             )
     _check_input(module, name)
-    if not bool((torch.isfinite(scale) & (scale > 0)).all()):
-        raise CheckpointError(f"{name}.weight_scale holds values that are not finite and positive: save it again")
+    signed = format.has_signed_scales
+    if not bool((torch.isfinite(scale) & (scale != 0 if signed else scale > 0)).all()):
+        kind = "not finite, or zero" if signed else "not finite and positive"
+        raise CheckpointError(f"{name}.weight_scale holds values that are {kind}: save it again")
     if zero_point is not None and not bool(((zero_point >= format.quant_min) & (zero_point <= format.quant_max)).all()):
         raise CheckpointError(f"{name}.weight_zero_point leaves the range of {scheme.bits} bits: save it again")
     if module.is_replaced:

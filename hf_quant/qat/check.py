@@ -38,9 +38,10 @@ def check_grids(model: nn.Module) -> None:
 def _summary(grid: LearnedGrid) -> Tensor:
     """Whether it is initialised, the least scale, negated, and the largest number, float32 ``[3]``; NaN is infinity.
 
-    Of the part that this process holds, so that the maximum over processes is that of the whole.
+    Scales that have a sign count by their size. Of the part that this process holds, so that the maximum over
+    processes is that of the whole.
     """
-    scale = local(grid.scale)
+    scale = local(grid.scale).abs() if grid.signed else local(grid.scale)
     numbers = scale if grid.offset is None else torch.cat([scale, local(grid.offset)])
     if not numbers.numel():
         return torch.stack([grid.initialised.float(), scale.new_tensor(-math.inf), scale.new_tensor(0.0)])

@@ -33,6 +33,7 @@ class LearnedGrid(nn.Module):
         numbers: How many share one scale; gradients are multiplied with ``1 / sqrt(numbers * highest code)``. Of
             asymmetric schemes codes are counted from the lowest.
         device: Where the parameters are made.
+        signed: Whether scales may be negative.
     """
 
     scale: nn.Parameter
@@ -40,8 +41,16 @@ class LearnedGrid(nn.Module):
     initialised: Tensor
     """Whether there is a grid yet; a buffer, so that checkpoints say so too."""
 
-    def __init__(self, scheme: TensorScheme, shape: tuple[int, int], numbers: int, device: torch.device | None = None):
+    def __init__(
+        self,
+        scheme: TensorScheme,
+        shape: tuple[int, int],
+        numbers: int,
+        device: torch.device | None = None,
+        signed: bool = False,
+    ):
         super().__init__()
+        self.signed = signed
         self.scheme = scheme
         self.numbers = numbers
         self.idle = False
@@ -75,9 +84,9 @@ class LearnedGrid(nn.Module):
         self.scheme = scheme
         self.initialised.fill_(True)
         scale = scale.to(torch.float32)
-        of_zeros = scale <= _SMALLEST
+        of_zeros = scale.abs() <= _SMALLEST
         if bool(of_zeros.any()):
-            others = scale[~of_zeros]
+            others = scale[~of_zeros].abs()
             scale = torch.where(of_zeros, others.median() if others.numel() else 1 / self.numbers, scale)
         copy_whole(self.scale, scale)
         if self.offset is not None:

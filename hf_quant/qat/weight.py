@@ -25,7 +25,7 @@ class WeightSample:
 
     Args:
         codes: Of the format that training rounds to.
-        scale: Mean scale, ``[]``.
+        scale: Mean size of the scales, ``[]``.
         clipped: Share that lies beyond the last code on either side, ``[]``.
         error: Norm of what rounding changes, relative to that of the numbers, ``[]``.
     """
@@ -65,7 +65,8 @@ class WeightQuantizer(nn.Module):
         per_tensor = scheme.granularity == "tensor"
         shape = (1, 1) if per_tensor else (rows, width // self.group_size)
         numbers = rows * width if per_tensor else self.group_size
-        self.grid = LearnedGrid(scheme, shape, numbers, device) if options.weights == "lsq" else None
+        signed = affine_format(scheme).has_signed_scales
+        self.grid = LearnedGrid(scheme, shape, numbers, device, signed) if options.weights == "lsq" else None
         self.register_buffer("bits", torch.zeros((), dtype=torch.int64, device=device))
 
     @torch.no_grad()
@@ -125,7 +126,7 @@ class WeightQuantizer(nn.Module):
         clipped = (steps < format.quant_min) | (steps > format.quant_max)
         codes = format.encode(grouped, scale, zero_point)
         error = (format.decode(codes, scale, zero_point) - grouped).norm() / grouped.norm().clamp(min=1e-30)
-        return WeightSample(codes, scale.mean(), clipped.float().mean(), error)
+        return WeightSample(codes, scale.abs().mean(), clipped.float().mean(), error)
 
     def rotated(self, rows: Tensor) -> Tensor:
         """Float32 rows in the space that they are rounded in."""
@@ -177,5 +178,5 @@ class WeightQuantizer(nn.Module):
                 # `aminmax` along a dimension is several times as slow as both of these.
                 grouped = rows.unflatten(-1, (-1, self.group_size))
                 low, high = grouped.amin(-1), grouped.amax(-1)
-            scale, zero_point = affine_format(self.current).scale_and_zero_point(low, high)
+            scale, zero_point = affine_format(self.current).weight_grid(low, high)
         return scale, None if zero_point is None else zero_point.to(torch.float32)

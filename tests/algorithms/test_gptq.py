@@ -133,10 +133,11 @@ def test_dead_inputs_are_rounded_to_nearest_and_do_not_disturb_the_others():
     inputs[:, dead] = 0
     live = torch.tensor([at for at in range(64) if at % 5])
     weight, scheme = make_weight(), TensorScheme(bits=4, granularity="tensor")
+    weight[0, live[0]] = 2 * weight.abs().max()
     solved, rounded = (solver.solve(weight, scheme, "w", statistics(inputs)) for solver in (GPTQ(), RoundToNearest()))
     codes, nearest = (unpack(each.codes, 4, 64) for each in (solved, rounded))
     assert torch.equal(codes[:, dead], nearest[:, dead]) and not torch.equal(codes, nearest)
-    # Other weights of the dead inputs, of the same largest magnitude and so on the same grid.
+    # Other weights of the dead inputs, none of which has the largest magnitude, and so on the same grid.
     weight[:, dead] *= -1
     changed = unpack(GPTQ().solve(weight, scheme, "w", statistics(inputs)).codes, 4, 64)
     assert torch.equal(changed[:, live], codes[:, live])

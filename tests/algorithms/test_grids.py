@@ -35,7 +35,7 @@ def error_of(real, grid, format, importance=None):
 def test_without_clipping_grids_are_those_of_the_extremes(format):
     real = numbers(5, 3, 16)
     low, high = torch.aminmax(real, dim=-1)
-    expected = format.scale_and_zero_point(low, high)
+    expected = format.weight_grid(low, high)
     found = choose(real, low, high, format)
     assert torch.equal(found[0], expected[0])
     assert (found[1] is None and expected[1] is None) or torch.equal(found[1], expected[1])
@@ -49,8 +49,7 @@ def test_the_grid_is_the_best_of_all_that_are_tried(format, weighed):
     low, high = torch.aminmax(real, dim=-1)
     clipping = Clipping(trials=17, narrowest=0.3)
     tried = [
-        error_of(real, format.scale_and_zero_point(low * share, high * share), format, importance)
-        for share in clipping.shares()
+        error_of(real, format.weight_grid(low * share, high * share), format, importance) for share in clipping.shares()
     ]
     found = error_of(real, choose(real, low, high, format, clipping, importance), format, importance)
     assert torch.allclose(found, torch.stack(tried).amin(0), rtol=1e-5)
@@ -84,7 +83,9 @@ def test_few_bits_are_clipped_and_inputs_that_matter_are_not():
     importance = torch.full((256,), 1e-3)
     importance[7] = 1e3
     guarded = choose(real, low, high, format, Clipping(), importance)[0]
-    assert float(clipped) < 0.8 * float(whole) < float(guarded)
+    # The lowest code is that of 6.
+    assert float(whole) == float(guarded) == -1.5
+    assert abs(float(clipped)) < 0.8 * 1.5
 
 
 def test_nothing_that_matters_leaves_the_range_whole():
@@ -105,7 +106,7 @@ def test_any_finite_numbers_get_a_finite_grid_no_worse_than_the_whole_range(form
     real = torch.tensor([values], dtype=torch.float32)
     low, high = torch.aminmax(real, dim=-1)
     grid = choose(real, low, high, format, Clipping())
-    assert bool(grid[0].isfinite().all()) and bool((grid[0] > 0).all())
+    assert bool(grid[0].isfinite().all()) and bool((grid[0] != 0).all())
     whole = choose(real, low, high, format)
     found, kept = (squared_error(real, *each, format) for each in (grid, whole))
     assert bool((found <= kept).all())
@@ -114,7 +115,7 @@ def test_any_finite_numbers_get_a_finite_grid_no_worse_than_the_whole_range(form
 @every_format
 def test_errors_are_those_of_the_codes(format):
     real, importance = numbers(6, 40), numbers(40, seed=1).square()
-    grid = format.scale_and_zero_point(*torch.aminmax(real * 0.7, dim=-1))
+    grid = format.weight_grid(*torch.aminmax(real * 0.7, dim=-1))
     expected = error_of(real, grid, format, importance)
     assert torch.allclose(squared_error(real, *grid, format, importance).double(), expected, rtol=1e-5)
 

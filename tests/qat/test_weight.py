@@ -102,7 +102,7 @@ def test_learning_lowers_the_error_that_it_is_asked_to(scheme):
         return (made(weight) - made.rotated(weight)).square().sum()
 
     start = squared_error().item()
-    scales = torch.optim.Adam(made.parameters(), lr=made.grid.scale.mean().item() / 50)
+    scales = torch.optim.Adam(made.parameters(), lr=made.grid.scale.abs().mean().item() / 50)
     for _ in range(40):
         scales.zero_grad()
         squared_error().backward()

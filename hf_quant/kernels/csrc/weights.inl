@@ -26,13 +26,20 @@ inline float bf16_below(float scale) {
   return scale;
 }
 
-// As AffineFormat.scale_and_zero_point in formats/affine.py, operation by operation.
+// As AffineFormat.weight_grid in formats/affine.py, operation by operation.
 inline WeightGrid weight_grid(float low, float high, int bits, bool symmetric, bool grouped) {
   const std::int32_t most = (1 << (bits - 1)) - 1, least = -(1 << (bits - 1)) + (symmetric && bits >= 8 ? 1 : 0);
   constexpr float kHuge = 3.4028234663852886e38f * (1.0f - 1.1920928955078125e-7f);
   WeightGrid grid{0.0f, 0};
-  float steps;
-  if (symmetric) {
+  float steps, sign = 1.0f;
+  if (symmetric && least < -most) {
+    const bool negative = high > -low;
+    const float scale = (negative ? high : -low) / static_cast<float>(-least);
+    grid.scale = scale > kTiny ? scale : kTiny;
+    if (grouped) grid.scale = bf16_nearest(grid.scale);
+    steps = static_cast<float>(-least);
+    sign = negative ? -1.0f : 1.0f;
+  } else if (symmetric) {
     const float largest = high > -low ? high : -low;
     const float scale = largest / (static_cast<float>(most - least) / 2.0f);
     grid.scale = scale > kTiny ? scale : kTiny;
@@ -52,7 +59,7 @@ inline WeightGrid weight_grid(float low, float high, int bits, bool symmetric, b
   }
   float cap = kHuge / steps;
   if (grouped) cap = bf16_below(cap);
-  grid.scale = grid.scale < cap ? grid.scale : cap;
+  grid.scale = sign * (grid.scale < cap ? grid.scale : cap);
   return grid;
 }
 

@@ -358,9 +358,9 @@ void check_quantize() {
       const double back = (codes[k] - zeros[at]) * scale, x = real[static_cast<std::size_t>(r * width + k)];
       errors += (back - x) * (back - x);
       bound += scale * scale;
-      // Below 8 bits the highest symmetric code lies half a step below the extreme, and a scale that was rounded to
-      // bfloat16 may end a little short of it.
-      if (!search) near("rounded weight", back, x, scale, group ? 1.6 : 1.01);
+      // Below 8 bits the highest symmetric code may lie a step short of a number as large as the extreme, scales are
+      // negative where the extreme is positive, and one that was rounded to bfloat16 may end a little short of it.
+      if (!search) near("rounded weight", back, x, std::fabs(scale), group ? 1.6 : 1.01);
     }
   }
   if (search && errors > bound) fail("clipped weights", errors, bound);
