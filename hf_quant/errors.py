@@ -38,7 +38,7 @@ class MetricUnavailable(EvaluationError):
 
 
 class TrainingError(HfQuantError, RuntimeError):
-    """Training with quantization in the loop went wrong: a learned scale is NaN, or not positive any more."""
+    """Training with quantization in the loop went wrong: a learned scale is NaN, or not positive any more (or zero)."""
 
 
 class CheckpointError(HfQuantError, ValueError):

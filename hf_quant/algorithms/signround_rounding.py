@@ -22,8 +22,8 @@ class LearnedRounding:
     """``levels = clamp(round(W / s + V), min - zp, max - zp)``, which decode to ``levels * s``.
 
     The grid ``s, zp`` is that of the format on ``[alpha * lowest, beta * highest]``, so that ``V = 0, alpha = beta =
-    1``, where it starts, is rounding to nearest. Gradients go straight through every rounding, and for ``V`` and the
-    scale not past a clamp.
+    1``, where it starts, is rounding to nearest. Where scales have a sign, only the end that decides it is learned.
+    Gradients go straight through every rounding, and for ``V`` and the scale not past a clamp.
 
     `weight`, ``[rows, width]`` in float32, always holds what the present numbers decode to, in the rotated space where
     the scheme rotates. Its `grad` is what `step` reads.
@@ -51,8 +51,9 @@ class LearnedRounding:
         if not bool((low.isfinite() & high.isfinite()).all()):
             raise WeightError(f"{name} holds NaN or Inf: repair the checkpoint, or keep the module float")
         if self.format.has_signed_scales:
-            # Only the side that has the sign counts, so that clips never change it.
-            low, high = torch.where(high > -low, 0, low), torch.where(high > -low, high, 0)
+            # The other side counts for nothing, so that clips never change the sign.
+            negative = self.format.weight_grid(low, high)[0] < 0
+            low, high = torch.where(negative, 0, low), torch.where(negative, high, 0)
         self._low, self._high = low, high
         self._alpha, self._beta = torch.ones_like(low), torch.ones_like(high)
         self._offset = torch.zeros_like(self._real)
@@ -81,9 +82,7 @@ class LearnedRounding:
             by_scale[part] = slope.mul_(gradient[part]).sum(-1, keepdim=True)
             if not self.scheme.symmetric:
                 by_zero_point[part] = (gradient[part] * (inside - 1)).sum(-1, keepdim=True)
-            direction = gradient[part].sign()
-            if self.format.has_signed_scales:
-                direction *= self._scale[part].sign()
+            direction = gradient[part].sign().mul_(self._scale[part].sign())
             self._offset[part].addcmul_(direction, inside, value=-rate).clamp_(-0.5, 0.5)
         if self.scheme.granularity == "tensor":
             by_scale, by_zero_point = by_scale.sum(0, keepdim=True), by_zero_point.sum(0, keepdim=True)
@@ -136,10 +135,11 @@ class LearnedRounding:
         """
         low, high = self._alpha * self._low, self._beta * self._high
         if self.scheme.symmetric:
-            # The scale follows the larger side.
+            # The size of the scale follows the larger side.
+            by_size = by_scale * self._scale[: low.shape[0]].sign()
             largest = torch.maximum(low.abs(), high.abs())
             of_low, of_high = ((side.abs() == largest) & (side != 0) for side in (low, high))
-            return by_scale * of_low, by_scale * (-of_high.float() if self.format.has_signed_scales else of_high)
+            return by_size * of_low, by_size * of_high
         low, high = low.clamp(max=0), high.clamp(min=0)
         scale = self._scale[: low.shape[0]]
         levels = self.format.quant_max - self.format.quant_min

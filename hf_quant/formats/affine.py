@@ -47,7 +47,7 @@ class AffineFormat:
         return code_dtype(self.bits)
 
     def scale_and_zero_point(self, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Grid for values in ``[low, high]``.
+        """Grid for inputs in ``[low, high]``; `weight_grid` is that of weights.
 
         Args:
             low: Smallest values, float32, any shape.

@@ -87,7 +87,7 @@ def convert(model: Any) -> Any:
 
     Raises:
         UnsupportedModel: The model was not prepared, or is converted already.
-        TrainingError: A learned scale is NaN or not positive; the model is as it was.
+        TrainingError: A learned scale is not one (`check_grids`); the model is as it was.
         CalibrationError: A static input was never observed; the model is as it was.
         WeightError: A weight holds NaN or Inf; the model is as it was.
     """

@@ -14,7 +14,10 @@ from hf_quant.qat.sharded import is_sharded, local
 
 @torch.no_grad()
 def check_grids(model: nn.Module) -> None:
-    """Raise TrainingError, with the name of the module, if a learned scale or offset has gone bad."""
+    """Raise TrainingError, with the name of the module, if a learned scale or offset has gone bad.
+
+    Scales are bad that are NaN, infinite, or not positive; where scales have a sign, those of zero.
+    """
     grids = {name: module for name, module in model.named_modules() if isinstance(module, LearnedGrid)}
     if not grids:
         return

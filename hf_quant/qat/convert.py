@@ -22,7 +22,7 @@ def convert(model: nn.Module, ties: dict[str, str]) -> None:
         ties: As `prepare` was given.
 
     Raises:
-        TrainingError: A learned scale is NaN or not positive; the model is as it was.
+        TrainingError: A learned scale is not one (`check_grids`); the model is as it was.
         CalibrationError: A static input was never observed; the model is as it was.
         WeightError: A weight holds NaN or Inf; the model is as it was.
     """

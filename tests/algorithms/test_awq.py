@@ -67,7 +67,8 @@ def test_int4_loses_less_on_inputs_with_outliers(family, scheme):
     before = block.quantized_error(scheme, expected)
     report = apply(Awq(), block, scheme).report
     assert any("ratio" in line for line in report)
-    assert block.quantized_error(scheme, expected) < 0.98 * before
+    # Per channel the grid without AWQ is good already.
+    assert block.quantized_error(scheme, expected) < (0.98 if scheme is PER_CHANNEL else 0.95) * before
 
 
 def test_the_error_that_is_minimised_is_that_of_the_outputs():

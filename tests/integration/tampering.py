@@ -142,9 +142,8 @@ def assert_in_range(model: Any) -> None:
         assert padding_is_zero(words, scheme.bits, width), name
         scale, zero_point = module.weight_scale, module.weight_zero_point
         assert scale.dtype == module.spec.scale_dtype and scale.shape == module.spec.scale_shape, name
-        assert scale.isfinite().all() and (scale.abs() if scheme.symmetric and scheme.bits < 8 else scale).min() > 0, (
-            name
-        )
+        sizes = scale.abs() if scheme.symmetric and scheme.bits < 8 else scale
+        assert scale.isfinite().all() and sizes.min() > 0, name
         assert (zero_point is None) == scheme.symmetric, name
         if zero_point is not None:
             assert zero_point.dtype == format.dtype and zero_point.shape == scale.shape, name

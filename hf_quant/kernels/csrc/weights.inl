@@ -32,19 +32,13 @@ inline WeightGrid weight_grid(float low, float high, int bits, bool symmetric, b
   constexpr float kHuge = 3.4028234663852886e38f * (1.0f - 1.1920928955078125e-7f);
   WeightGrid grid{0.0f, 0};
   float steps, sign = 1.0f;
-  if (symmetric && least < -most) {
-    const bool negative = high > -low;
-    const float scale = (negative ? high : -low) / static_cast<float>(-least);
+  if (symmetric) {
+    const bool upper = high > -low;
+    steps = static_cast<float>(-least);
+    const float scale = (upper ? high : -low) / steps;
     grid.scale = scale > kTiny ? scale : kTiny;
     if (grouped) grid.scale = bf16_nearest(grid.scale);
-    steps = static_cast<float>(-least);
-    sign = negative ? -1.0f : 1.0f;
-  } else if (symmetric) {
-    const float largest = high > -low ? high : -low;
-    const float scale = largest / (static_cast<float>(most - least) / 2.0f);
-    grid.scale = scale > kTiny ? scale : kTiny;
-    if (grouped) grid.scale = bf16_nearest(grid.scale);
-    steps = static_cast<float>(-least);
+    if (upper && least < -most) sign = -1.0f;
   } else {
     const float levels = static_cast<float>(most - least);
     const float scale = high / levels - low / levels;
