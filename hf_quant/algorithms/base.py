@@ -21,7 +21,7 @@ class QuantizedWeight:
     Args:
         codes: Packed int32 words ``[rows, words]``.
         scale: float32 ``[rows, 1]``, or ``[1, 1]`` per tensor, or bfloat16 ``[rows, groups]``.
-        zero_point: int8 or int16 of the shape of `scale`; None when symmetric.
+        zero_point: Packed int32 words ``[words]`` in the order of `scale` (`formats.zero_points`); None when symmetric.
     """
 
     codes: torch.Tensor

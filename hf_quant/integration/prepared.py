@@ -78,7 +78,7 @@ def go_on_training(model: Any, config: HfQuantConfig, resolution: Resolution) ->
     for name, (scale, zero_point, input_scale, input_zero_point) in stored.items():
         module = model.get_submodule(name)
         if module.sharing[0] is module:
-            module.weight_quantizer.grid.initialise(module.scheme.weight, scale, zero_point)
+            module.weight_quantizer.start_from(module.scheme.weight, scale, zero_point)
         if isinstance(module.input_quantizer, StaticInput) and input_scale is not None:
             zero = None if input_zero_point is None else input_zero_point.view(1, 1)
             module.input_quantizer.grid.initialise(module.scheme.input, input_scale.view(1, 1), zero)

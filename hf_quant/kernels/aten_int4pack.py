@@ -15,7 +15,7 @@ import torch
 from hf_quant.formats.packing import pack, unpack
 from hf_quant.hardware.detect import cpu_features
 from hf_quant.kernels.base import LinearOperands, LinearSpec
-from hf_quant.kernels.weights import fake_quantize_input, quantize_input, rotate_input
+from hf_quant.kernels.weights import fake_quantize_input, quantize_input, rotate_input, weight_zero_points
 
 _GROUP_SIZES = (256, 128, 64, 32)
 _DECODE_TOKENS = 96
@@ -68,8 +68,9 @@ class Int4PackKernel:
             packed[part] = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.to(torch.int32) + _OFFSET, 1)
         scale = operands.weight_scale.to(torch.bfloat16)
         offset = torch.zeros_like(scale)
-        if operands.weight_zero_point is not None:
-            offset = -(operands.weight_zero_point * scale.to(torch.float32)).to(torch.bfloat16)
+        zero_point = weight_zero_points(operands, spec)
+        if zero_point is not None:
+            offset = -(zero_point * scale.to(torch.float32)).to(torch.bfloat16)
         kernel_group = _kernel_group(spec)
         assert kernel_group is not None
         pairs = torch.stack([scale, offset], -1).repeat_interleave(spec.group_size // kernel_group, dim=1)
@@ -116,8 +117,8 @@ class Int4PackKernel:
             # In float32, although the product is not: torch has fast loops for that only.
             weight = _block_codes(operands.packed[0], spec, part).to(torch.float32)
             weight = weight.unflatten(0, (spec.groups, spec.group_size))
-            zero_point = operands.weight_zero_point
-            weight -= _OFFSET if zero_point is None else zero_point[part].t()[:, None].to(torch.float32) + _OFFSET
+            zero_point = weight_zero_points(operands, spec, part)
+            weight -= _OFFSET if zero_point is None else zero_point.t()[:, None].to(torch.float32) + _OFFSET
             weight *= operands.weight_scale[part].t()[:, None].to(torch.float32)
             outputs.append(left @ weight.flatten(0, 1).to(dtype))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)

@@ -42,7 +42,7 @@ class LinearSpec:
 
     @property
     def scale_shape(self) -> tuple[int, int]:
-        """Shape of `weight_scale` and `weight_zero_point`."""
+        """Shape of `weight_scale`, and of the zero points."""
         return (1, 1) if self.scheme.weight.granularity == "tensor" else (self.out_features, self.groups)
 
 
@@ -53,7 +53,8 @@ class LinearOperands:
     Args:
         weight: Neutral codes, int32 ``[out, words]``; without storage once a kernel's `packed` replaces them.
         weight_scale: float32 ``[out, 1]``, or ``[1, 1]`` per tensor, or bfloat16 ``[out, groups]`` in groups.
-        weight_zero_point: int8 (int16 for 16 bits) of the shape of `weight_scale`; None when symmetric.
+        weight_zero_point: int32 ``[words]``, packed by `formats.zero_points` in the order of `weight_scale`; None when
+            symmetric.
         bias: Float ``[out]`` or None.
         input_scale: float32 ``[1]`` for static inputs, else None.
         input_zero_point: int8 or int16 ``[1]`` for static asymmetric inputs, else None.

@@ -7,8 +7,9 @@ import torch
 from hf_quant.formats import affine_format
 from hf_quant.formats.packing import unpack
 from hf_quant.formats.rotation import rotate
+from hf_quant.formats.zero_points import zero_points_of_rows
 from hf_quant.kernels.base import LinearOperands, LinearSpec, NeutralKernel
-from hf_quant.kernels.weights import quantize_input, rotate_input
+from hf_quant.kernels.weights import quantize_input, rotate_input, weight_zero_points
 
 
 class ReferenceKernel(NeutralKernel):
@@ -35,8 +36,9 @@ class ReferenceKernel(NeutralKernel):
             input_scale = scale.to(torch.float64)
         right = unpack(operands.weight, spec.scheme.weight.bits, spec.in_features).to(torch.float64)
         right = right.unflatten(-1, groups)
-        if operands.weight_zero_point is not None:
-            right = right - operands.weight_zero_point[..., None]
+        zero_point = weight_zero_points(operands, spec)
+        if zero_point is not None:
+            right = right - zero_point[..., None]
         sums = torch.einsum("tgk,ogk->tog", left.unflatten(-1, groups), right)
         output = (sums * operands.weight_scale.to(torch.float64) * input_scale[:, None]).sum(-1)
         if operands.bias is not None:
@@ -56,11 +58,10 @@ def embedding(
     scheme = spec.scheme.weight
     words = torch.nn.functional.embedding(indices, weight)
     codes = unpack(words, scheme.bits, spec.in_features).unflatten(-1, (spec.groups, spec.group_size))
-    scale, zero_point = weight_scale, weight_zero_point
     # Per tensor there is one row of scales, whatever is looked up.
     rows = torch.zeros_like(indices) if scheme.granularity == "tensor" else indices
-    scale = torch.nn.functional.embedding(rows, scale)
-    zero_point = None if zero_point is None else torch.nn.functional.embedding(rows, zero_point)
-    zero_point = None if zero_point is None else zero_point[..., None]
+    scale, zero_point = torch.nn.functional.embedding(rows, weight_scale), None
+    if weight_zero_point is not None:
+        zero_point = zero_points_of_rows(weight_zero_point, scheme.bits, rows, spec.scale_shape[1])[..., None]
     real = affine_format(scheme).decode(codes, scale[..., None].to(torch.float32), zero_point).flatten(-2)
     return (real if scheme.rotation is None else rotate(real, scheme.rotation)).to(dtype)

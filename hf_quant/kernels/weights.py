@@ -7,17 +7,27 @@ import torch
 from hf_quant.formats import affine_format
 from hf_quant.formats.packing import unpack
 from hf_quant.formats.rotation import rotate
+from hf_quant.formats.zero_points import unpack_zero_points
 from hf_quant.kernels.base import LinearOperands, LinearSpec
+
+
+def weight_zero_points(operands: LinearOperands, spec: LinearSpec, rows: slice = slice(None)) -> torch.Tensor | None:
+    """The weight's zero points, int8 (int16 for 16 bits) of the shape of its scales; None when symmetric.
+
+    Those of the output channels `rows`, where the weight has more than one scale.
+    """
+    if operands.weight_zero_point is None:
+        return None
+    rows = slice(None) if spec.scheme.weight.granularity == "tensor" else rows
+    return unpack_zero_points(operands.weight_zero_point, spec.scheme.weight.bits, spec.scale_shape, rows)
 
 
 def decode_rows(operands: LinearOperands, spec: LinearSpec, rows: slice) -> torch.Tensor:
     """float32 weight of the output channels `rows`, ``[rows, in]``, rotated where the scheme says so."""
     scheme = spec.scheme.weight
     codes = unpack(operands.weight[rows], scheme.bits, spec.in_features).unflatten(-1, (spec.groups, spec.group_size))
-    scale, zero_point = operands.weight_scale, operands.weight_zero_point
-    if scheme.granularity != "tensor":
-        scale = scale[rows]
-        zero_point = None if zero_point is None else zero_point[rows]
+    scale, zero_point = operands.weight_scale, weight_zero_points(operands, spec, rows)
+    scale = scale if scheme.granularity == "tensor" else scale[rows]
     zero_point = None if zero_point is None else zero_point[..., None]
     return affine_format(scheme).decode(codes, scale[..., None].to(torch.float32), zero_point).flatten(-2)
 

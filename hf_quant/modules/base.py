@@ -13,6 +13,7 @@ from torch import nn
 from hf_quant.config.scheme import Scheme
 from hf_quant.formats import affine_format
 from hf_quant.formats.packing import words_per_row
+from hf_quant.formats.zero_points import zero_point_words
 from hf_quant.kernels import ops
 from hf_quant.kernels.base import FastLinear, LinearKernel, LinearOperands, LinearSpec, LookUp
 from hf_quant.kernels.dispatch import get_kernel, select_kernel
@@ -208,7 +209,8 @@ class QuantizedModule(nn.Module):
             "weight_scale": (spec.scale_shape, spec.scale_dtype),
         }
         if not scheme.weight.symmetric:
-            facts["weight_zero_point"] = (spec.scale_shape, affine_format(scheme.weight).dtype)
+            words = zero_point_words(spec.scale_shape, scheme.weight.bits)
+            facts["weight_zero_point"] = ((words,), torch.int32)
         if scheme.input is not None and not scheme.input.dynamic:
             facts["input_scale"] = ((1,), torch.float32)
             if not scheme.input.symmetric:

@@ -30,8 +30,8 @@ def check_values(module: QuantizedModule, name: str) -> None:
     if not bool((torch.isfinite(scale) & (scale != 0 if signed else scale > 0)).all()):
         kind = "not finite, or zero" if signed else "not finite and positive"
         raise CheckpointError(f"{name}.weight_scale holds values that are {kind}: save it again")
-    if zero_point is not None and not bool(((zero_point >= format.quant_min) & (zero_point <= format.quant_max)).all()):
-        raise CheckpointError(f"{name}.weight_zero_point leaves the range of {scheme.bits} bits: save it again")
+    if zero_point is not None and not padding_is_zero(zero_point, scheme.bits, scale.numel()):
+        raise CheckpointError(f"{name}.weight_zero_point has bits set after its last one: save the checkpoint again")
     if module.is_replaced:
         return  # made from codes that were checked before
     if not padding_is_zero(module.weight.data, scheme.bits, module.spec.in_features):

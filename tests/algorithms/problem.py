@@ -6,6 +6,7 @@ from hf_quant.algorithms.base import InputStatistics
 from hf_quant.formats import affine_format
 from hf_quant.formats.packing import unpack
 from hf_quant.formats.rotation import rotate
+from tests.zero_points import zero_points_of
 
 
 def make_weight(rows=24, width=64, seed=0, dtype=torch.float32):
@@ -30,7 +31,8 @@ def decoded(solved, scheme, shape, turn_back=True):
     """What the codes stand for, ``[rows, width]``; turned back where the scheme rotates, unless told otherwise."""
     groups = 1 if scheme.granularity == "tensor" else solved.scale.shape[1]
     codes = unpack(solved.codes, scheme.bits, shape[1]).unflatten(-1, (groups, -1))
-    zero_point = None if solved.zero_point is None else solved.zero_point[..., None]
+    zero_point = zero_points_of(solved, scheme)
+    zero_point = None if zero_point is None else zero_point[..., None]
     real = affine_format(scheme).decode(codes, solved.scale[..., None].float(), zero_point).flatten(-2)
     return rotate(real, scheme.rotation) if scheme.rotation and turn_back else real
 

@@ -16,6 +16,7 @@ from hf_quant.errors import ConfigError, WeightError
 from hf_quant.formats import affine_format
 from hf_quant.formats.packing import unpack
 from tests.algorithms.problem import make_inputs, make_weight, output_error, statistics
+from tests.zero_points import zero_points_of
 
 GROUPS = TensorScheme(bits=4, symmetric=False, granularity="group", group_size=16)
 SCHEMES = [
@@ -42,7 +43,7 @@ def papers_codes(weight, scheme, hessian, damping=0.01):
     rounded = RoundToNearest().solve(weight, scheme, "weight")
     size = scheme.group_size or width
     scale = rounded.scale.double().expand(len(weight), -1).repeat_interleave(size, 1)
-    zero = torch.zeros(1, 1) if rounded.zero_point is None else rounded.zero_point
+    zero = torch.zeros(1, 1) if scheme.symmetric else zero_points_of(rounded, scheme)
     zero = zero.double().expand(len(weight), width // size).repeat_interleave(size, 1)
     hessian = hessian.double() + damping * hessian.double().diagonal().mean() * torch.eye(width)
     upper = torch.linalg.cholesky(torch.linalg.inv(hessian), upper=True)

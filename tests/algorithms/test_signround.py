@@ -23,6 +23,7 @@ from hf_quant.formats.rotation import rotate
 from hf_quant.kernels.base import LinearOperands, LinearSpec
 from hf_quant.kernels.weights import fake_quantize_input
 from tests.integration.tiny import FAMILIES, tiny_model, token_ids
+from tests.zero_points import zero_points_of
 
 STEPS = SignRoundOptions(steps=20, batch_size=4)
 W4 = TensorScheme(bits=4, symmetric=False, granularity="group", group_size=16)
@@ -101,7 +102,8 @@ def rows_of(linear):
 def decoded(solved, scheme, shape):
     """Float rows that codes stand for, in the rotated space where the scheme rotates."""
     codes = unpack(solved.codes, scheme.bits, shape[1]).unflatten(-1, (solved.scale.shape[1], -1))
-    zero_point = None if solved.zero_point is None else solved.zero_point[..., None]
+    zero_point = zero_points_of(solved, scheme)
+    zero_point = None if zero_point is None else zero_point[..., None]
     return affine_format(scheme).decode(codes, solved.scale.float()[..., None], zero_point).flatten(-2)
 
 

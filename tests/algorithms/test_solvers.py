@@ -56,7 +56,10 @@ def test_tensors_are_those_that_modules_store(solver, scheme):
     assert bool((solved.scale.abs() > 0).all()) and bool(solved.scale.isfinite().all())
     assert (solved.zero_point is None) == scheme.symmetric
     if solved.zero_point is not None:
-        assert solved.zero_point.dtype == affine_format(scheme).dtype and solved.zero_point.shape == shape
+        numbers = shape[0] * shape[1]
+        words = words_per_row(numbers, scheme.bits)
+        assert solved.zero_point.dtype == torch.int32 and solved.zero_point.shape == (words,)
+        assert padding_is_zero(solved.zero_point, scheme.bits, numbers)
     assert int(unpack(solved.codes, scheme.bits, WIDTH).min()) >= affine_format(scheme).quant_min
 
 

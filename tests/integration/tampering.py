@@ -21,7 +21,7 @@ from transformers import (
 
 from hf_quant import HfQuantConfig, Scheme, TensorScheme, quantize
 from hf_quant.formats import affine_format
-from hf_quant.formats.packing import padding_is_zero, unpack
+from hf_quant.formats.packing import padding_is_zero, unpack, words_per_row
 from hf_quant.modules.swap import quantized_modules
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -34,7 +34,7 @@ SCHEMES: dict[str, HfQuantConfig] = {
     "gpt2-int4": HfQuantConfig("int4"),
     "llama-int8": HfQuantConfig("int8"),
     "llama-int4": HfQuantConfig("int4"),
-    # down_proj is 33 wide here, so its rows of 99 bits end in padding.
+    # down_proj is 33 wide in these, so its rows of 99 bits, and 33 zero points of 8 bits, end in padding.
     "llama-3bit": HfQuantConfig(scheme=Scheme(TensorScheme(bits=3))),
     "llama-asym8": HfQuantConfig(scheme=Scheme(TensorScheme(bits=8, symmetric=False), _ON_TOKENS)),
 }
@@ -62,7 +62,7 @@ def float_model(name: str) -> Any:
     if name.startswith("gpt2"):
         sizes = {"vocab_size": 96, "n_embd": 64, "n_layer": 1, "n_head": 2, "n_positions": 32}
         return GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0, **sizes)).eval()
-    sizes = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 33 if name.endswith("3bit") else 128}
+    sizes = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 33 if name.endswith(("3bit", "asym8")) else 128}
     heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
     return LlamaForCausalLM(LlamaConfig(max_position_embeddings=32, **sizes, **heads)).eval()
 
@@ -146,6 +146,7 @@ def assert_in_range(model: Any) -> None:
         assert scale.isfinite().all() and sizes.min() > 0, name
         assert (zero_point is None) == scheme.symmetric, name
         if zero_point is not None:
-            assert zero_point.dtype == format.dtype and zero_point.shape == scale.shape, name
-            assert format.quant_min <= int(zero_point.min()) and int(zero_point.max()) <= format.quant_max, name
+            assert zero_point.dtype == torch.int32, name
+            assert zero_point.shape == (words_per_row(scale.numel(), scheme.bits),), name
+            assert padding_is_zero(zero_point, scheme.bits, scale.numel()), name
     assert found

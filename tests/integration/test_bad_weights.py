@@ -17,6 +17,7 @@ from hf_quant.formats.packing import unpack
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.swap import quantized_modules
 from tests.integration.tampering import WEIGHTS, float_model, inner, load, logits
+from tests.zero_points import zero_points_of
 
 NAMES = ["bert-int8", "gpt2-int4", "llama-int4", "llama-int8"]
 POISON = [float("nan"), float("inf"), float("-inf")]
@@ -79,7 +80,8 @@ def decoded(weight, scheme):
     rows, width = weight.shape
     groups = (-1, scheme.group_size or width)
     codes = unpack(solved.codes, scheme.bits, width).unflatten(-1, groups)
-    zero_point = None if solved.zero_point is None else solved.zero_point[..., None]
+    zero_point = zero_points_of(solved, scheme)
+    zero_point = None if zero_point is None else zero_point[..., None]
     values = affine_format(scheme).decode(codes, solved.scale[..., None], zero_point).flatten(-2)
     scale = solved.scale[..., None].expand(rows if len(solved.scale) > 1 else 1, *codes.shape[1:]).flatten(-2)
     return values, scale.expand(rows, width)

@@ -8,6 +8,7 @@ import torch
 
 from hf_quant.formats.packing import unpack
 from hf_quant.formats.rotation import rotate
+from hf_quant.formats.zero_points import unpack_zero_points
 from hf_quant.kernels import ops
 from hf_quant.kernels.base import spec_from_text
 from hf_quant.kernels.dispatch import KERNELS, get_kernel
@@ -185,7 +186,8 @@ def independent_output(input, operands, spec):
     scale = np.broadcast_to(operands.weight_scale.double().numpy(), (spec.out_features, spec.groups))
     zeros = np.zeros_like(scale, dtype=np.int64)
     if operands.weight_zero_point is not None:
-        zeros = np.broadcast_to(operands.weight_zero_point.numpy().astype(np.int64), scale.shape)
+        zeros = unpack_zero_points(operands.weight_zero_point, scheme.weight.bits, spec.scale_shape)
+        zeros = np.broadcast_to(zeros.numpy().astype(np.int64), scale.shape)
     whole = None
     if scheme.input is not None and scheme.input.granularity != "group":
         whole = independent_codes(real, scheme.input, operands)

@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.errors import CheckpointError
 from hf_quant.kernels import ops
+from hf_quant.kernels.base import LinearSpec
 from hf_quant.kernels.dispatch import KERNEL_VARIABLE, KERNELS, get_kernel
 from hf_quant.modules.linear import QuantizedLinear
 from tests.quantized_linear import (
@@ -251,12 +253,14 @@ def test_symmetric_weights_below_8_bits_may_have_negative_scales_but_none_of_zer
             module.check_values("linear")
 
 
-def test_a_zero_point_out_of_range_is_refused():
-    module = make_linear(SPECS["int4"], prepack=False)
-    for value in (8, -9):
-        module.weight_zero_point[3, 0] = value
-        with pytest.raises(CheckpointError, match=r"linear\.weight_zero_point leaves the range of 4 bits"):
-            module.check_values("linear")
+def test_a_bit_set_after_the_last_zero_point_is_refused():
+    scheme = Scheme(TensorScheme(bits=3, symmetric=False, granularity="group", group_size=32))
+    module = make_linear(LinearSpec(scheme, 96, 7), prepack=False)
+    module.check_values("linear")
+    assert module.weight_zero_point.shape == (2,)  # 21 of 3 bits: the last bit of the second word is none of theirs
+    module.weight_zero_point[1] |= -(1 << 31)
+    with pytest.raises(CheckpointError, match=r"linear\.weight_zero_point has bits set after its last one"):
+        module.check_values("linear")
 
 
 def test_a_code_that_symmetric_quantization_never_writes_is_refused():

@@ -15,6 +15,7 @@ from hf_quant.modules.linear import QuantizedLinear
 from hf_quant.qat.options import QATOptions
 from hf_quant.qat.weight import WeightQuantizer
 from tests.qat.schemes import WEIGHTS
+from tests.zero_points import zero_points_of
 
 ROWS, WIDTH = 6, 64
 
@@ -34,7 +35,8 @@ def decoded(solved, scheme, rows=ROWS):
     """What a quantized module makes of the codes, before any rotation back."""
     format, groups = affine_format(scheme), solved.scale.shape[-1]
     codes = unpack(solved.codes, scheme.bits, WIDTH).unflatten(-1, (groups, -1))
-    zero_point = None if solved.zero_point is None else solved.zero_point[..., None]
+    zero_point = zero_points_of(solved, scheme)
+    zero_point = None if zero_point is None else zero_point[..., None]
     return format.decode(codes, solved.scale[..., None].float(), zero_point).flatten(-2)
 
 

@@ -8,9 +8,11 @@ import torch
 
 from hf_quant.errors import KernelError
 from hf_quant.formats.packing import words_per_row
+from hf_quant.formats.zero_points import zero_point_words
 from hf_quant.kernels.base import LinearOperands, LinearSpec
 from hf_quant.kernels.native import structs
 from hf_quant.kernels.native.library import load
+from hf_quant.kernels.weights import weight_zero_points
 
 GROUP_MULTIPLE = 32
 """Inputs in one chunk of the layout: groups are made of whole chunks."""
@@ -35,7 +37,8 @@ def pack(operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
         KernelError: A tensor has another shape or dtype than `spec` says.
     """
     library = _library()
-    neutral = _neutral(operands, spec)
+    zeros = _checked_zeros(operands, spec)
+    neutral = _neutral(operands, zeros, spec)
     blocks = torch.empty(library.hf_quant_packed_bytes(ctypes.byref(neutral)), dtype=torch.uint8, device="cpu")
     library.hf_quant_pack(ctypes.byref(neutral), blocks.data_ptr(), torch.get_num_threads())
     return blocks
@@ -70,16 +73,21 @@ def unpack(blocks: torch.Tensor, spec: LinearSpec) -> torch.Tensor:
     return words
 
 
-def _neutral(operands: LinearOperands, spec: LinearSpec) -> structs.Neutral:
+def _checked_zeros(operands: LinearOperands, spec: LinearSpec) -> torch.Tensor | None:
+    words, scheme = operands.weight_zero_point, spec.scheme.weight
+    if (words is None) != scheme.symmetric:
+        raise KernelError("a zero point belongs to asymmetric weights, and to them only")
+    if words is not None:
+        _check(words, torch.int32, (zero_point_words(spec.scale_shape, scheme.bits),), "weight_zero_point")
+    return weight_zero_points(operands, spec)
+
+
+def _neutral(operands: LinearOperands, zeros: torch.Tensor | None, spec: LinearSpec) -> structs.Neutral:
+    # `zeros` is int8 of the shape of the scales, and has to outlive what is returned.
     scheme = spec.scheme.weight
     row = words_per_row(spec.in_features, scheme.bits)
     _check(operands.weight, torch.int32, (spec.out_features, row), "weight")
     _check(operands.weight_scale, spec.scale_dtype, spec.scale_shape, "weight_scale")
-    zeros = operands.weight_zero_point
-    if (zeros is None) != scheme.symmetric:
-        raise KernelError("a zero point belongs to asymmetric weights, and to them only")
-    if zeros is not None:
-        _check(zeros, torch.int8, spec.scale_shape, "weight_zero_point")
     return structs.Neutral(
         words=operands.weight.data_ptr(),
         scales=operands.weight_scale.data_ptr(),

@@ -12,6 +12,7 @@ from torch.nn import functional
 from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.formats import affine_format
 from hf_quant.formats.packing import pack
+from hf_quant.formats.zero_points import pack_zero_points
 from hf_quant.kernels import ops
 from hf_quant.kernels.base import LinearOperands, LinearSpec
 from hf_quant.kernels.native import layout, library, structs
@@ -104,7 +105,7 @@ def linear_of(scheme, width, channels, generator, bias=True, dtype=torch.float32
     operands = LinearOperands(
         pack(codes.to(torch.int8), scheme.weight.bits),
         scale.expand(shape).to(spec.scale_dtype),
-        None if scheme.weight.symmetric else zero,
+        None if scheme.weight.symmetric else pack_zero_points(zero, scheme.weight.bits),
         torch.randn(channels, generator=generator).to(dtype) if bias else None,
         **static,
     )
