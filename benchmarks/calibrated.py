@@ -78,7 +78,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(name, nargs="+", choices=choices, metavar="NAME", help=f"of {', '.join(choices)} ({text})")
 
     choice("--models", list(SUBJECTS), "default: all")
-    choice("--settings", list(SETTINGS), "default: all, but W2A16 for gpt2 only")
+    choice("--settings", list(SETTINGS), "default: all that tell something of a model")
     choice("--methods", list(COLUMNS), "default: all; fp32 and RTN are always measured")
     defaults = ", ".join(f"{each.samples} for {name}" for name, each in SUBJECTS.items())
     parser.add_argument("--samples", type=int, help=f"sequences to calibrate on (default: {defaults})")

@@ -28,8 +28,17 @@ SETTINGS: dict[str, Fields] = {
     "W4A16 per channel": {"scheme": {"weight": {"bits": 4, "symmetric": False}}},
     "W8A8 dynamic": {"preset": "int8"},
     "W8A8 static": {"preset": "int8-static", "observer": {"percentile": {"percentile": 99.99}}},
+    "W8A8 static, down dynamic": {
+        "preset": "int8-static",
+        "observer": "minmax",
+        "overrides": {"*.down_proj": "int8"},
+    },
 }
 """What linears are quantized to. Embeddings and heads are INT8 per row throughout, as the presets have them."""
+
+_ONLY = {"W2A16 g64": "gpt2", "W8A8 static, down dynamic": "smollm2"}
+"""Settings that tell something of one model: only the small GPT-2 is of use at 2 bits, and hardly reacts to 4; and only
+of Llamas a projection has inputs that no single grid serves."""
 
 FLOAT = "fp32"
 NEAREST = "RTN"
@@ -54,14 +63,15 @@ BESTS: dict[str, Fields] = {
     "W4A16 per channel": _COMPENSATED,
     "W8A8 dynamic": _COMPENSATED,
     "W8A8 static": {**_COMPENSATED, "transforms": ["smoothquant"]},
+    "W8A8 static, down dynamic": {"transforms": [{"smoothquant": {"alpha": 0.5}}], "solver": "rtn"},
     "sentiment W8A8 static": {"solver": {"gptq": {"grid": "mse"}}, "bias_correction": True},
 }
 """Setting, or model and setting, to what loses least there of what was tried."""
 
 
 def settings_of(model: str) -> list[str]:
-    """Settings that tell something of `model`: only the small GPT-2 is of use at 2 bits, and hardly reacts to 4."""
-    return [setting for setting in SETTINGS if model == "gpt2" or setting != "W2A16 g64"]
+    """Settings that tell something of `model`."""
+    return [setting for setting in SETTINGS if _ONLY.get(setting, model) == model]
 
 
 def recipe_for(model: str, setting: str, method: str, steps: int) -> Recipe:
