@@ -1,9 +1,12 @@
 """Results that were measured once are kept, with the machine that measured them, and outlive a kill."""
 
+import json
+
+import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.kept import Kept, weights_fingerprint
+from benchmarks.kept import RECORDS, Kept, weights_fingerprint
 
 
 def never():
@@ -26,6 +29,13 @@ def test_a_line_that_a_kill_has_cut_off_is_passed_over_and_what_follows_is_kept(
     Kept(file, 1).get({"method": "AWQ"}, lambda: 2)
     kept = Kept(file, 1)
     assert [kept.get({"method": name}, never) for name in ("RTN", "AWQ")] == [1, 2]
+
+
+@pytest.mark.parametrize("file", sorted(RECORDS.glob("*.jsonl")), ids=lambda file: file.stem)
+def test_every_line_of_the_committed_records_is_read(file):
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line]
+    assert all({*json.loads(line)} == {"cell", "result", "machine"} for line in lines)
+    assert len(Kept(file, 1).results) == len(lines), "a cell is there twice"
 
 
 def test_each_result_tells_the_machine_that_measured_it(tmp_path):
