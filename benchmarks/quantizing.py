@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+import torch
+
 from benchmarks.case import Case, Suite
 from benchmarks.linears import SCHEMES, float_weights, quantized
 from benchmarks.shapes import sizes
@@ -36,8 +38,9 @@ def cases(op: str, shape: str, rows: Sequence[int], memory: int) -> Iterator[Cas
     if trials is None:
         run, read = partial(pack, operands, spec), operands.weight.nbytes
     else:
-        into = operands.weight, operands.weight_scale, operands.weight_zero_point
         scheme = spec.scheme.weight
+        zeros = None if scheme.symmetric else torch.empty(spec.scale_shape, dtype=torch.int8)
+        into = operands.weight, operands.weight_scale, zeros
         run = cycle([partial(quantize_rows, weight, scheme, *into, trials, _NARROWEST) for weight in weights])
         read = weights[0].nbytes
     yield Case(op=op, shape=shape, rows=0, scheme=str(spec.scheme), run=run, baseline=None, read=read)
