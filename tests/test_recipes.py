@@ -15,6 +15,7 @@ from hf_quant.demo.packaged import minilm_directory
 from hf_quant.demo.quality import sentence_embeddings
 from hf_quant.integration.algorithms import algorithms_of
 from hf_quant.integration.resolve import resolve
+from hf_quant.modules.swap import quantized_modules
 from tests.integration.calibration_data import HELD_OUT, calibration
 from tests.integration.tiny import auto_class, error, outputs, tiny_model
 
@@ -69,6 +70,19 @@ def test_a_recipe_says_when_to_choose_it_and_whether_it_takes_data(path):
 def test_files_that_a_recipe_mentions_exist(path):
     names = re.findall(r"[\w-]+\.yaml", path.read_text(encoding="utf-8"))
     assert [name for name in names if not (FOLDER / name).exists()] == []
+
+
+@pytest.mark.parametrize(("family", "last"), [("llama-gqa", "down_proj"), ("gpt2", "mlp.c_proj")])
+def test_static_inputs_of_a_decoder_are_all_but_those_of_the_last_projections(family, last):
+    model = tiny_model(family)
+    expected = outputs(model, HELD_OUT)
+    config = HfQuantConfig.from_recipe(FOLDER / "w8a8-smoothquant.yaml", calibration())
+    hf_quant.quantize(model, config, progress=False)
+    inputs = {name: module.spec.scheme.input for name, module in quantized_modules(model)}
+    dynamic = [name for name, input in inputs.items() if ".layers." in name or ".h." in name if input.dynamic]
+    assert dynamic and all(name.endswith(last) for name in dynamic)
+    assert len(dynamic) == sum(name.endswith(last) for name in inputs)
+    assert error(outputs(model, HELD_OUT), expected) < 0.07
 
 
 @needs_minilm
