@@ -12,6 +12,7 @@ from torch import nn
 from hf_quant.calibration.pairs import Pair
 from hf_quant.calibration.statistics import InputStatistics
 from hf_quant.config.scheme import Scheme, TensorScheme
+from hf_quant.formats.zero_points import pack_zero_points
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,13 @@ class QuantizedWeight:
     codes: torch.Tensor
     scale: torch.Tensor
     zero_point: torch.Tensor | None
+
+    @classmethod
+    def of_integers(
+        cls, codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, bits: int
+    ) -> QuantizedWeight:
+        """From zero points that are integers of the shape of `scale`, in the range of `bits`; codes are packed."""
+        return cls(codes, scale, None if zero_point is None else pack_zero_points(zero_point, bits))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The tensors under the names that quantized modules give them."""

@@ -26,7 +26,6 @@ from hf_quant.errors import ConfigError, WeightError
 from hf_quant.formats import affine_format, scale_dtype
 from hf_quant.formats.affine import AffineFormat
 from hf_quant.formats.packing import pack
-from hf_quant.formats.zero_points import pack_zero_points
 from hf_quant.registry import unknown
 
 logger = logging.getLogger(__name__)
@@ -112,8 +111,8 @@ class GPTQ:
             grids = [whole]
         scale = torch.cat([scale for scale, _ in grids]).to(scale_dtype(scheme))
         zero_points = [zero_point for _, zero_point in grids if zero_point is not None]
-        zeros = pack_zero_points(torch.cat(zero_points), scheme.bits) if zero_points else None
-        return QuantizedWeight(torch.cat(codes), scale, zeros)
+        zero_point = torch.cat(zero_points) if zero_points else None
+        return QuantizedWeight.of_integers(torch.cat(codes), scale, zero_point, scheme.bits)
 
     def _factor(self, hessian: torch.Tensor, order: torch.Tensor, name: str) -> torch.Tensor:
         """float32 ``[width, width]``, lower triangular: row `k` holds ``S_jk / S_kk`` for all `j` up to `k`.

@@ -11,7 +11,6 @@ from hf_quant.errors import WeightError
 from hf_quant.formats import affine_format, scale_dtype
 from hf_quant.formats.packing import pack, words_per_row
 from hf_quant.formats.rotation import rotate
-from hf_quant.formats.zero_points import pack_zero_points
 from hf_quant.kernels.native.weights import can_quantize, quantize_rows
 
 _BLOCK_NUMBERS = 1 << 19
@@ -69,7 +68,7 @@ def rounded(
         trials, narrowest = (0, 1.0) if clipping is None else (clipping.trials, clipping.narrowest)
         if not quantize_rows(weight, scheme, codes, scale, zero_point, trials, narrowest):
             raise WeightError(NOT_FINITE.format(name))
-        return _weight_of(codes, scale, zero_point, scheme)
+        return QuantizedWeight.of_integers(codes, scale, zero_point, scheme.bits)
     if whole is not None:
         scale.copy_(whole[0])
         if zero_point is not None and whole[1] is not None:
@@ -87,13 +86,7 @@ def rounded(
             scales, zeros = whole
         encoded = format.encode(block, scales[..., None], None if zeros is None else zeros[..., None])
         codes[part] = pack(encoded.flatten(-2), scheme.bits)
-    return _weight_of(codes, scale, zero_point, scheme)
-
-
-def _weight_of(
-    codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, scheme: TensorScheme
-) -> QuantizedWeight:
-    return QuantizedWeight(codes, scale, None if zero_point is None else pack_zero_points(zero_point, scheme.bits))
+    return QuantizedWeight.of_integers(codes, scale, zero_point, scheme.bits)
 
 
 def check_shape(weight: torch.Tensor, name: str) -> None:

@@ -10,7 +10,6 @@ from hf_quant.config.scheme import TensorScheme
 from hf_quant.errors import WeightError
 from hf_quant.formats import affine_format, scale_dtype
 from hf_quant.formats.packing import pack
-from hf_quant.formats.zero_points import pack_zero_points
 
 _CHUNK = 1 << 17
 """Weights handled at a time, so that the temporaries of a step stay in cache."""
@@ -105,8 +104,8 @@ class LearnedRounding:
         shape = slice(0, 1) if self.scheme.granularity == "tensor" else slice(None)
         scale = self._scale[shape].squeeze(-1).to(scale_dtype(self.scheme), copy=True)
         zeros = self._zeros(shape)
-        zero_point = None if zeros is None else pack_zero_points(zeros.to(self.format.dtype), self.scheme.bits)
-        return QuantizedWeight(torch.cat(codes), scale, zero_point)
+        zero_point = None if zeros is None else zeros.squeeze(-1).to(self.format.dtype)
+        return QuantizedWeight.of_integers(torch.cat(codes), scale, zero_point, self.scheme.bits)
 
     def _refresh(self) -> None:
         """Compute the grid from the clips, and `weight` from all."""

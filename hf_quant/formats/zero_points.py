@@ -27,7 +27,7 @@ def unpack_zero_points(
     """Inverse of `pack_zero_points`: int8, or int16 above 8 bits, of `shape`, or those of consecutive rows of it.
 
     Raises:
-        CheckpointError: `words` is not int32 or has another number of words than `shape` needs.
+        CheckpointError: `words` is not int32, or holds fewer than are asked for, or others than all of `shape` need.
     """
     start, stop, _ = (shape[1] * row for row in rows.indices(shape[0]))
     # Where a word begins with a code.

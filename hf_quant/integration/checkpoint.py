@@ -132,7 +132,8 @@ def _check_header(headers: Headers, full: str, shape: tuple[int, ...], dtypes: t
     if found_shape != shape or found_dtype not in dtypes:
         raise CheckpointError(
             f"{full} should be {' or '.join(dtypes)} {list(shape)} for {purpose}, but the checkpoint holds "
-            f"{found_dtype} {list(found_shape)}: config.json and weights do not belong together"
+            f"{found_dtype} {list(found_shape)}: config.json and weights do not belong together, or another version of "
+            "this package wrote them; quantize the model again"
         )
 
 

@@ -13,7 +13,7 @@ from hf_quant.algorithms.rtn import checked_range, rounded, rows_of
 from hf_quant.config.scheme import TensorScheme
 from hf_quant.formats import affine_format, scale_dtype
 from hf_quant.formats.packing import pack
-from hf_quant.formats.zero_points import pack_zero_points, unpack_zero_points
+from hf_quant.formats.zero_points import unpack_zero_points
 from hf_quant.qat.fake_quantize import LSQ, STRAIGHT, FakeQuantize
 from hf_quant.qat.learned_grid import LearnedGrid
 from hf_quant.qat.options import QATOptions
@@ -160,8 +160,8 @@ class WeightQuantizer(nn.Module):
         checked_range(rows, -1, name)
         zero_point = None if zero is None else zero.to(format.dtype)
         codes = format.encode(rows, scale[..., None], None if zero_point is None else zero_point[..., None])
-        zeros = None if zero_point is None else pack_zero_points(zero_point, self.scheme.bits)
-        return QuantizedWeight(pack(codes.flatten(-2), self.scheme.bits), scale.to(scale_dtype(self.scheme)), zeros)
+        words = pack(codes.flatten(-2), self.scheme.bits)
+        return QuantizedWeight.of_integers(words, scale.to(scale_dtype(self.scheme)), zero_point, self.scheme.bits)
 
     def _grid(self, rows: Tensor, index: Tensor | None, whole: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Scale and zero point of float rows: ``[n * groups, 1]``, or ``[1, 1]`` per tensor."""
