@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -234,7 +235,7 @@ def _besides_linears(model: Any, table: KernelTable, step: Pass, kinds: Mapping[
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     operations = attention_operations(step.tokens, step.context, step.batch, width, causal=family != "bert")
-    held = kv_cache_bytes(config, step.context, step.batch, model.dtype) if step.context else 0
+    held = kv_cache_bytes(config, step.context, step.batch, _computed_in(model)) if step.context else 0
     read = held * heads // key_value_heads(config)
     more = max(0, (step.rows - 1)) * config.hidden_size
     attention = overhead = 0.0
@@ -249,6 +250,13 @@ def _besides_linears(model: Any, table: KernelTable, step: Pass, kinds: Mapping[
             block, outside = block + found.cache_block, outside + found.cache_model
         overhead += share * (outside + config.num_hidden_layers * block)
     return float(attention), float(overhead)
+
+
+def _computed_in(model: nn.Module) -> torch.dtype:
+    """The dtype of hidden states, and so of keys and values: that of parameters which have no format of their own."""
+    stored = {id(module.weight) for module in model.modules() if isinstance(module, StoredModule)}
+    others = (each for each in model.parameters() if each.is_floating_point() and id(each) not in stored)
+    return next((each.dtype for each in others), torch.float32)
 
 
 def _nearest(table: KernelTable, family: str, kind: str) -> Overhead | None:

@@ -7,6 +7,7 @@ import torch
 
 import hf_quant
 from hf_quant.config.plan import Plan
+from hf_quant.config.presets import PRESETS
 from hf_quant.errors import ConfigError, PlanError
 from hf_quant.planner.cost.compare import compare_latency
 from hf_quant.planner.cost.latency import (
@@ -44,6 +45,16 @@ def test_a_plan_and_the_model_it_makes_take_the_same(name):
     quantized = hf_quant.quantize(tiny_model(name), hf_quant.HfQuantConfig(plan=plan), progress=False)
     assert predict_latency(quantized, KERNELS, step) == predicted
     assert predicted.linears < predict_latency(tiny_model(name), KERNELS, step).linears
+
+
+def test_a_cache_of_a_model_with_weights_in_16_bits_has_the_dtype_of_the_others():
+    bf16 = PRESETS["bf16"].linear
+    plan = Plan({"*embed_tokens": bf16, "*_proj": INT8})
+    step, model = Pass(context=1000), tiny_model("llama-untied")
+    expected = predict_latency(model, KERNELS, step).attention
+    quantized = hf_quant.quantize(model, hf_quant.HfQuantConfig(plan=plan), progress=False)
+    assert quantized.dtype == torch.bfloat16  # of the embeddings, which come first
+    assert predict_latency(quantized, KERNELS, step).attention == pytest.approx(expected)
 
 
 def test_the_costs_of_modules_and_what_is_fixed_add_up_to_the_prediction():
