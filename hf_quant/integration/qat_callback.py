@@ -19,7 +19,7 @@ from hf_quant.integration.prepared import prepared
 from hf_quant.integration.qat import convert, prepare
 from hf_quant.integration.qat_record import check_record, write_record
 from hf_quant.integration.sharded_training import ShardedTraining
-from hf_quant.qat.check import check_grids
+from hf_quant.qat.check import check_grids, negative_scales
 from hf_quant.qat.distillation import Distillation
 from hf_quant.qat.options import QATOptions
 from hf_quant.qat.schedule import (
@@ -117,6 +117,8 @@ class QATCallback(TrainerCallback):
         self._trainer: weakref.ref[Any] | None = None
         self._sharded: ShardedTraining | None = None
         """Until training begins."""
+        self._negative: dict[str, Any] = {}
+        """Which scales were negative when training began, or when grids were last taken anew."""
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Prepare the model, before there is an optimizer, and tell the optimizer of grids if there is one."""
@@ -207,6 +209,7 @@ class QATCallback(TrainerCallback):
                 "freeze_scales_at=%d is after the last of %d steps: it does nothing", frozen, state.max_steps
             )
         hold(model, self.schedule.at(max(state.global_step - 1, 0)))
+        self._negative = negative_scales(model)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Change to what the schedule says of this step."""
@@ -214,6 +217,7 @@ class QATCallback(TrainerCallback):
         before, now = self.schedule.at(max(step - 1, 0)), self.schedule.at(step)
         if before == now or not change(model, before, now):
             return
+        self._negative = negative_scales(model)
         if self.scale_learning_rate is None:
             optimizer = kwargs["optimizer"]
             base = optimizer.param_groups[0].get("initial_lr", args.learning_rate)
@@ -226,7 +230,7 @@ class QATCallback(TrainerCallback):
     def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Stop, before a checkpoint is written, where a learned grid has gone bad."""
         next_step(model)
-        check_grids(model)
+        check_grids(model, self._negative)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Log how weights lie on their grids, where the Trainer is about to log."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, distributed, nn
@@ -13,38 +14,54 @@ from hf_quant.qat.sharded import is_sharded, local
 
 
 @torch.no_grad()
-def check_grids(model: nn.Module) -> None:
+def negative_scales(model: nn.Module) -> dict[str, Tensor]:
+    """Which scales are negative, of each grid whose scales have a sign: bool, of the part that this process holds."""
+    return {name: local(grid.scale) < 0 for name, grid in _grids(model).items() if grid.signed}
+
+
+@torch.no_grad()
+def check_grids(model: nn.Module, negative: Mapping[str, Tensor] | None = None) -> None:
     """Raise TrainingError, with the name of the module, if a learned scale or offset has gone bad.
 
-    Scales are bad that are NaN, infinite, or not positive; where scales have a sign, those of zero.
+    Scales are bad that are NaN, infinite, or not positive; where scales have a sign, those of zero, and those that are
+    not on the side of zero any more that `negative` says, from `negative_scales`.
     """
-    grids = {name: module for name, module in model.named_modules() if isinstance(module, LearnedGrid)}
+    grids = _grids(model)
     if not grids:
         return
     # One transfer for all of them, since this is asked after each step.
-    summaries = torch.stack([_summary(grid) for grid in grids.values()])
+    summaries = torch.stack([_summary(grid, (negative or {}).get(name)) for name, grid in grids.items()])
     if any(is_sharded(grid.scale) for grid in grids.values()):
         distributed.all_reduce(summaries, op=distributed.ReduceOp.MAX)
     numbers = summaries.tolist()
-    for name, (initialised, negative, largest) in zip(grids, numbers, strict=True):
-        least = -negative
+    for (name, grid), (initialised, negated, largest) in zip(grids.items(), numbers, strict=True):
+        least = -negated
         if not initialised or (least > 0 and largest < math.inf):
             continue
         module, _, quantizer = name.removesuffix(".grid").rpartition(".")
-        what = f"is {least:g}" if -math.inf < least <= 0 else "holds NaN or infinity"
+        if least == -math.inf or least > 0:
+            what = "holds NaN or infinity"
+        else:
+            what = "went through zero" if grid.signed and least < 0 else f"is {least:g}"
         raise TrainingError(
             f"the learned scale of the {quantizer.removesuffix('_quantizer')}s of {module} {what}: take a lower "
             "learning_rate or scale_learning_rate, and go on from the last checkpoint"
         )
 
 
-def _summary(grid: LearnedGrid) -> Tensor:
+def _grids(model: nn.Module) -> dict[str, LearnedGrid]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, LearnedGrid)}
+
+
+def _summary(grid: LearnedGrid, negative: Tensor | None) -> Tensor:
     """Whether it is initialised, the least scale, negated, and the largest number, float32 ``[3]``; NaN is infinity.
 
-    Scales that have a sign count by their size. Of the part that this process holds, so that the maximum over
-    processes is that of the whole.
+    Scales that have a sign count by how far they are on their side of zero, or, where that is not known, by their size.
+    Of the part that this process holds, so that the maximum over processes is that of the whole.
     """
-    scale = local(grid.scale).abs() if grid.signed else local(grid.scale)
+    scale = local(grid.scale)
+    if grid.signed:
+        scale = scale.abs() if negative is None else torch.where(negative, -scale, scale)
     numbers = scale if grid.offset is None else torch.cat([scale, local(grid.offset)])
     if not numbers.numel():
         return torch.stack([grid.initialised.float(), scale.new_tensor(-math.inf), scale.new_tensor(0.0)])

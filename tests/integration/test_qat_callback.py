@@ -369,6 +369,18 @@ def test_a_scale_gone_bad_stops_training_before_it_is_saved(value, words, tmp_pa
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*"))[-1] == "checkpoint-5"
 
 
+@pytest.mark.parametrize("bits", [None, {0: 6, 4: 4}], ids=["from the start", "taken anew"])
+def test_a_scale_with_a_sign_that_goes_through_zero_stops_training(bits, tmp_path):
+    def spoil(step, model, optimizer):
+        if step == 5:
+            with torch.no_grad():
+                model.bert.encoder.layer[0].output.dense.weight_quantizer.grid.scale[0] *= -1
+
+    training = trainer(tmp_path, HfQuantConfig(scheme=STATIC), callbacks=[Watch(spoil)], bits=bits)
+    with pytest.raises(TrainingError, match=r"weights of bert\.encoder\.layer\.0\.output\.dense went through zero"):
+        training.train()
+
+
 @pytest.mark.parametrize("schedule", [{"warmup_steps": 8}, {"bits": {0: 8, 9: 4}}, {"freeze_scales_at": 20}])
 def test_schedules_longer_than_training_are_warned_of_at_the_start(schedule, tmp_path, caplog):
     training = trainer(tmp_path, max_steps=4, **schedule)

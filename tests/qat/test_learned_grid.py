@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hf_quant.config.scheme import TensorScheme
 from hf_quant.errors import TrainingError
 from hf_quant.formats import affine_format
-from hf_quant.qat.check import check_grids
+from hf_quant.qat.check import check_grids, negative_scales
 from hf_quant.qat.fake_quantize import LSQ, FakeQuantize
 from hf_quant.qat.learned_grid import LearnedGrid
 
@@ -128,3 +128,18 @@ def test_a_scale_may_be_negative_only_where_scales_have_a_sign(signed, scale, re
         return
     with pytest.raises(TrainingError, match="the learned scale of the weights of linear"):
         check_grids(model)
+
+
+@pytest.mark.parametrize(("start", "end", "refused"), [(0.5, -0.25, True), (-0.5, 0.25, True), (-0.5, -0.25, False)])
+def test_a_scale_with_a_sign_keeps_its_side_of_zero(start, end, refused):
+    grid = LearnedGrid(TensorScheme(bits=4), (2, 1), 16, signed=True)
+    grid.initialise(grid.scheme, torch.tensor([[0.5], [start]]), None)
+    negative = negative_scales(grid)
+    with torch.no_grad():
+        grid.scale[1] = end
+    check_grids(grid)  # that knows of no side
+    if not refused:
+        check_grids(grid, negative)
+        return
+    with pytest.raises(TrainingError, match="went through zero"):
+        check_grids(grid, negative)
