@@ -65,7 +65,8 @@ class HfQuantConfig(QuantizationConfigMixin):
         kept_float: Module name to the reason why it stayed float; written when a model is quantized.
         calibration_fingerprint: Of the data that a model was quantized with; written likewise.
         qat: Give a model that trains with quantization in the loop, in place of a quantized one. A checkpoint that is
-            quantized already goes on from its codes and grids. `hf_quant.convert` then makes it a quantized model.
+            quantized already goes on from its codes and grids; nothing else need be said of it. `hf_quant.convert` then
+            makes it a quantized model.
         format_version: Of the checkpoint; written when a model is saved.
         quant_method: Accepted because ``config.json`` holds it.
 
@@ -125,7 +126,10 @@ class HfQuantConfig(QuantizationConfigMixin):
         if not isinstance(self.scheme, Scheme | None) or not isinstance(self.plan, Plan | None):
             raise ConfigError("scheme takes a Scheme and plan a Plan, or the dicts that their to_dict() writes")
         given = [name for name in ("preset", "scheme", "plan") if getattr(self, name) is not None]
-        if len(given) != 1 and not (given == ["preset", "plan"] and kept_float is not None):
+        is_written = given == ["preset", "plan"] and kept_float is not None
+        says_more = self.overrides or self.recipe or self.modules_to_not_convert or rotation is not None
+        goes_on = self.qat and not given and not says_more
+        if len(given) != 1 and not is_written and not goes_on:
             raise ConfigError(
                 f"give exactly one of preset, scheme and plan; got {', '.join(given) or 'none'}. "
                 f"Presets: {', '.join(PRESETS)}"
@@ -171,14 +175,19 @@ class HfQuantConfig(QuantizationConfigMixin):
         """The plan for a model with these modules, before ties and skips are looked at.
 
         Raises:
+            ConfigError: ``qat=True`` was all that was said.
             PlanError: A pattern matches nothing, or a group size does not divide a width.
         """
         if self.plan is not None:
             return self.plan.resolve(candidates)
         if self.preset is not None:
             base = preset_plan(self.preset, candidates)
+        elif self.scheme is None:
+            raise ConfigError(
+                "qat=True alone is for checkpoints that are quantized, and this model is float: say to what as well, "
+                'such as HfQuantConfig("int4", qat=True)'
+            )
         else:
-            assert self.scheme is not None
             base = Plan({name: self._scheme_for(entry) for name, entry in candidates.items()}).resolve(candidates)
         modules = {**base.modules, **resolved_overrides(self.overrides, candidates)} if self.overrides else base.modules
         if self.rotation is None:

@@ -56,7 +56,8 @@ def test_grids_of_gptq_are_kept(tmp_path):
     config = HfQuantConfig("w4a16", recipe={"solver": "gptq"}, calibration=calibration())
     hf_quant.quantize(tiny_model("llama"), config, progress=False).save_pretrained(tmp_path)
     scales = {name: m.weight_scale for name, m in quantized_modules(auto_class("llama").from_pretrained(tmp_path))}
-    model = load("llama", tmp_path, "w4a16")
+    config = HfQuantConfig(qat=True)  # the checkpoint says the rest
+    model = auto_class("llama").from_pretrained(tmp_path, quantization_config=config, dtype=torch.float32)
     Trainer(model, arguments(tmp_path), train_dataset=Rows(), callbacks=[QATCallback(freeze_scales_at=0)]).train()
     assert model.config.quantization_config.recipe is not None
     for name, module in quantized_modules(model):
@@ -87,6 +88,12 @@ def test_the_trainer_takes_a_model_that_was_loaded_to_be_trained(callbacks, chec
 def test_what_makes_no_sense_is_refused(checkpoints, tmp_path):
     with pytest.raises(ConfigError, match="qat is True or False"):
         HfQuantConfig("int4", qat=1)
+    with pytest.raises(ConfigError, match="this model is float"):
+        auto_class("bert").from_pretrained(checkpoints["bert"], quantization_config=HfQuantConfig(qat=True))
+    with pytest.raises(ConfigError, match="this model is float"):
+        hf_quant.quantize(tiny_model("bert"), HfQuantConfig(qat=True))
+    with pytest.raises(ConfigError, match="give exactly one"):
+        HfQuantConfig(qat=True, overrides={"*": "int8"})
     config = HfQuantConfig("int4", recipe={"solver": "mse"}, qat=True)
     with pytest.raises(ConfigError, match="neither recipe nor calibration"):
         auto_class("bert").from_pretrained(checkpoints["bert"], quantization_config=config)
