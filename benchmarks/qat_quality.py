@@ -2,7 +2,9 @@
 
 A sentiment classifier (accuracy on film reviews) and the small GPT-2 (perplexity on news articles), as
 `benchmarks.train_sentiment` and `benchmarks.train_gpt2` left them; trained on the texts that those were trained on, and
-measured on others. All training takes the same steps, batches and learning rate.
+measured on others; and SmolLM2-135M, which has not seen the news before. All training of a model takes the same steps,
+batches and learning rate. What training wins back is a part of the way from rounding to nearest to the float model that
+was trained on for as long, where that was measured, and what PTQ wins back, to the float model.
 
 Every cell is a process of its own, whose result is appended to a file at once: the same call goes on after a kill.
 """
@@ -33,18 +35,19 @@ from benchmarks.memory import in_fresh_process
 from benchmarks.options import add_names, parser_of
 from benchmarks.qat_settings import (
     COLUMNS,
+    CONTINUED,
     DISTILLED,
     FLOAT,
     PTQ,
-    QAT,
     SETTINGS,
     TASKS,
+    TRAINED,
     TRAINED_FLOAT,
     config_for,
     measured,
     plain_config,
 )
-from hf_quant import QATCallback
+from hf_quant import HfQuantConfig, QATCallback
 from hf_quant.evaluation.paired_shares import score_interval
 from hf_quant.evaluation.statistics import Bootstrap, interval_of_sums
 from hf_quant.hardware.detect import cpu_features
@@ -96,6 +99,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--articles", type=int, default=40, help="to measure perplexity on (default: %(default)s)")
     add_record_option(parser, "qat_quality")
+    parser.add_argument("--measured", action="store_true", help="print what is in that file, measuring nothing")
     return parser.parse_args()
 
 
@@ -108,12 +112,12 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
         wanted += [
             (setting, method)
             for setting in options.settings
-            for method in (NEAREST, PTQ, QAT, DISTILLED)
+            for method in (NEAREST, PTQ, *TRAINED)
             if method in options.methods
         ]
         for setting, method in wanted:
-            steps = options.steps if method in (TRAINED_FLOAT, QAT, DISTILLED) else 0
-            samples = options.samples if method == PTQ else None
+            steps = options.steps if method in (TRAINED_FLOAT, *TRAINED) else 0
+            samples = options.samples if method in (PTQ, CONTINUED) else None
             cells.append(Cell(model, weights, setting, method, steps, options.seed, samples, options.articles))
     return cells
 
@@ -126,13 +130,22 @@ def measure(cell: Cell, threads: int) -> dict[str, Any]:
     warnings.simplefilter("ignore")  # where a transform finds nothing to do, the figures say so
     model, tokenizer = SUBJECTS[cell.model].load()
     began = time.perf_counter()
+    if cell.setting and (cell.method == CONTINUED or not cell.steps):
+        config = config_for(cell.model, cell.setting, cell.method, tokenizer, cell.samples)
+        model = hf_quant.quantize(model, config, progress=sys.stderr.isatty())
+    if cell.method == CONTINUED:
+        model = trainable(model)
     if cell.steps:
         train(model, tokenizer, cell)
-    elif cell.setting:
-        config = config_for(cell.model, cell.setting, cell.method, tokenizer, cell.samples)
-        hf_quant.quantize(model, config, progress=sys.stderr.isatty())
     seconds = time.perf_counter() - began
     return {"seconds": seconds, "examples": measured(model, tokenizer, cell.model, cell.articles)}
+
+
+def trainable(model: Any) -> Any:
+    """A quantized model, saved and loaded to be trained from the grids that it has."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return type(model).from_pretrained(folder, quantization_config=HfQuantConfig(qat=True), dtype=torch.float32)
 
 
 def train(model: Any, tokenizer: Any, cell: Cell) -> None:
@@ -142,7 +155,8 @@ def train(model: Any, tokenizer: Any, cell: Cell) -> None:
     callbacks = []
     if cell.setting:
         teacher = "self" if cell.method == DISTILLED else None
-        callbacks = [QATCallback(plain_config(cell.setting), teacher=teacher)]
+        config = None if cell.method == CONTINUED else plain_config(cell.setting)
+        callbacks = [QATCallback(config, teacher=teacher)]
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder,
@@ -192,7 +206,7 @@ def against(model: str, reference: np.ndarray, examples: np.ndarray) -> str:
 
 
 def recovered(model: str, reference: np.ndarray, nearest: np.ndarray, examples: np.ndarray) -> str:
-    """The part of what rounding to nearest loses that is won back; empty where it loses nothing."""
+    """The part of the way from rounding to nearest to `reference` that is won back; empty where there is none."""
     lost = quality(model, nearest) - quality(model, reference)
     if lost == 0 or (lost > 0) == (model == "sentiment"):
         return ""
@@ -222,7 +236,8 @@ def table(model: str, found: Mapping[tuple[str, str], Mapping[str, Any]]) -> str
             text = f"{figure(cell)}, {against(model, reference, cell)}"
             nearest = examples.get((setting, NEAREST))
             if nearest is not None and method != NEAREST:
-                text += recovered(model, reference, nearest, cell)
+                goal = examples.get(("", TRAINED_FLOAT), reference) if method in TRAINED else reference
+                text += recovered(model, goal, nearest, cell)
             row.append(text)
         lines.append(f"| {' | '.join(row)} |")
     seconds = [
@@ -246,7 +261,11 @@ def tables(cells: Sequence[Cell], results: Sequence[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     options = parse()
-    cells, kept = cells_of(options), Kept(options.json, options.threads)
+    kept = Kept(options.json, options.threads)
+    cells = [cell for cell in cells_of(options) if not options.measured or asdict(cell) in kept]
+    if not cells:
+        print(f"Nothing in {options.json} was measured like that", file=sys.stderr)
+        sys.exit(1)
     results = kept.all(
         cells,
         lambda cell: in_fresh_process(measure, cell, options.threads),

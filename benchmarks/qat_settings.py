@@ -16,7 +16,9 @@ from hf_quant import Calibration, HfQuantConfig, Recipe
 from hf_quant.demo.texts import download_review_archive, news_split, review_sentences, review_split
 
 FLOAT, TRAINED_FLOAT, PTQ, QAT, DISTILLED = "fp32", "fp32, trained on", "PTQ", "QAT", "QAT + distillation"
-COLUMNS = (FLOAT, TRAINED_FLOAT, NEAREST, PTQ, QAT, DISTILLED)
+CONTINUED = "PTQ, then QAT"
+TRAINED = (QAT, DISTILLED, CONTINUED)
+COLUMNS = (FLOAT, TRAINED_FLOAT, NEAREST, PTQ, *TRAINED)
 """``fp32, trained on`` has as many more steps as QAT, so that what only more training gives is told apart."""
 
 
@@ -67,16 +69,17 @@ def _windows(tokenizer: Any) -> list[dict[str, Any]]:
     return [{"input_ids": list(stream[start : start + 256])} for start in range(0, len(stream) - 255, 256)]
 
 
+def _language_collator(tokenizer: Any) -> Any:
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return DataCollatorForLanguageModeling(tokenizer, mlm=False)
+
+
 TASKS = {
     "sentiment": Task(_reviews, DataCollatorWithPadding, 32, 2e-5),
-    "gpt2": Task(_windows, lambda tokenizer: DataCollatorForLanguageModeling(_padded(tokenizer), mlm=False), 8, 2e-4),
+    "gpt2": Task(_windows, _language_collator, 8, 2e-4),
+    "smollm2": Task(_windows, _language_collator, 4, 1e-4),
 }
-"""The models of `calibrated_subjects.SUBJECTS` that are small enough to be trained here."""
-
-
-def _padded(tokenizer: Any) -> Any:
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    return tokenizer
+"""The models of `calibrated_subjects.SUBJECTS`."""
 
 
 def config_for(model: str, setting: str, method: str, tokenizer: Any, samples: int | None) -> HfQuantConfig:
@@ -89,7 +92,7 @@ def config_for(model: str, setting: str, method: str, tokenizer: Any, samples: i
         tokenizer: Of the model.
         samples: Sequences to calibrate on; None for the model's own number.
     """
-    if method != PTQ:
+    if method not in (PTQ, CONTINUED):
         return HfQuantConfig(recipe=Recipe.from_dict({**SETTINGS[setting], **METHODS[NEAREST]}))
     subject = SUBJECTS[model]
     data = Calibration(
