@@ -9,10 +9,12 @@ from rich.table import Table
 from hf_quant.hardware.profile import Figure, Profile
 from hf_quant.hardware.profiles import PROFILES, get_profile
 from hf_quant.planner.cost.interpolate import Interpolation
-from hf_quant.planner.cost.table import FLOAT, KernelTable
+from hf_quant.planner.cost.table import FLOAT, Cell, KernelTable
 
 _UNITS = {"bandwidth": (1e9, "GB/s"), "memory": (1e9, "GB")}
 _OPERATIONS = (1e9, "GOP/s")
+_WIDE = 0.2
+_CAPTION = f"milliseconds, medians; ~ quartiles more than {_WIDE:.0%} apart, ! slower than {FLOAT}"
 
 
 def list_table() -> Table:
@@ -44,20 +46,23 @@ def cells_table(kernels: KernelTable) -> Table:
     cells = {(cell.scheme, cell.inputs, cell.outputs, cell.tokens): cell for cell in kernels.cells}
     shapes = list(dict.fromkeys((cell.inputs, cell.outputs) for cell in kernels.cells))
     tokens = sorted({cell.tokens for cell in kernels.cells})
-    table = Table("scheme", "shape", *(f"{count} tokens, ms" for count in tokens), title=_title(kernels, interpolation))
+    table = Table("scheme", "shape", title=_title(kernels, interpolation), caption=_CAPTION)
+    for count in tokens:
+        table.add_column(f"{count} tok", justify="right", no_wrap=True)
     for scheme, shape in itertools.product(kernels.schemes(), shapes):
         texts = []
         for count in tokens:
             cell = cells.get((scheme, *shape, count))
-            if cell is None:
-                texts.append("")
-                continue
             slower = scheme is not None and interpolation.is_slower_than_float(scheme, *shape, count)
-            spread = f"{cell.milliseconds:.3g} ({cell.low:.3g} to {cell.high:.3g})"
-            texts.append(f"{spread} slower than {FLOAT}" if slower else spread)
+            texts.append("" if cell is None else _time(cell, slower))
         if any(texts):
             table.add_row(FLOAT if scheme is None else str(scheme), f"{shape[0]}x{shape[1]}", *texts)
     return table
+
+
+def _time(cell: Cell, slower: bool) -> str:
+    spread = "~" * (cell.high - cell.low > _WIDE * cell.milliseconds)
+    return f"{spread}{cell.milliseconds:.3g}" + "!" * slower
 
 
 def _title(kernels: KernelTable, interpolation: Interpolation) -> str:
