@@ -356,6 +356,21 @@ def test_evaluation_in_float_warm_up_computes_as_the_quantized_model_will(tmp_pa
     assert losses[0]["eval_loss"] != pytest.approx(losses[1]["eval_loss"], rel=1e-4)
 
 
+def test_a_trainer_that_did_not_convert_trains_on_to_the_same_bits(tmp_path):
+    options = {"convert": False, "lr_scheduler_type": "constant", "save_strategy": "steps", "save_steps": 4}
+    whole = trainer(tmp_path / "whole", **options)
+    whole.train()
+    halves = trainer(tmp_path / "halves", **options)
+    halves.args.max_steps = 4
+    halves.train()
+    halves.args.max_steps = 8
+    halves.train(resume_from_checkpoint=True)
+    assert same(state(whole.model), state(halves.model))
+    another = Trainer(halves.model, arguments(tmp_path / "more"), train_dataset=Rows(), callbacks=[QATCallback()])
+    another.train()
+    assert another.model.is_quantized and list(fake_quantized_modules(another.model)) == []
+
+
 @pytest.mark.parametrize(("value", "words"), [(-1.0, "is -"), (torch.nan, "holds NaN")])
 def test_a_scale_gone_bad_stops_training_before_it_is_saved(value, words, tmp_path):
     def spoil(step, model, optimizer):
