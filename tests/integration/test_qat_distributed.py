@@ -120,7 +120,7 @@ def trained(case, folder):
 
 
 def resumed(folder, name, config, options):
-    """Whether a run that goes on from step 4, with the last model and not the best, ends with the bits of a whole one."""
+    """Whether a run that goes on from step 4, without loading the best model, ends with the bits of a whole one."""
     options = {**options, "load_best_model_at_end": False}
     ends = []
     for run, seed, checkpoint in (("whole", 0, None), ("again", 5, f"{folder}/whole/checkpoint-4")):
