@@ -11,10 +11,11 @@ from torch import Tensor, distributed
 from tqdm.auto import tqdm
 
 from hf_quant.config.scheme import Scheme
-from hf_quant.errors import CalibrationError
+from hf_quant.errors import CalibrationError, ConfigError, WeightError
 from hf_quant.planner.processes import place
 from hf_quant.planner.sensitivity import MEASURES
 from hf_quant.planner.sensitivity.base import Losses, Measure
+from hf_quant.planner.sensitivity.interrupts import Interrupts
 from hf_quant.planner.sensitivity.kept_sums import KeptSums
 from hf_quant.planner.sensitivity.sequences import sequences_of
 from hf_quant.planner.sensitivity.table import LossTable, read_losses, write_losses
@@ -41,19 +42,21 @@ def analyse(
         schemes: With integer or float weights; inputs dynamic or none.
         measure: A name of `MEASURES`.
         file: To keep the table in, and to take it from. An analysis that was interrupted leaves its progress beside
-            it, and goes on from there.
+            it, and goes on from there: what Ctrl-C stops, from the last sequence, what is killed, from a minute ago.
         fingerprint: Of model and data, which the file has to have.
         progress: Show a progress bar.
 
     Raises:
         CalibrationError: There is no data, no loss without labels, or a loss is NaN.
+        WeightError: A parameter holds NaN or infinity; it is named.
         ConfigError: The file is of something else.
         PlanError: A sensitivity is NaN (the module is named).
         SaveError: The file, or progress beside it, cannot be written.
     """
     kind: type[Measure] = MEASURES[measure]
     if file is not None and file.is_file():
-        return read_losses(file, fingerprint)
+        return _kept_table(file, fingerprint, measure, schemes)
+    _check_parameters(model)
     rows = list(sequences_of(batches, model, kind.labelled))
     if not rows:
         raise CalibrationError("there is no data to measure sensitivities on: give texts")
@@ -64,19 +67,21 @@ def analyse(
     done = 0 if kept is None else kept.read(work)
     with (
         work.running(),
+        Interrupts() as interrupts,
         tqdm(total=len(mine), initial=done, desc=f"Sensitivity: {measure}", disable=not progress) as bar,
     ):
-        try:
-            for number, (row, part) in enumerate(mine[done:], done + 1):
-                work.add(rows[row], part)
-                done = number
-                bar.update()
-                if kept is not None and kept.is_due():
+        for number, (row, part) in enumerate(mine[done:], done + 1):
+            work.add(rows[row], part)  # whatever it raises, sums may hold a half of a part: they are not kept
+            done = number
+            bar.update()
+            try:
+                interrupts.check()
+            except KeyboardInterrupt:
+                if kept is not None:
                     kept.write(work, done)
-        except BaseException:
-            if kept is not None and done:
+                raise
+            if kept is not None and kept.is_due():
                 kept.write(work, done)
-            raise
     found = work.losses(len(rows)) if ranks == 1 else _losses_in_parts(work, len(rows), rank, ranks)
     rows_of_losses = tuple(map(tuple, found))
     table = LossTable(measure, work.unit, tuple(work.candidates), work.schemes, rows_of_losses, fingerprint)
@@ -85,6 +90,22 @@ def analyse(
     if kept is not None:
         kept.remove()
     return table
+
+
+def _kept_table(file: Path, fingerprint: str, measure: str, schemes: Sequence[Scheme]) -> LossTable:
+    table = read_losses(file, fingerprint)
+    if table.measure != measure or tuple(table.schemes) != tuple(schemes):
+        raise ConfigError(
+            f"{file} has losses by {table.measure}, or for other schemes: give another file, or delete it"
+        )
+    return table
+
+
+def _check_parameters(model: Any) -> None:
+    # Told before any work: a loss that is NaN does not say of which module.
+    for name, parameter in model.named_parameters():
+        if parameter.numel() and not all(bool(torch.isfinite(extreme)) for extreme in parameter.detach().aminmax()):
+            raise WeightError(f"{name} holds NaN or infinity: repair the checkpoint, no plan can be made for it")
 
 
 def _shared(rows: int, parts: int, rank: int, ranks: int) -> list[tuple[int, int]]:

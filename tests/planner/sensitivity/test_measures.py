@@ -1,11 +1,12 @@
 """What every measure of sensitivity promises."""
 
 import copy
+import signal
 
 import pytest
 import torch
 
-from hf_quant.errors import CalibrationError, ConfigError, SaveError
+from hf_quant.errors import CalibrationError, ConfigError, SaveError, WeightError
 from hf_quant.planner.sensitivity import MEASURES, kept_sums
 from hf_quant.planner.sensitivity.analysis import analyse
 from hf_quant.workflows.plan import SCHEMES
@@ -68,22 +69,60 @@ def test_an_interrupted_analysis_goes_on_and_ends_with_the_same_numbers(measure,
 
     def interrupted(self, row, part):
         calls.append(part)
-        if len(calls) == self.parts + 1:  # after the first sequence
-            raise KeyboardInterrupt
+        if len(calls) == self.parts:  # of the first sequence
+            signal.raise_signal(signal.SIGINT)
         original(self, row, part)
 
     monkeypatch.setattr(kind, "add", interrupted)
     file = tmp_path / "losses.json"
     with pytest.raises(KeyboardInterrupt):
         measured(measure, schemes=THREE, file=file, fingerprint="one")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert not file.exists() and len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr(kind, "add", lambda self, row, part: (calls.append(part), original(self, row, part)))
     begun = len(calls)
     resumed = measured(measure, schemes=THREE, file=file, fingerprint="one")
     assert resumed.losses == whole.losses and [path.name for path in tmp_path.iterdir()] == ["losses.json"]
-    assert len(calls) - begun == begun - 1  # the second sequence and no part of the first
+    assert len(calls) == 2 * begun  # the second sequence and no part of the first
     assert measured(measure, schemes=THREE, file=file, fingerprint="one") == resumed
     with pytest.raises(ConfigError, match="other data"):
         measured(measure, schemes=THREE, file=file, fingerprint="two")
+
+
+@pytest.mark.parametrize("measure", NAMES)
+def test_an_analysis_that_breaks_off_within_a_part_counts_nothing_of_it_twice(measure, tmp_path, monkeypatch):
+    whole, file = measured(measure, schemes=THREE), tmp_path / "losses.json"
+    monkeypatch.setattr(kept_sums, "_SECONDS", 0.0)  # progress is written after each part
+    monkeypatch.setattr(kept_sums, "_SHARE", 0.0)
+    kind, calls = MEASURES[measure], []
+    original = kind.add
+
+    def breaks_off(self, row, part):
+        original(self, row, part)
+        calls.append(part)
+        if len(calls) == self.parts + 1:  # in the second sequence, when sums have changed
+            raise MemoryError
+
+    monkeypatch.setattr(kind, "add", breaks_off)
+    with pytest.raises(MemoryError):
+        measured(measure, schemes=THREE, file=file, fingerprint="one")
+    assert measured(measure, schemes=THREE, file=file, fingerprint="one").losses == whole.losses
+
+
+def test_weights_that_are_not_numbers_are_named_before_any_work():
+    model = tiny_model("llama-gqa")
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[2, 3] = torch.nan
+    with pytest.raises(WeightError, match=r"model\.layers\.1\.mlp\.down_proj\.weight holds NaN"):
+        measured("fisher", model, THREE)
+
+
+def test_a_file_of_another_measure_or_of_other_schemes_is_not_taken(tmp_path):
+    file = tmp_path / "losses.json"
+    measured("fisher", schemes=THREE, file=file)
+    for measure, schemes in (("kl", THREE), ("fisher", ALL[:2])):
+        with pytest.raises(ConfigError, match="has losses by fisher"):
+            measured(measure, schemes=schemes, file=file)
 
 
 def test_progress_of_another_model_or_in_a_broken_file_is_not_gone_on_from(tmp_path, monkeypatch):
@@ -92,11 +131,11 @@ def test_progress_of_another_model_or_in_a_broken_file_is_not_gone_on_from(tmp_p
 
     def once(self, row, part):
         original(self, row, part)
-        monkeypatch.setattr(MEASURES["fisher"], "add", None)
+        signal.raise_signal(signal.SIGINT)
 
     for spoil in (lambda kept: None, lambda kept: kept.write_bytes(b"broken")):
         monkeypatch.setattr(MEASURES["fisher"], "add", once)
-        with pytest.raises(TypeError):
+        with pytest.raises(KeyboardInterrupt):
             measured("fisher", schemes=THREE, file=file, fingerprint="another")
         (kept,) = tmp_path.iterdir()
         spoil(kept)
