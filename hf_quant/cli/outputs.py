@@ -34,11 +34,16 @@ def check_outputs(outputs: Sequence[Path] | None, card: bool, quantized: str) ->
     for file in outputs or ():
         if file.suffix not in WRITERS:
             raise ConfigError(f"--output takes a file that ends in {', '.join(WRITERS)}, not {file}")
-        nearest = next(parent for parent in file.absolute().parents if parent.exists())
-        if file.is_dir() or not nearest.is_dir() or not os.access(nearest, os.W_OK):
-            raise ConfigError(f"--output {file} cannot be written: give a file in a directory that you may write to")
+        require_writable(file, "--output")
     if card and not Path(quantized).is_dir():
         raise ConfigError(f"--card needs the directory of the quantized checkpoint, not {quantized}")
+
+
+def require_writable(file: Path, option: str) -> None:
+    """Before long work: raise ConfigError if `file`, which `option` names, could not be written."""
+    nearest = next(parent for parent in file.absolute().parents if parent.exists())
+    if file.is_dir() or not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ConfigError(f"{option} {file} cannot be written: give a file in a directory that you may write to")
 
 
 def write_outputs(

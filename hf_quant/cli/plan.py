@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import yaml
 
 from hf_quant.calibration.data import Calibration
 from hf_quant.calibration.files import open_dataset
+from hf_quant.cli.outputs import require_writable
 from hf_quant.cli.processes import several_processes
 from hf_quant.cli.sections import print_section
 from hf_quant.config.plan import Plan
@@ -26,12 +28,13 @@ from hf_quant.planner.quality import QUALITIES
 from hf_quant.planner.report import SearchReport
 from hf_quant.planner.search import STRATEGIES
 from hf_quant.planner.sensitivity import MEASURES
+from hf_quant.planner.sensitivity.sequences import writes_text
 from hf_quant.planner.sensitivity.table import LossTable
 from hf_quant.reporting.json_file import write_text
 from hf_quant.workflows.checkpoints import load_model, load_tokenizer
 from hf_quant.workflows.labelled import is_classifier, labelled_examples
 from hf_quant.workflows.measured_plans import steps_of
-from hf_quant.workflows.plan import search_plan
+from hf_quant.workflows.plan import offer_for, search_plan
 
 _MOST_ROWS = 40
 """Modules that are printed; the report has all."""
@@ -81,8 +84,8 @@ def run(
     losses: Annotated[
         Path | None,
         typer.Option(
-            help="Keep the analysis in this file, and take it from there: for several budgets. [default: "
-            ".NAME.losses.json beside the output]"
+            help="Keep the analysis in this file, and take it from there: for several budgets. [default: a file beside "
+            "the output, .NAME.HASH.losses.json, of this model, data and measure]"
         ),
     ] = None,
     strategy: Annotated[str, typer.Option(help=f"One of: {', '.join(STRATEGIES)}.")] = "ilp",
@@ -99,17 +102,30 @@ def run(
             help="Times of the machine's kernels, of hf-quant hardware --measure; needed for others than this."
         ),
     ] = None,
-    tokens: Annotated[int, typer.Option(help="Tokens of the pass whose milliseconds are limited.")] = 1,
-    context: Annotated[int, typer.Option(help="Tokens before them, in the cache.")] = 512,
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Tokens of the pass whose milliseconds are limited. [default: 1; 128 of models that read only]"
+        ),
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(min=0, help="Tokens before them, in the cache of models that write. [default: 512]")
+    ] = None,
     fused: Annotated[
         bool, typer.Option(help="One scheme for linears of one input, such as query, key and value.")
     ] = False,
     pin: Annotated[
         list[str] | None,
-        typer.Option(help="PATTERN=PRESET, or PATTERN=float: what modules are to have; may be repeated."),
+        typer.Option(
+            help="PATTERN=PRESET, PATTERN=float, or several, PATTERN=int8,float: what modules are to have; may be "
+            "repeated."
+        ),
     ] = None,
-    measurements: Annotated[int, typer.Option(help="Most plans to measure after the search.")] = 5,
-    evaluations: Annotated[int, typer.Option(help="Most plans that evolutionary, rl and random measure.")] = 30,
+    forbid: Annotated[
+        list[str] | None, typer.Option(help="What modules may not have, in the same form; may be repeated.")
+    ] = None,
+    measurements: Annotated[int, typer.Option(min=0, help="Most plans to measure after the search.")] = 5,
+    evaluations: Annotated[int, typer.Option(min=1, help="Most plans that evolutionary, rl and random measure.")] = 30,
     samples: Annotated[
         int | None,
         typer.Option(
@@ -122,7 +138,7 @@ def run(
         str | None, typer.Option(help="Where the labels of a classifier's data are, likewise.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Of a dataset's id with labels. [default: train]")] = None,
-    seed: Annotated[int, typer.Option(help="Of the data, and of strategies that draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the data, and of strategies that draw.")] = 0,
 ) -> None:
     """Find the schemes that lose least within a budget, and measure what they lose.
 
@@ -150,8 +166,23 @@ def run(
     STRATEGIES[strategy], MEASURES[measure], QUALITIES[metric]  # unknown ones are told before the model is loaded
     _check(output, report or (), budget)
     chosen = None if recipe is None else steps_of(Recipe.from_file(recipe))
+    pins, forbidden = _choices(pin or (), "--pin"), _choices(forbid or (), "--forbid")
     with several_processes() as is_first:
-        loaded = load_model(model, dtype="float32")
+        loaded = load_model(model)
+        dtype, loaded = loaded.dtype, loaded.float()  # bytes are those of the file that `hf-quant quantize` will write
+        step = _pass(loaded, tokens, context)
+        if len(budget) > 1:
+            offer_for(
+                loaded,
+                budget,
+                hardware=hardware,
+                kernels=kernels,
+                step=step,
+                pins=pins,
+                forbidden=forbidden,
+                dtype=dtype,
+                progress=is_first,
+            )
         tokenizer = load_tokenizer(model)
         if is_classifier(loaded):
             sequences: Any = labelled_examples(
@@ -176,7 +207,9 @@ def run(
                 text_column=text_column,
                 seed=seed,
             )
-        kept = output.absolute().parent / f".{output.stem}.losses.json" if losses is None else losses
+        columns = (text_column, label_column, split)
+        facts = (model, data, samples, sequence_length, *columns, seed, measure, hardware, fused)
+        kept = _default_losses(output, facts) if losses is None else losses
         found = []
         for each in budget:
             plan, result = search_plan(
@@ -189,9 +222,11 @@ def run(
                 recipe=chosen,
                 hardware=hardware,
                 kernels=kernels,
-                step=Pass(tokens=tokens, context=context, logits=1),
+                step=step,
                 fused=fused,
-                pins=dict(map(_split, pin)) if pin else None,
+                pins=pins,
+                forbidden=forbidden,
+                dtype=dtype,
                 measurements=measurements,
                 evaluations=evaluations,
                 seed=seed,
@@ -213,9 +248,11 @@ def _check(output: Path, reports: Sequence[Path], budgets: Sequence[str]) -> Non
     """What is to be written, before any work."""
     if output.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"--output takes a file that ends in .yaml, not {output}")
+    require_writable(output, "--output")
     for file in reports:
         if file.suffix not in (".json", ".html", ".png"):
             raise ConfigError(f"--report takes files that end in .json, .html or .png, not {file}")
+        require_writable(file, "--report")
     for number, budget in enumerate(budgets):
         Budget.of(budget)
         if _file_name(budget) in map(_file_name, budgets[:number]):
@@ -255,8 +292,32 @@ def _print(found: SearchReport) -> None:
     print_section(None, notes, tables)
 
 
-def _split(entry: str) -> tuple[str, str]:
-    pattern, separator, preset = entry.rpartition("=")
-    if not separator or not pattern:
-        raise ConfigError(f"--pin takes PATTERN=PRESET, such as 'lm_head=int8', not {entry!r}")
-    return pattern, preset
+def _pass(model: Any, tokens: int | None, context: int | None) -> Pass | None:
+    """What milliseconds are of; None: what `search_plan` takes."""
+    if context is not None and not writes_text(model):
+        raise ConfigError("--context is for models that write text, which have a cache: leave it out")
+    if tokens is None and context is None:
+        return None
+    if not writes_text(model):
+        return Pass(tokens=tokens or 1)
+    return Pass(tokens=tokens or 1, context=512 if context is None else context, logits=1)
+
+
+def _default_losses(output: Path, facts: Sequence[object]) -> Path:
+    """A file for each analysis, so that one with other options does not find the table of this one."""
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
+    return output.absolute().parent / f".{output.stem}.{digest}.losses.json"
+
+
+def _choices(entries: Sequence[str], option: str) -> dict[str, list[str]] | None:
+    found: dict[str, list[str]] = {}
+    for entry in entries:
+        pattern, separator, presets = entry.rpartition("=")
+        if not separator or not pattern:
+            raise ConfigError(f"{option} takes PATTERN=PRESET, such as 'lm_head=int8', not {entry!r}")
+        if pattern in found:
+            raise ConfigError(
+                f"{option} {pattern!r} is given twice: write all it is to say at once, {pattern}=int8,int4"
+            )
+        found[pattern] = presets.split(",")
+    return found or None

@@ -145,5 +145,5 @@ def _parsed(text: str) -> Budget:
                 found[limit] = float(number)
             break
         else:
-            raise ConfigError(f"{part.strip()!r} is no budget; the forms are {FORMS}, or a number of bytes")
+            raise ConfigError(f"{part.strip()!r} is no budget; the forms are {FORMS}; bytes are 350000000B")
     return Budget(**found, size_unit=unit)  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ class Offer:
         schemes: What modules are offered, beside staying float.
         times: Milliseconds of each choice, where they matter.
         pins: What modules may have.
+        forbidden: What they may not have.
         groups: Of modules that share one scheme, the first of them.
     """
 
@@ -30,6 +31,7 @@ class Offer:
     schemes: Sequence[Scheme]
     times: LatencyCosts | None = None
     pins: Pins | None = None
+    forbidden: Pins | None = None
     groups: Mapping[str, str] | None = None
 
     def problem(self, losses: LossTable | None = None) -> Problem:
@@ -38,4 +40,5 @@ class Offer:
         Raises:
             PlanError: Pins contradict each other.
         """
-        return pinned(build_problem(self.costs, losses, self.schemes, self.times, self.groups), self.pins)
+        whole = build_problem(self.costs, losses, self.schemes, self.times, self.groups)
+        return pinned(whole, self.pins, self.forbidden)

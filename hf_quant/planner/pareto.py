@@ -60,6 +60,8 @@ def sweep(
     search = STRATEGIES[strategy]
     least = max(1, problem.fixed_bytes + sum(min(o.bytes for o in unit.options) for unit in problem.units))
     most = max(least, problem.float_bytes - 1)
+    if least >= problem.float_bytes:
+        return ()  # all that may be chosen is to stay float
     solutions, refused = [], None
     for point in range(points):
         size = min(most, max(least, round(least * (most / least) ** (point / (points - 1)))))

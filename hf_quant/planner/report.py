@@ -55,8 +55,8 @@ class SearchReport:
     Args:
         budget: As it is written.
         strategy: The search's name.
-        bytes: Of the whole model.
-        float_bytes: Of the float one.
+        bytes: Of the whole model's file, to the byte.
+        float_bytes: Of the float one's.
         predicted_loss: Sum over the units.
         measured_loss: Of the model under the plan, if it was measured.
         milliseconds: Of the whole model, if known.
@@ -165,6 +165,7 @@ def search_report(
     alternatives: Iterable[Solution] = (),
     metric: str = "loss",
     rounding: str = "",
+    exact_bytes: int | None = None,
 ) -> SearchReport:
     """The report of a solution.
 
@@ -176,11 +177,12 @@ def search_report(
         alternatives: Solutions of the same problem; their front is reported.
         metric: What losses were measured of.
         rounding: By what the plan is carried out.
+        exact_bytes: Of the file; None: the sum that the search kept to the budget, which is some bytes above it.
     """
     return SearchReport(
         budget=str(Budget.of(budget)),
         strategy=solution.strategy,
-        bytes=solution.bytes,
+        bytes=solution.bytes if exact_bytes is None else exact_bytes,
         float_bytes=problem.float_bytes,
         predicted_loss=solution.predicted_loss,
         measured_loss=solution.measured_loss,

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hf_quant.calibration.data import Calibration
@@ -18,6 +19,7 @@ from hf_quant.config.presets import PRESETS
 from hf_quant.config.recipe import Recipe
 from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.errors import CalibrationError, ConfigError
+from hf_quant.hardware.profile import Profile
 from hf_quant.hardware.profiles import get_profile
 from hf_quant.integration.algorithms import algorithms_of
 from hf_quant.integration.fingerprint import weights_fingerprint
@@ -81,6 +83,8 @@ def search_plan(
     step: Pass | None = None,
     fused: bool = False,
     pins: Pins | None = None,
+    forbidden: Pins | None = None,
+    dtype: torch.dtype | None = None,
     measurements: int = 5,
     evaluations: int = 30,
     seed: int = 0,
@@ -108,13 +112,16 @@ def search_plan(
             calibrated on what the analysis sees. Sensitivities are of rounding to nearest: those of linears are scaled
             by the part of the loss that the recipe leaves there, which is measured first. The recipe's own schemes
             and data do not count.
-        hardware: Offer only schemes with as many bits as the presets of this profile.
+        hardware: Offer what the presets of this profile are, for each number of bits the one that is fastest there; of
+            `schemes` that are given, those that are like one of them.
         kernels: Times of kernels on the machine in question, or their file, of ``hf-quant hardware --measure``. Without
             them a budget of milliseconds is one of this machine, whose kernels are measured if they were not yet.
         step: The pass that milliseconds are of; None for one token after 512.
         fused: Whether linears of one input, such as query, key and value, share one scheme, as they have to where a
             runtime computes them together.
         pins: What modules may have: ``{"lm_head": "int8", "*.down_proj": ["int8", "float"]}``.
+        forbidden: What they may not have, in the same form.
+        dtype: In which whatever stays float will be saved, as bytes count; None: that of `model`.
         measurements: Most plans to measure after the search; 0 leaves it at the prediction.
         evaluations: Most plans that a strategy which measures, such as ``evolutionary``, may measure.
         seed: Of strategies that draw.
@@ -136,16 +143,23 @@ def search_plan(
             f"the sensitivities of {measure} are not in the unit of a loss, which {budget} limits: take fisher, "
             "hessian, kl or loss, or a budget of bytes"
         )
-    offer = Offer(
-        DiskCosts(model),
-        _offered(schemes, hardware),
-        _times(model, budget, hardware, kernels, step, progress),
-        pins,
+    offer = offer_for(
+        model,
+        [budget],
+        schemes=schemes,
+        hardware=hardware,
+        kernels=kernels,
+        step=step,
+        pins=pins,
+        forbidden=forbidden,
+        dtype=dtype,
+        progress=progress,
     )
-    # An impossible budget is told before the analysis.
-    limits_of(offer.problem(), budget)
     batches = data.batches(model.config) if isinstance(data, Calibration) else list(data)
     analysed, held_out = _divided(batches)
+    measures = strategy in _MEASURING
+    if measures or measurements:
+        next(sequences_of(held_out, model, labelled=True))  # a loss that cannot be measured is told before the analysis
     if fused:
         example = next(sequences_of(analysed[:1], model, labelled=False))
         offer = replace(offer, groups=fusion_groups(model, example))
@@ -161,7 +175,6 @@ def search_plan(
         table = with_less_lost(table, model, left)
     problem = offer.problem(table)
     measure_plan = MeasuredPlans(model, held_out, quality, recipe, analysed).of(problem)
-    measures = strategy in _MEASURING
     search_for = partial(
         search,
         problem,
@@ -172,8 +185,40 @@ def search_plan(
     )
     solution, log = confirmed(problem, budget, search_for, measure_plan, measurements, not measures, progress)
     alternatives = sweep(problem, milliseconds=Budget.of(budget).milliseconds)
-    report = search_report(problem, budget, solution, log, alternatives, metric, rounding)
-    return problem.plan(solution.assignment), report
+    plan = problem.plan(solution.assignment)
+    exact = offer.costs.exact(plan)
+    return plan, search_report(problem, budget, solution, log, alternatives, metric, rounding, exact)
+
+
+def offer_for(
+    model: Any,
+    budgets: Sequence[Budget | str | float],
+    *,
+    schemes: Sequence[Scheme] = tuple(SCHEMES.values()),
+    hardware: str | None = None,
+    kernels: KernelTable | str | Path | None = None,
+    step: Pass | None = None,
+    pins: Pins | None = None,
+    forbidden: Pins | None = None,
+    dtype: torch.dtype | None = None,
+    progress: bool = True,
+) -> Offer:
+    """What modules may be given, once it is clear that each of the budgets can be kept; arguments as in `search_plan`.
+
+    Raises:
+        InfeasibleBudget: Nothing keeps to a budget; the least that does is named.
+        ConfigError: A budget cannot be read, or needs times that are not known.
+        PlanError: Pins contradict each other.
+        UnknownName: There is no such hardware, or no such preset.
+    """
+    times = None
+    for budget in budgets:
+        times = times or _times(model, budget, hardware, kernels, step, progress)
+    offer = Offer(DiskCosts(model, dtype), _offered(schemes, hardware), times, pins, forbidden)
+    problem = offer.problem()
+    for budget in budgets:
+        limits_of(problem, budget)
+    return offer
 
 
 def _times(
@@ -205,11 +250,39 @@ def _offered(schemes: Sequence[Scheme], hardware: str | None) -> list[Scheme]:
         raise ConfigError("no scheme is offered: leave schemes out, or give some")
     if hardware is None:
         return list(schemes)
-    bits = {PRESETS[name].linear.weight.bits for name in get_profile(hardware).schemes}
-    found = [scheme for scheme in schemes if scheme.weight.bits in bits]
+    profile = get_profile(hardware)
+    presets = _presets_of(profile)
+    if tuple(schemes) == tuple(SCHEMES.values()):
+        return list(presets.values())
+    found = [scheme for scheme in schemes if _is_taken(scheme, profile)]
     if not found:
-        raise ConfigError(f"{hardware} takes weights of {', '.join(map(str, sorted(bits)))} bits: offer some of these")
+        raise ConfigError(f"{hardware} takes none of the schemes that are offered, but such as {', '.join(presets)}")
     return found
+
+
+def _presets_of(profile: Profile) -> dict[str, Scheme]:
+    """Of the profile's presets, by their names, those of linears that need no data: the first for each width."""
+    found: dict[str, Scheme] = {}
+    widths = set()
+    for name in (*profile.fast, *profile.schemes):
+        scheme = PRESETS[name].linear
+        is_static = scheme.input is not None and not scheme.input.dynamic
+        if name == "fp32" or is_static or scheme.weight.bits in widths or not _is_taken(scheme, profile):
+            continue
+        widths.add(scheme.weight.bits)
+        found[name] = scheme
+    return found
+
+
+def _is_taken(scheme: Scheme, profile: Profile) -> bool:
+    """Whether a preset of the profile has such weights and inputs."""
+
+    def numbers(one: Scheme) -> tuple[Any, ...]:
+        return one.weight.format, one.weight.bits, None if one.input is None else (one.input.bits, one.input.dynamic)
+
+    if profile.per_channel and scheme.weight.granularity == "group":
+        return False
+    return any(numbers(scheme) == numbers(PRESETS[name].linear) for name in profile.schemes)
 
 
 def _divided(batches: list[Any]) -> tuple[list[Any], list[Any]]:

@@ -24,10 +24,11 @@ from hf_quant.evaluation.file_size import computed_bytes
 from hf_quant.modules.swap import quantized_modules
 from hf_quant.planner.cost.disk import plan_bytes
 from hf_quant.planner.cost.latency import Pass, predict_latency
+from hf_quant.planner.cost.table_file import write_table
 from hf_quant.planner.quality import mean_loss
 from hf_quant.planner.sensitivity import MEASURES
 from hf_quant.workflows.checkpoints import load_model
-from hf_quant.workflows.plan import SCHEMES
+from hf_quant.workflows.plan import SCHEMES, offer_for
 from tests.evaluation.tiny import task_model, task_rows, tiny_tokenizer
 from tests.integration.calibration_data import calibration
 from tests.integration.test_distributed_runs import in_all_ranks
@@ -50,7 +51,7 @@ def test_a_plan_keeps_its_budget_and_is_what_is_saved(name, tmp_path):
     quantized = hf_quant.quantize(copy.deepcopy(model), HfQuantConfig(plan=plan), progress=False)
     quantized.save_pretrained(tmp_path)
     written = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
-    assert written == plan_bytes(model, plan) <= report.bytes <= 0.3 * computed_bytes(model)
+    assert written == plan_bytes(model, plan) == report.bytes <= 0.3 * computed_bytes(model)
     assert report.measured_loss is not None and report.budget == "30%"
     assert SearchReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
 
@@ -92,9 +93,49 @@ def test_pins_hold():
     assert plan.modules["model.layers.0.self_attn.q_proj"] is None
 
 
-def test_hardware_narrows_what_is_offered():
-    plan, _ = planned("60%", hardware="apple-m1", measurements=0)
-    assert {scheme.weight.bits for scheme in plan.modules.values() if scheme is not None} <= {4, 8, 16}
+@pytest.mark.parametrize(
+    ("hardware", "offered"),
+    [
+        ("apple-m1", {"FP16", "W8A16"}),  # per channel only, and no bfloat16
+        ("nvidia-sm75", {"FP16", "W8A8", "W4A16"}),
+        ("nvidia-sm80", {"BF16", "W8A8", "W4A16"}),
+        ("raspberry-pi-4", {"W8A8", "W4A8"}),
+    ],
+)
+def test_hardware_is_offered_what_it_has(hardware, offered):
+    offer = offer_for(tiny_model("llama-gqa"), ["90%"], hardware=hardware)
+    assert {str(scheme).split()[0] for scheme in offer.schemes} == offered
+    plan, _ = planned("60%", hardware=hardware, measurements=0)
+    found = {str(scheme).split()[0] for scheme in plan.modules.values() if scheme is not None}
+    assert found <= offered | {"W8A16"}  # embeddings and heads where those of groups do not fit
+
+
+def test_schemes_that_are_given_are_kept_where_the_hardware_has_such():
+    given = (SCHEMES["8 bits"], SCHEMES["3 bits"], SCHEMES["16 bits"])
+    assert list(offer_for(tiny_model("llama"), ["90%"], hardware="nvidia-sm75", schemes=given).schemes) == [given[0]]
+    with pytest.raises(ConfigError, match="such as"):
+        planned("60%", hardware="apple-m1", schemes=(SCHEMES["4 bits"],))
+
+
+def test_what_is_forbidden_is_not_chosen():
+    free, _ = planned("5bpw", measurements=0)
+    bits = {scheme.weight.bits for scheme in free.modules.values() if scheme is not None}
+    assert 4 in bits
+    plan, _ = planned("5bpw", measurements=0, forbidden={"*": "int4"})
+    assert not any(scheme is not None and scheme.weight.bits == 4 for scheme in plan.modules.values())
+
+
+def test_bytes_are_those_of_the_dtype_that_will_be_saved():
+    model = tiny_model("llama-gqa")
+    plan, report = planned("60%", model=model, measurements=0, dtype=torch.bfloat16)
+    halved = copy.deepcopy(model).to(torch.bfloat16)
+    assert report.bytes == plan_bytes(halved, plan) <= 0.6 * computed_bytes(halved)
+    assert report.float_bytes == computed_bytes(halved)
+
+
+def test_pins_that_leave_everything_float_have_no_alternatives():
+    plan, report = planned("drop<=5%", pins={"*": "float"}, measurements=0)
+    assert set(plan.modules.values()) == {None} and report.front == ()
 
 
 @pytest.mark.parametrize(
@@ -219,6 +260,14 @@ def test_a_target_is_met_by_searching_again_when_predictions_are_far_off():
     assert report.measured_loss <= 0.01 and any("allowed to predictions" in entry.change for entry in report.repairs)
 
 
+def test_losses_that_cannot_be_measured_are_told_before_the_analysis(monkeypatch):
+    model, batches = classified()
+    rows = [{"input_ids": batch["input_ids"]} for batch in batches]
+    monkeypatch.setattr(MEASURES["kl"], "add", None)
+    with pytest.raises(CalibrationError, match="labels"):
+        hf_quant.search_plan(model, rows, "30%", measure="kl", progress=False)
+
+
 def test_a_metric_without_labels_is_told():
     model, batches = classified()
     rows = [{"input_ids": batch["input_ids"]} for batch in batches]
@@ -255,11 +304,11 @@ def test_the_command_writes_a_recipe_that_quantizes(place, tmp_path):
     report = SearchReport.from_dict(json.loads((tmp_path / "plan.json").read_text()))
     run("quantize", place / "llama", "--recipe", file, "-o", tmp_path / "out")
     written = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.safetensors"))
-    assert written <= report.bytes
+    assert written == report.bytes
     loaded = dict(quantized_modules(load_model(str(tmp_path / "out"))))
     planned = {name: unit.scheme for unit in report.units for name in unit.modules if unit.scheme.startswith("W")}
     assert loaded.keys() == planned.keys()
-    assert (tmp_path / ".plan.losses.json").is_file()
+    assert len(list(tmp_path.glob(".plan.*.losses.json"))) == 1
 
 
 def test_the_commands_plan_for_a_recipe_is_one_with_its_steps(place, tmp_path):
@@ -339,6 +388,71 @@ def test_two_processes_plan_as_one(place, tmp_path):
     run(*arguments, "-o", tmp_path / "alone.yaml")
     both, alone = (yaml.safe_load((tmp_path / f"{name}.yaml").read_text()) for name in ("both", "alone"))
     assert both == alone and "Wrote" in first and second == ""
+
+
+def test_a_checkpoint_in_16_bits_is_planned_for_its_own_size(place, tmp_path):
+    task_model("causal-lm").to(torch.bfloat16).save_pretrained(tmp_path / "bf16")
+    tiny_tokenizer().save_pretrained(tmp_path / "bf16")
+    size = (tmp_path / "bf16" / "model.safetensors").stat().st_size
+    sizes = ("--samples", 8, "--sequence-length", 32, "--measurements", 0)
+    arguments = ("plan", tmp_path / "bf16", "-d", place / "texts.txt", "-o", tmp_path / "plan.yaml", *sizes)
+    with pytest.raises(InfeasibleBudget, match="keeps to"):
+        run(*arguments, "-b", f"{size + 1000}B")
+    run(*arguments, "-b", "60%", "--report", tmp_path / "plan.json")
+    report = SearchReport.from_dict(json.loads((tmp_path / "plan.json").read_text()))
+    run("quantize", tmp_path / "bf16", "--recipe", tmp_path / "plan.yaml", "-o", tmp_path / "out")
+    assert (tmp_path / "out" / "model.safetensors").stat().st_size == report.bytes <= 0.6 * size
+
+
+def test_a_model_that_reads_is_timed_as_in_python(place, tmp_path):
+    write_table(TABLE, tmp_path / "kernels.json")
+    arguments = ("plan", place / "bert", "-d", place / "reviews.jsonl", "-o", tmp_path / "plan.yaml")
+    found = []
+    for call in (
+        lambda: run(*arguments, "-b", "0.001ms", "--kernels", tmp_path / "kernels.json"),
+        lambda: offer_for(load_model(str(place / "bert")), ["0.001ms"], kernels=TABLE),
+    ):
+        with pytest.raises(InfeasibleBudget) as caught:
+            call()
+        found.append(str(caught.value))
+    assert found[0] == found[1]
+    with pytest.raises(ConfigError, match="--context"):
+        run(*arguments, "-b", "1ms", "--context", 16)
+
+
+def test_a_second_budget_that_cannot_be_kept_is_told_before_the_first_is_searched(place, tmp_path):
+    arguments = ("plan", place / "llama", "-d", place / "texts.txt", "-o", tmp_path / "plan.yaml")
+    with pytest.raises(InfeasibleBudget):
+        run(*arguments, "-b", "5bpw", "-b", "0.1bpw")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_options_do_not_meet_the_kept_analysis_of_these(place, tmp_path):
+    sizes = ("--samples", 8, "--sequence-length", 32, "--measurements", 0)
+    arguments = ("plan", place / "llama", "-d", place / "texts.txt", "-o", tmp_path / "plan.yaml", *sizes)
+    for more in ((), ("--seed", 1), ("--measure", "kl"), ("--hardware", "nvidia-sm80")):
+        run(*arguments, "-b", "40%", *more)
+    assert len(list(tmp_path.glob(".plan.*.losses.json"))) == 4
+
+
+def test_outputs_that_cannot_be_written_are_told_before_the_model_is_loaded(place, tmp_path):
+    (tmp_path / "taken.yaml").mkdir()
+    (tmp_path / "file").write_text("")
+    for options in (("-o", tmp_path / "taken.yaml"), ("--report", tmp_path / "file" / "a.html")):
+        with pytest.raises(ConfigError, match="cannot be written"):
+            run("plan", tmp_path / "nowhere", "-b", "30%", "-d", place / "texts.txt", *options)
+
+
+def test_pins_may_list_choices_and_are_given_once(place, tmp_path):
+    sizes = ("--samples", 8, "--sequence-length", 32, "--measurements", 0)
+    arguments = ("plan", place / "llama", "-b", "40%", "-d", place / "texts.txt", "-o", tmp_path / "plan.yaml", *sizes)
+    with pytest.raises(ConfigError, match="given twice"):
+        run(*arguments, "--pin", "lm_head=int8", "--pin", "lm_head=int4")
+    run(*arguments, "--pin", "*.down_proj=int8,float", "--forbid", "*.q_proj=int8,bf16")
+    chosen = yaml.safe_load((tmp_path / "plan.yaml").read_text())["overrides"]
+    bits = {name: scheme and scheme["weight"].get("bits", 8) for name, scheme in chosen.items()}
+    assert {bit for name, bit in bits.items() if name.endswith("down_proj")} <= {8, None}
+    assert not {bit for name, bit in bits.items() if name.endswith("q_proj")} & {8, 16}
 
 
 def test_a_pin_without_a_preset_is_refused(place, tmp_path):

@@ -15,7 +15,7 @@ from hf_quant.errors import PlanError
 from hf_quant.evaluation.file_size import MAX_SHARD, computed_bytes, header_entry, saved_tensors
 from hf_quant.modules.base import TensorFacts
 from hf_quant.modules.swap import SWAPS, candidates, tied_modules
-from hf_quant.planner.cost.skeleton import quantized_skeleton, require_float
+from hf_quant.planner.cost.skeleton import quantized_skeleton, require_float, skeleton
 from hf_quant.registry import unknown
 
 _SHARD_BYTES = 50 * 10**9
@@ -33,14 +33,16 @@ class DiskCosts:
 
     Args:
         model: Float, on any device; nothing is read, so the meta device serves.
+        dtype: Of what stays float; None: that of the model.
 
     Raises:
         UnsupportedModel: The model is quantized already.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, dtype: torch.dtype | None = None):
         require_float(model)
-        self.model = model
+        self.model = model if dtype is None else skeleton(model).to(dtype)
+        model = self.model
         self.candidates = candidates(model)
         self.ties = tied_modules(model)
         self.facts = saved_tensors(model)
