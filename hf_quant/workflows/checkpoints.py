@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
-from hf_quant.errors import ConfigError, UnsupportedModel
+from hf_quant.errors import CheckpointError, ConfigError, UnsupportedModel
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.registry import unknown
 
@@ -29,6 +30,7 @@ def load_model(source: str, config: HfQuantConfig | None = None, dtype: str = "a
     Raises:
         ConfigError: Unknown dtype, no such directory, or ``config.json`` names no architecture that Transformers has.
         UnsupportedModel: It is to be quantized, and is already.
+        CheckpointError: A file of weights is damaged.
     """
     check_source(source, dtype)
     try:
@@ -45,7 +47,12 @@ def load_model(source: str, config: HfQuantConfig | None = None, dtype: str = "a
             f"config.json of {source} names no architecture that Transformers has ({names}); "
             "load the model in Python with its own class and call hf_quant.quantize(model, config)"
         )
-    return model_class.from_pretrained(source, dtype=dtype, quantization_config=config)
+    try:
+        return model_class.from_pretrained(source, dtype=dtype, quantization_config=config)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"a file of weights of {source} is damaged ({error}): copy or download it anew"
+        ) from error
 
 
 def check_source(source: str, dtype: str = "auto") -> None:

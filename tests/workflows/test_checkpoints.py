@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_quant.errors import ConfigError
+from hf_quant.errors import CheckpointError, ConfigError
 from hf_quant.workflows.checkpoints import load_model, load_tokenizer
 from tests.integration.tiny import tiny_model
 
@@ -32,4 +32,12 @@ def test_a_folder_without_tokenizer_has_none(tmp_path):
 def test_a_config_of_no_model_is_called_that(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match="of no model that Transformers knows"):
+        load_model(str(tmp_path))
+
+
+def test_a_damaged_file_of_weights_is_called_that(tmp_path):
+    tiny_model("gpt2").save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="is damaged"):
         load_model(str(tmp_path))
