@@ -75,7 +75,8 @@ class Kept:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with self.file.open("a", encoding="utf-8") as stream:
                 # First an end to what a kill may have cut off.
-                stream.write("\n" + json.dumps({"cell": cell, "result": result, "machine": self.machine}))
+                entry = {"cell": cell, "result": result, "machine": self.machine}
+                stream.write("\n" + json.dumps(entry, separators=(",", ":")))
                 stream.flush()
                 os.fsync(stream.fileno())
         return self.results[_key(cell)]

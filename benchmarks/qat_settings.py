@@ -121,7 +121,7 @@ def measured(model: Any, tokenizer: Any, name: str, articles: int) -> list[list[
             batch = tokenizer([text for _, text in part], truncation=True, max_length=64, padding=True)
             logits = model(**batch.convert_to_tensors("pt")).logits
             guesses = [model.config.id2label[index] for index in logits.argmax(-1).tolist()]
-            found += [[float(guess == label), 1.0] for guess, (label, _) in zip(guesses, part, strict=True)]
+            found += [[int(guess == label), 1] for guess, (label, _) in zip(guesses, part, strict=True)]
         return found
     found = []
     for _, text in news_split()[1][:articles]:
