@@ -28,7 +28,7 @@ def make_teacher(teacher: Any, model: Any, settings: Distillation) -> Any:
         settings: Whether to quantize the teacher, which changes it unless it is ``"self"``.
 
     Raises:
-        ConfigError: It is neither, or of another kind than `model`.
+        ConfigError: It is neither, or of another kind than `model`, or has no hidden states to compare with its.
     """
     if isinstance(teacher, str):
         if teacher != "self":
@@ -43,12 +43,25 @@ def make_teacher(teacher: Any, model: Any, settings: Distillation) -> Any:
         ours, theirs = getattr(model.config, size, None), getattr(config, size, None)
         if ours != theirs:
             raise ConfigError(f"the teacher has {size} {theirs}, the model {ours}: they need the same outputs")
-    if settings.hidden and config.num_hidden_layers != model.config.num_hidden_layers:
-        raise ConfigError("hidden states are compared layer by layer: hidden=0, or a teacher of as many layers")
+    if settings.hidden:
+        _check_hidden(config, model.config)
     teacher = teacher.to(model.device)
     if settings.int8_teacher and not getattr(teacher, "is_quantized", False):
         _quantize(teacher)
     return teacher.eval().requires_grad_(False)
+
+
+def _check_hidden(theirs: Any, ours: Any) -> None:
+    if is_encoder_decoder(ours) or is_encoder_decoder(theirs):
+        raise ConfigError("hidden states are compared of models with one stack, not of encoder-decoders: hidden=0")
+    if theirs.num_hidden_layers != ours.num_hidden_layers:
+        raise ConfigError("hidden states are compared layer by layer: hidden=0, or a teacher of as many layers")
+    widths = [getattr(config, "hidden_size", None) for config in (theirs, ours)]
+    if widths[0] != widths[1]:
+        raise ConfigError(
+            f"hidden states of the teacher have {widths[0]} features, those of the model {widths[1]}: hidden=0, or a "
+            "teacher of the same hidden_size"
+        )
 
 
 def _quantize(teacher: Any) -> None:
@@ -62,6 +75,30 @@ def _quantize(teacher: Any) -> None:
     # One module at a time, so that no second copy of the weights is ever held.
     with torch.no_grad():
         become_quantized(teacher, config, resolution, quantize_weights(teacher, config, resolution, progress=False))
+
+
+def is_encoder_decoder(config: Any) -> bool:
+    """Whether a model of `config` has two stacks."""
+    return bool(getattr(config, "is_encoder_decoder", False))
+
+
+def with_decoder_inputs(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """`inputs`, with what an encoder-decoder makes of labels for its decoder; a teacher is not shown labels.
+
+    Raises:
+        ConfigError: `model` does not tell what it makes of them.
+    """
+    labels = inputs.get("labels")
+    if not is_encoder_decoder(model.config) or labels is None or labels.ndim < 2 or labels.is_floating_point():
+        return inputs  # labels of whole rows are not decoded
+    if any(inputs.get(name) is not None for name in ("decoder_input_ids", "decoder_inputs_embeds")):
+        return inputs
+    if not hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        raise ConfigError(
+            f"{type(model).__name__} does not tell what its decoder is given for labels, as the teacher's must be: "
+            "let the data collator add decoder_input_ids"
+        )
+    return {**inputs, "decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=labels)}
 
 
 class DistilledLoss:
@@ -83,7 +120,11 @@ class DistilledLoss:
         """As ``Trainer.compute_loss``."""
         if not model.training:
             return self.original(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
-        labels, mask = inputs.get("labels"), inputs.get("attention_mask")
+        student = self.trainer.accelerator.unwrap_model(model)
+        inputs = with_decoder_inputs(student, inputs)
+        # Of the tokens that logits are of.
+        mask = inputs.get("decoder_attention_mask" if is_encoder_decoder(student.config) else "attention_mask")
+        labels = inputs.get("labels")
         if self.settings.hidden:
             inputs = {**inputs, "output_hidden_states": True}
         asked = {name: value for name, value in inputs.items() if name not in ("labels", "num_items_in_batch")}
@@ -96,6 +137,11 @@ class DistilledLoss:
 
     def _taught(self, outputs: Any, taught: Any, labels: Any, mask: Any, num_items_in_batch: Any) -> Any:
         settings = self.settings
+        if any(getattr(each, "logits", None) is None for each in (outputs, taught)):
+            raise ConfigError(
+                f"distillation compares logits, and outputs are {type(outputs).__name__} of the model and "
+                f"{type(taught).__name__} of the teacher: take models with logits, or leave the teacher out"
+            )
         part, keep = kept_positions(outputs.logits, labels, mask, self.trainer._loss_shifts_labels)
         ours, theirs = ((each.logits if part is None else each.logits[:, part])[keep] for each in (outputs, taught))
         loss = settings.logits * logits_loss(ours, theirs, settings.temperature)

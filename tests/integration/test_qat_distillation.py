@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BartForSequenceClassification,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 import hf_quant
 from benchmarks.memory import PeakAnonymous, anonymous_bytes, in_fresh_process
@@ -133,6 +141,62 @@ def test_classifiers_are_taught_under_features_of_the_trainer(extra, tmp_path):
     assert training.model.is_quantized
 
 
+def bart(model_class=BartForConditionalGeneration, **changes):
+    """A tiny encoder-decoder."""
+    torch.manual_seed(0)
+    stacks = {f"{stack}_{name}": size for stack in ("encoder", "decoder") for name, size in STACK.items()}
+    return model_class(BartConfig(vocab_size=128, d_model=32, max_position_embeddings=64, **stacks, **changes)).eval()
+
+
+STACK = {"layers": 1, "attention_heads": 2, "ffn_dim": 64}
+
+
+def translations(length=9):
+    """Rows of token ids whose labels are of another length."""
+    labels = token_ids(16, length, seed=2)
+    return [{"input_ids": row, "labels": label} for row, label in zip(Rows().ids, labels, strict=True)]
+
+
+@pytest.mark.parametrize("length", [9, 16])
+def test_a_teacher_of_an_encoder_decoder_decodes_what_the_student_does(length, tmp_path):
+    training = trainer(tmp_path, model=bart(), teacher="self", distillation=Distillation(**TAUGHT), convert=False)
+    training.create_optimizer()
+    model, teacher = training.model.train(), bart()
+    for module in model.modules():
+        if hasattr(module, "dropout"):
+            module.dropout = 0.0
+    batch = training.data_collator(translations(length)[:4])
+    found = training.compute_loss(model, dict(batch)).item()
+    logits = [each(**batch).logits.flatten(0, 1) for each in (model, teacher)]
+    assert found == pytest.approx(logits_loss(*logits, 1.0).item(), rel=1e-3, abs=1e-7)
+    training.train_dataset = translations(length)
+    assert training.train().training_loss > 0
+
+
+def test_classifiers_of_two_stacks_are_taught(tmp_path):
+    training = trainer(tmp_path, model=bart(BartForSequenceClassification), teacher="self", max_steps=1)
+    rows = torch.cat([Rows().ids[:, :-1], torch.full((16, 1), 2)], 1)  # the token whose state is classified
+    training.train_dataset = [{"input_ids": row, "labels": index % 3} for index, row in enumerate(rows)]
+    assert training.train().training_loss > 0
+
+
+def test_an_encoder_decoder_that_does_not_tell_what_it_decodes_is_refused(tmp_path):
+    class Silent(BartForConditionalGeneration):
+        prepare_decoder_input_ids_from_labels = property()
+
+    training = trainer(tmp_path, model=bart(Silent), teacher="self")
+    training.train_dataset = translations()
+    with pytest.raises(ConfigError, match="let the data collator add decoder_input_ids"):
+        training.train()
+
+
+def test_models_without_logits_are_refused(tmp_path):
+    training = trainer(tmp_path, model=tiny_model("bert", BertForQuestionAnswering), teacher="self")
+    training.train_dataset = [{"input_ids": row, "start_positions": 1, "end_positions": 2} for row in Rows().ids]
+    with pytest.raises(ConfigError, match="take models with logits"):
+        training.train()
+
+
 def test_teachers_that_cannot_teach_are_refused(tmp_path):
     with pytest.raises(ConfigError, match='a model or "self"'):
         trainer(tmp_path, teacher="me")
@@ -143,6 +207,11 @@ def test_teachers_that_cannot_teach_are_refused(tmp_path):
     teacher = tiny_model("bert", num_hidden_layers=1)
     with pytest.raises(ConfigError, match="layer by layer"):
         trainer(tmp_path, teacher=teacher, distillation=Distillation(hidden=1.0))
+    teacher = tiny_model("bert", hidden_size=32)
+    with pytest.raises(ConfigError, match="have 32 features, those of the model 64"):
+        trainer(tmp_path, teacher=teacher, distillation=Distillation(hidden=1.0))
+    with pytest.raises(ConfigError, match="one stack"):
+        trainer(tmp_path, model=bart(), teacher="self", distillation=Distillation(hidden=1.0))
     model = tiny_model("bert")
     with pytest.raises(ConfigError, match="keep a copy"):
         trainer(tmp_path, model=model, teacher=model)
