@@ -15,7 +15,7 @@ from hf_quant.integration.qat import convert, prepare
 from hf_quant.integration.quantizer import require_pretrained
 from hf_quant.integration.resolve import resolve
 from hf_quant.integration.solve import quantize_weights
-from hf_quant.qat.distillation import Distillation, hidden_loss, kept_positions, logits_loss
+from hf_quant.qat.distillation import Distillation, hidden_loss, kept_positions, outputs_loss
 from hf_quant.qat.options import QATOptions
 
 
@@ -131,11 +131,11 @@ class DistilledLoss:
         loss, outputs = self.original(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         with torch.no_grad(), self.trainer.accelerator.autocast():
             taught = self.teacher(**asked)
-        added = self._taught(outputs, taught, labels, mask, num_items_in_batch)
+        added = self._taught(student.config, outputs, taught, labels, mask, num_items_in_batch)
         loss = self.settings.labels * loss + added
         return (loss, outputs) if return_outputs else loss
 
-    def _taught(self, outputs: Any, taught: Any, labels: Any, mask: Any, num_items_in_batch: Any) -> Any:
+    def _taught(self, config: Any, outputs: Any, taught: Any, labels: Any, mask: Any, num_items_in_batch: Any) -> Any:
         settings = self.settings
         if any(getattr(each, "logits", None) is None for each in (outputs, taught)):
             raise ConfigError(
@@ -144,7 +144,9 @@ class DistilledLoss:
             )
         part, keep = kept_positions(outputs.logits, labels, mask, self.trainer._loss_shifts_labels)
         ours, theirs = ((each.logits if part is None else each.logits[:, part])[keep] for each in (outputs, taught))
-        loss = settings.logits * logits_loss(ours, theirs, settings.temperature)
+        # Set by the first loss, where the user has left it open.
+        problem = getattr(config, "problem_type", None)
+        loss = settings.logits * outputs_loss(ours, theirs, settings.temperature, problem)
         if settings.hidden:
             tokens = None if mask is None else mask.bool()
             loss = loss + settings.hidden * hidden_loss(outputs.hidden_states, taught.hidden_states, tokens)

@@ -17,9 +17,9 @@ class Distillation:
 
     Args:
         labels: Weight of the loss that the Trainer has anyway.
-        logits: Weight of `logits_loss`.
+        logits: Weight of `outputs_loss`.
         hidden: Weight of `hidden_loss`.
-        temperature: That logits are divided by.
+        temperature: That logits of classes are divided by.
         int8_teacher: Quantize the teacher to INT8, for a quarter of its memory.
 
     Raises:
@@ -78,6 +78,50 @@ def logits_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     student, teacher = ((logits.float() / temperature).log_softmax(-1) for logits in (student, teacher))
     divergence = nn.functional.kl_div(student, teacher, reduction="sum", log_target=True)
     return divergence * temperature**2 / max(student.shape[0], 1)
+
+
+def several_labels_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """``T^2 * KL(p || q)``, sum over labels, mean over rows, in nats; each label is there or not, on its own.
+
+    ``p = sigmoid(teacher / T)`` and ``q = sigmoid(student / T)``, so that
+    ``KL(p || q) = p log(p / q) + (1 - p) log((1 - p) / (1 - q))``.
+
+    Args:
+        student: Logits ``[rows, labels]``.
+        teacher: Likewise.
+        temperature: T.
+    """
+    student, teacher = (logits.float() / temperature for logits in (student, teacher))
+    log_sigmoid = nn.functional.logsigmoid
+    there = teacher.sigmoid() * (log_sigmoid(teacher) - log_sigmoid(student))
+    absent = (-teacher).sigmoid() * (log_sigmoid(-teacher) - log_sigmoid(-student))
+    return (there + absent).sum() * temperature**2 / max(student.shape[0], 1)
+
+
+def numbers_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """``(student - teacher)^2``, mean over rows and outputs, for outputs that are numbers and no classes.
+
+    Args:
+        student: ``[rows, outputs]``.
+        teacher: Likewise.
+    """
+    return (student.float() - teacher.float()).square().sum() / max(student.numel(), 1)
+
+
+def outputs_loss(student: Tensor, teacher: Tensor, temperature: float, problem: str | None) -> Tensor:
+    """`numbers_loss` of a regression or a single output, `several_labels_loss` of several labels, else `logits_loss`.
+
+    Args:
+        student: ``[positions, outputs]``.
+        teacher: Likewise.
+        temperature: Of logits.
+        problem: ``problem_type`` of a Transformers config.
+    """
+    if problem == "regression" or student.shape[-1] == 1:  # the softmax of one logit is 1, whatever it is
+        return numbers_loss(student, teacher)
+    if problem == "multi_label_classification":
+        return several_labels_loss(student, teacher, temperature)
+    return logits_loss(student, teacher, temperature)
 
 
 def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor | None) -> Tensor:

@@ -197,6 +197,18 @@ def test_models_without_logits_are_refused(tmp_path):
         training.train()
 
 
+@pytest.mark.parametrize("labels", [1, 3], ids=["one number", "several labels"])
+def test_outputs_that_are_no_classes_are_taught_too(labels, tmp_path):
+    losses = {}
+    for teacher in (None, "self"):
+        model = tiny_model("bert", BertForSequenceClassification, num_labels=labels)
+        training = trainer(tmp_path, W3A8, model=model, teacher=teacher, max_steps=2)
+        truth = torch.ones(labels) if labels > 1 else torch.tensor(1.0)
+        training.train_dataset = [{"input_ids": row, "labels": truth} for row in Rows().ids]
+        losses[teacher] = training.train().training_loss
+    assert losses["self"] > losses[None] * 1.001
+
+
 def test_teachers_that_cannot_teach_are_refused(tmp_path):
     with pytest.raises(ConfigError, match='a model or "self"'):
         trainer(tmp_path, teacher="me")

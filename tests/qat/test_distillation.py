@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_quant.errors import ConfigError
-from hf_quant.qat.distillation import Distillation, hidden_loss, kept_positions, logits_loss
+from hf_quant.qat.distillation import (
+    Distillation,
+    hidden_loss,
+    kept_positions,
+    logits_loss,
+    numbers_loss,
+    outputs_loss,
+    several_labels_loss,
+)
 
 
 def drawn(*shape, seed=0):
@@ -26,14 +34,49 @@ def test_the_loss_of_logits_and_its_gradient_are_those_of_the_formula(temperatur
     assert torch.allclose(student.grad.double(), (q - p) * temperature / 5, atol=1e-6)
 
 
+@settings(max_examples=25, deadline=None)
+@given(temperature=st.floats(0.5, 8), seed=st.integers(0, 10**6))
+def test_the_loss_of_several_labels_and_its_gradient_are_those_of_the_formula(temperature, seed):
+    student, teacher = drawn(5, 7, seed=seed).requires_grad_(), drawn(5, 7, seed=seed + 1) * 2
+    loss = several_labels_loss(student, teacher, temperature)
+    q, p = ((x.detach().double() / temperature).sigmoid() for x in (student, teacher))
+    expected = float((p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum() / 5) * temperature**2
+    assert loss.item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    loss.backward()
+    assert torch.allclose(student.grad.double(), (q - p) * temperature / 5, atol=1e-6)
+
+
+def test_the_loss_of_several_labels_is_finite_where_they_are_certain():
+    student, teacher = torch.tensor([[200.0, -200.0]]), torch.tensor([[-200.0, -200.0]])
+    assert several_labels_loss(student, teacher, 1.0).item() == pytest.approx(200)
+
+
+def test_numbers_are_compared_as_they_are():
+    student, teacher = drawn(5, 3), drawn(5, 3, seed=1)
+    assert numbers_loss(student, teacher).item() == pytest.approx(float(((student - teacher) ** 2).sum() / 15))
+
+
+def test_the_loss_of_outputs_is_that_of_what_they_mean():
+    student, teacher = drawn(5, 3), drawn(5, 3, seed=1)
+    assert torch.equal(outputs_loss(student, teacher, 2.0, "regression"), numbers_loss(student, teacher))
+    several = outputs_loss(student, teacher, 2.0, "multi_label_classification")
+    assert torch.equal(several, several_labels_loss(student, teacher, 2.0))
+    for problem in (None, "single_label_classification"):
+        assert torch.equal(outputs_loss(student, teacher, 2.0, problem), logits_loss(student, teacher, 2.0))
+    assert torch.equal(
+        outputs_loss(student[:, :1], teacher[:, :1], 2.0, None), numbers_loss(student[:, :1], teacher[:, :1])
+    )
+
+
 def test_a_student_like_its_teacher_has_no_loss():
     logits, states = drawn(4, 6), [drawn(2, 3, 4, seed=index) for index in range(3)]
     assert logits_loss(logits, logits, 2.0).item() == pytest.approx(0, abs=1e-6)
     assert hidden_loss(states, states, None).item() == 0
 
 
-def test_logits_of_no_position_give_zero():
-    assert logits_loss(torch.empty(0, 6), torch.empty(0, 6), 2.0).item() == 0
+@pytest.mark.parametrize("problem", [None, "regression", "multi_label_classification"])
+def test_outputs_of_no_position_give_zero(problem):
+    assert outputs_loss(torch.empty(0, 6), torch.empty(0, 6), 2.0, problem).item() == 0
 
 
 def test_the_loss_of_hidden_states_is_relative_to_the_teacher_and_skips_padding():
