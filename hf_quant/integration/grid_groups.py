@@ -32,6 +32,12 @@ def learned_grids(model: nn.Module) -> dict[str, list[LearnedGrid]]:
     return dict(sorted(found.items()))
 
 
+def base_rate(optimizer: Any, args: Any) -> float:
+    """Learning rate of the weights, before any schedule; that of ``TrainingArguments`` where `optimizer` has none."""
+    rate = getattr(optimizer, "defaults", {}).get("lr")
+    return float(args.learning_rate if rate is None else rate)
+
+
 def add_groups(optimizer: Any, model: nn.Module, rate: float | None, base: float, scheduler: Any = None) -> None:
     """Move the grids of `model` to groups of their own.
 

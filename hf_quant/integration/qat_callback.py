@@ -14,7 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hf_quant.errors import ConfigError, UnsupportedModel
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.distill import DistilledLoss, make_teacher
-from hf_quant.integration.grid_groups import add_groups, update_rates
+from hf_quant.integration.grid_groups import add_groups, base_rate, update_rates
 from hf_quant.integration.prepared import prepared
 from hf_quant.integration.qat import convert, prepare
 from hf_quant.integration.qat_record import check_record, write_record
@@ -115,6 +115,8 @@ class QATCallback(TrainerCallback):
         self.statistics = TrainingStatistics() if statistics else None
         self._model: weakref.ref[Any] | None = None
         self._trainer: weakref.ref[Any] | None = None
+        self._was_told = False
+        """Whether of the optimizer of this run."""
         self._sharded: ShardedTraining | None = None
         """Until training begins."""
         self._negative: dict[str, Any] = {}
@@ -130,8 +132,8 @@ class QATCallback(TrainerCallback):
         setattr(model, _CONTROL, control)
         optimizer = kwargs.get("optimizer")
         if optimizer is not None:
-            base = optimizer.defaults.get("lr", args.learning_rate)
-            add_groups(optimizer, model, self.scale_learning_rate, float(base), kwargs.get("lr_scheduler"))
+            base = base_rate(optimizer, args)
+            add_groups(optimizer, model, self.scale_learning_rate, base, kwargs.get("lr_scheduler"))
 
     def _start(self, model: Any) -> None:
         if self.teacher is not None:
@@ -149,7 +151,7 @@ class QATCallback(TrainerCallback):
 
     def on_optimizer_made(self, trainer: Any, is_new: bool) -> None:
         """As `integration.trainer.MeetsOptimizer`."""
-        self._trainer = weakref.ref(trainer)
+        self._trainer, self._was_told = weakref.ref(trainer), True
         if self.teacher is not None and not isinstance(trainer.compute_loss, DistilledLoss):
             trainer.compute_loss = DistilledLoss(trainer, self.teacher, self.distillation)
         if prepared(trainer.model) is not None:
@@ -157,7 +159,8 @@ class QATCallback(TrainerCallback):
                 self._sharded.begin()  # of a Trainer that never came to train
             self._sharded = ShardedTraining(trainer)
         if is_new and prepared(trainer.model) is not None:
-            add_groups(trainer.optimizer, trainer.model, self.scale_learning_rate, trainer.args.learning_rate)
+            base = base_rate(trainer.optimizer, trainer.args)
+            add_groups(trainer.optimizer, trainer.model, self.scale_learning_rate, base)
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Write beside a checkpoint what it is trained for."""
@@ -186,6 +189,12 @@ class QATCallback(TrainerCallback):
                 "the model that is trained is not the one that QATCallback prepared as the Trainer was made: pass it "
                 "as model=, not by model_init, and make a new Trainer and callback after it was converted"
             )
+        if not self._was_told:
+            raise ConfigError(
+                "QATCallback was not told of the optimizer, and learned scales and the teacher would do nothing: let "
+                "create_optimizer and _prepare_for_training of your Trainer call those of transformers.Trainer"
+            )
+        self._was_told = False
         last = self.schedule.last_change(observes_inputs(model))
         if last >= state.max_steps:
             logger.warning(
