@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hf_quant.errors import ConfigError, UnsupportedModel
 from hf_quant.integration.config import HfQuantConfig
+from hf_quant.integration.prepared import has_static_inputs
 from hf_quant.integration.resolve import Resolution
 from hf_quant.qat.modules import FakeQuantized
 from hf_quant.qat.options import QATOptions
@@ -124,8 +125,7 @@ def check_options(config: HfQuantConfig, resolution: Resolution, options: QATOpt
             "PEFT's checkpoints hold adapters and no learned scales: with adapters, take scales from the weights in "
             'each step, QATCallback(..., weights="minmax")'
         )
-    inputs = [scheme.input for scheme in resolution.plan.modules.values() if scheme is not None]
-    if any(input is not None and not input.dynamic for input in inputs):
+    if has_static_inputs(resolution):
         raise ConfigError(
             "PEFT's checkpoints hold adapters and no ranges of static inputs: with adapters, quantize inputs "
             "dynamically, as int8 and int4 do"

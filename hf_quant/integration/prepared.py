@@ -45,6 +45,12 @@ def check_config(config: HfQuantConfig) -> None:
         )
 
 
+def has_static_inputs(resolution: Resolution) -> bool:
+    """Whether any module is to have an input with a fixed grid."""
+    inputs = [scheme.input for scheme in resolution.plan.modules.values() if scheme is not None]
+    return any(input is not None and not input.dynamic for input in inputs)
+
+
 def begin_training(
     model: Any, config: HfQuantConfig, resolution: Resolution, options: QATOptions | None = None
 ) -> None:

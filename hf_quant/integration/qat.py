@@ -11,7 +11,7 @@ from hf_quant.integration import trainer
 from hf_quant.integration.adapted import Adapters, as_adapted, check_options, forget_adapters
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.in_memory import become_quantized
-from hf_quant.integration.prepared import ATTRIBUTE, begin_training, check_config, prepared
+from hf_quant.integration.prepared import ATTRIBUTE, begin_training, check_config, has_static_inputs, prepared
 from hf_quant.integration.quantizer import DTYPES, require_pretrained
 from hf_quant.integration.resolve import resolve
 from hf_quant.integration.solve import Outcome
@@ -19,21 +19,29 @@ from hf_quant.qat.convert import convert as convert_modules
 from hf_quant.qat.options import QATOptions
 from hf_quant.qat.prepare import fake_quantized_modules
 
+UNOBSERVED = (
+    "static inputs take their ranges from what is observed in training: give QATCallback observer_steps of at least 1, "
+    "or quantize inputs dynamically"
+)
+"""Said where they would have none."""
 
-def prepare(model: Any, config: HfQuantConfig | str, options: QATOptions | None = None) -> Any:
+
+def prepare(model: Any, config: HfQuantConfig | str, options: QATOptions | None = None, observes: bool = True) -> Any:
     """Let a float model compute, in training, with the numbers it will be quantized to; in place.
 
     Args:
         model: Float, weights in memory. Its parameters stay the same objects; learned scales and offsets are added.
         config: A config or a preset's name. Static inputs take their range from observing, not from calibration data.
         options: How grids are found; None for the defaults.
+        observes: Whether training is going to observe static inputs.
 
     Returns:
         `model`. In evaluation, without gradients, it computes as `convert` will make it.
 
     Raises:
         UnsupportedModel: Not a Transformers model, quantized or prepared already.
-        ConfigError: All parameters are frozen, or the config has a recipe or calibration data.
+        ConfigError: All parameters are frozen, the config has a recipe or calibration data, or static inputs that
+            nothing will observe.
         PlanError: The plan does not fit the model, or quantizes nothing; the model is as it was.
         WeightError: A weight holds NaN or Inf; the model is as it was.
     """
@@ -55,7 +63,10 @@ def prepare(model: Any, config: HfQuantConfig | str, options: QATOptions | None 
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError("all parameters are frozen, so there is nothing to train: model.requires_grad_(True)")
     if adapted is None:
-        begin_training(model, config, resolve(model, config), options)
+        resolution = resolve(model, config)
+        if not observes and has_static_inputs(resolution):
+            raise ConfigError(UNOBSERVED)
+        begin_training(model, config, resolution, options)
     else:
         _begin_adapted(Adapters(adapted), config, options)
     trainer.install()

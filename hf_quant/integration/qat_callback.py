@@ -16,7 +16,7 @@ from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.distill import DistilledLoss, make_teacher
 from hf_quant.integration.grid_groups import add_groups, base_rate, update_rates
 from hf_quant.integration.prepared import prepared
-from hf_quant.integration.qat import convert, prepare
+from hf_quant.integration.qat import UNOBSERVED, convert, prepare
 from hf_quant.integration.qat_record import check_record, write_record
 from hf_quant.integration.sharded_training import ShardedTraining
 from hf_quant.qat.check import check_grids, negative_scales
@@ -31,6 +31,7 @@ from hf_quant.qat.schedule import (
     never_learned,
     next_step,
     observes_inputs,
+    unknown_ranges,
     untrained_bits,
 )
 from hf_quant.qat.statistics import TrainingStatistics
@@ -140,12 +141,15 @@ class QATCallback(TrainerCallback):
             if self.config is None and self.teacher == "self":
                 raise ConfigError('a model that was loaded to be trained is no float teacher: give one, not "self"')
             self.teacher = make_teacher(self.teacher, model, self.distillation)
+        observes = self.schedule.observer_steps > 0
         if self.config is not None:
-            prepare(model, self.config, self.options)
+            prepare(model, self.config, self.options, observes)
         elif prepared(model) is None:
             raise ConfigError(
                 'the model was not loaded to be trained: QATCallback("int4"), or another preset, scheme or plan'
             )
+        elif not observes and unknown_ranges(model):
+            raise ConfigError(UNOBSERVED)
         self._model = weakref.ref(model)
         begin(model, self.schedule.at(0))
 

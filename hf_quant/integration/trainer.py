@@ -6,9 +6,11 @@ import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from hf_quant.errors import ConfigError
 from hf_quant.integration.grid_groups import add_groups, base_rate
 from hf_quant.integration.original import ORIGINAL
 from hf_quant.integration.prepared import prepared
+from hf_quant.qat.schedule import unknown_ranges
 
 _METHOD = "create_optimizer"
 
@@ -111,5 +113,13 @@ def _tell(trainer: Any, is_new: bool) -> None:
     told = [callback for callback in trainer.callback_handler.callbacks if hasattr(callback, "on_optimizer_made")]
     for callback in told:
         callback.on_optimizer_made(trainer, is_new)
-    if is_new and not told and prepared(trainer.model) is not None:
+    if told or prepared(trainer.model) is None:
+        return
+    unknown = unknown_ranges(trainer.model)
+    if unknown:
+        raise ConfigError(
+            f"the static input of {unknown[0]} has no range, and nothing in this Trainer observes it: give it "
+            "callbacks=[hf_quant.QATCallback()]"
+        )
+    if is_new:
         add_groups(trainer.optimizer, trainer.model, None, base_rate(trainer.optimizer, trainer.args))

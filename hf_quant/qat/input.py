@@ -75,9 +75,15 @@ class StaticInput(nn.Module):
         self.register_buffer("high", torch.zeros((), device=device))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64, device=device))
         self._step: tuple[Tensor, Tensor] | None = None
+        self._has_grid = False
+        """Whether there is known to be one: asking the grid itself waits for the device."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[..., features]`` on its grid, rotated where the weight is; float32 once either was done."""
+        """``[..., features]`` on its grid, rotated where the weight is; float32 once either was done.
+
+        Raises:
+            CalibrationError: There is no grid yet.
+        """
         if self.rotation is not None:
             input = Rotate.apply(input, self.rotation)
         if input.numel() == 0:
@@ -88,6 +94,8 @@ class StaticInput(nn.Module):
             return input
         if not self.enabled:
             return input
+        if not self._has_grid and not torch.compiler.is_compiling():
+            self._has_grid = self._require_grid()
         real = input.to(torch.float32)
         format = affine_format(self.scheme)
         scale, zero_point = self.grid()
@@ -135,6 +143,14 @@ class StaticInput(nn.Module):
         """float32 scale and integer zero point ``[1, 1]``, as they would be stored now."""
         scale, zero_point = self.grid()
         return scale, None if zero_point is None else zero_point.to(affine_format(self.scheme).dtype)
+
+    def _require_grid(self) -> bool:
+        if not self.grid.is_initialised:
+            raise CalibrationError(
+                "a static input was never observed, so it has no range to round to: train with hf_quant.QATCallback(), "
+                "which observes in its observer_steps"
+            )
+        return True
 
     def _observer(self) -> MovingAverage:
         state = {"low": self.low, "high": self.high, "batches": self.batches} if int(self.batches) else {}

@@ -187,6 +187,13 @@ def observes_inputs(model: nn.Module) -> bool:
     return any(isinstance(module, StaticInput) for module in model.modules())
 
 
+def unknown_ranges(model: nn.Module) -> list[str]:
+    """Modules with a static input that has no grid yet."""
+    modules = fake_quantized_modules(model)
+    statics = [(name, getattr(module, "input_quantizer", None)) for name, module in modules]
+    return [name for name, each in statics if isinstance(each, StaticInput) and not each.grid.is_initialised]
+
+
 def _owners(model: nn.Module) -> list[tuple[str, FakeQuantized]]:
     modules = fake_quantized_modules(model)
     return [(name, m) for name, m in modules if m.scheme.weight.is_integer and m.sharing[0] is m]

@@ -17,6 +17,7 @@ from hf_quant.evaluation import TASKS
 from hf_quant.evaluation.fingerprint import checkpoint_fingerprint
 from hf_quant.evaluation.models import model_facts
 from hf_quant.evaluation.report import DropReport
+from hf_quant.integration.prepared import has_static_inputs
 from hf_quant.integration.resolve import resolve
 from hf_quant.registry import unknown
 from hf_quant.reporting.training.page import write_page
@@ -130,7 +131,7 @@ def train(
         restart,
     )
     rounded = None
-    if compare and not _is_static(loaded, config):
+    if compare and not has_static_inputs(resolve(loaded, config)):
         alone = quantize(load_model(model, dtype="float32"), config, progress=progress)
         rounded = evaluate_drop(
             model, alone, task, held_out.dataset, tokenizer=facts.tokenizer, progress=progress, **options
@@ -191,12 +192,6 @@ def _parts(dataset: Any, eval_dataset: Any, split: str | None, holdout: float, s
         )
     parts = rows.dataset.train_test_split(test_size=holdout, seed=seed)
     return Rows(parts["train"], rows.name, rows.split), Rows(parts["test"], f"{rows.name}, held out", rows.split)
-
-
-def _is_static(model: Any, config: Any) -> bool:
-    plan = resolve(model, config).plan
-    inputs = [scheme.input for scheme in plan.modules.values() if scheme is not None]
-    return any(input is not None and not input.dynamic for input in inputs)
 
 
 def _teacher(teacher: Any) -> Any:

@@ -432,6 +432,14 @@ def test_models_that_cannot_train_are_refused_as_the_trainer_is_made(tmp_path):
         trainer(tmp_path, model=hf_quant.quantize(tiny_model("bert"), "int8", progress=False))
 
 
+def test_static_inputs_that_no_step_observes_are_refused_and_the_model_is_left_as_it_was(tmp_path):
+    model = tiny_model("bert")
+    before = state(model)
+    with pytest.raises(ConfigError, match="observer_steps of at least 1"):
+        trainer(tmp_path, "int8-static", model=model, observer_steps=0)
+    assert same(before, state(model)) and not list(fake_quantized_modules(model))
+
+
 def test_another_model_than_the_one_prepared_is_refused(tmp_path):
     training = trainer(tmp_path, model=None, more={})
     training.train()

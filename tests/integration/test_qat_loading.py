@@ -74,6 +74,27 @@ def test_static_grids_that_are_known_are_not_observed_again(tmp_path):
     assert scales and all(torch.equal(model.get_parameter(name), scale) for name, scale in scales.items())
 
 
+@beside
+def test_static_grids_that_are_known_need_no_steps_to_observe(tmp_path):
+    hf_quant.quantize(tiny_model("bert"), preset_config("int8-static"), progress=False).save_pretrained(tmp_path)
+    for callbacks in ([], [QATCallback(observer_steps=0)]):
+        model = load("bert", tmp_path, "int8-static")
+        run = Trainer(model, arguments(tmp_path, max_steps=1), train_dataset=Rows(), callbacks=callbacks).train()
+        assert run.training_loss == run.training_loss
+
+
+def test_static_grids_that_nothing_observes_are_refused_before_training(checkpoints, tmp_path):
+    model = load("bert", checkpoints["bert"], "int8-static")
+    before = state(model)
+    with pytest.raises(ConfigError, match=r"callbacks=\[hf_quant\.QATCallback\(\)\]"):
+        Trainer(model, arguments(tmp_path), train_dataset=Rows()).train()
+    with pytest.raises(ConfigError, match="observer_steps of at least 1"):
+        Trainer(model, arguments(tmp_path), train_dataset=Rows(), callbacks=[QATCallback(observer_steps=0)])
+    assert same(before, state(model))
+    Trainer(model, arguments(tmp_path), train_dataset=Rows(), callbacks=[QATCallback(observer_steps=1)]).train()
+    assert model.is_quantized
+
+
 @pytest.mark.parametrize("callbacks", [[], [QATCallback(warmup_steps=2)]], ids=["plain", "callback"])
 def test_the_trainer_takes_a_model_that_was_loaded_to_be_trained(callbacks, checkpoints, tmp_path):
     model = load("gpt2", checkpoints["gpt2"])

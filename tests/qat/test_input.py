@@ -141,3 +141,11 @@ def test_a_bad_number_never_turns_into_a_good_one(bad):
 def test_inputs_without_tokens_pass():
     for made in (DynamicInput(scheme_with(DYNAMIC["token"])), static(scheme_with(STATIC["static"]), tokens())):
         assert made(tokens()[:, :0]).shape == (2, 0, WIDTH)
+
+
+def test_a_static_input_without_a_range_is_refused():
+    made = StaticInput(scheme_with(STATIC["static"]), WIDTH, QATOptions())
+    with pytest.raises(CalibrationError, match="was never observed"):
+        made(tokens())
+    made.enabled = False
+    made(tokens())  # a float warm-up asks for none
