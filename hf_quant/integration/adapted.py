@@ -132,10 +132,13 @@ def check_options(config: HfQuantConfig, resolution: Resolution, options: QATOpt
         )
 
 
-def forget_adapters(base: Any) -> None:
-    """Remove what PEFT leaves on a model whose adapters are merged."""
+def forget_adapters(base: Any, wrapper: Any) -> None:
+    """Remove what PEFT leaves on a model whose adapters are merged; what was `wrapper` saves the model from now on."""
     for attribute in ("peft_config", "_hf_peft_config_loaded"):
         base.__dict__.pop(attribute, None)
+    # PEFT's own would write a file of an adapter, with nothing in it.
+    for method in ("save_pretrained", "push_to_hub"):
+        setattr(wrapper, method, getattr(base, method))
 
 
 def _merged_class() -> type[nn.Module]:

@@ -114,7 +114,7 @@ def convert(model: Any) -> Any:
         adapters.merge_float()
         adapters.take_out()
         model = adapters.base
-        forget_adapters(model)
+        forget_adapters(model, adapted)
     convert_modules(model, found.resolution.ties)
     delattr(model, ATTRIBUTE)
     become_quantized(model, found.config, found.resolution, Outcome())

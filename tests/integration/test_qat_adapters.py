@@ -99,6 +99,16 @@ def test_an_adapter_that_was_trained_is_saved_and_reloaded_by_peft_alone(tmp_pat
     assert same(state(merged), state(convert(run.model)))
 
 
+def test_what_wrapped_the_model_saves_the_quantized_one(tmp_path):
+    wrapper = prepare(adapted("llama"), "int4", RANGES)
+    converted = convert(wrapper)
+    wrapper.save_pretrained(tmp_path)
+    loaded = auto_class("llama").from_pretrained(tmp_path).eval()
+    assert torch.equal(outputs(loaded), outputs(converted.eval()))
+    assert not (tmp_path / "adapter_config.json").exists()
+    assert wrapper.push_to_hub == converted.push_to_hub
+
+
 def test_the_best_adapter_is_the_one_that_is_converted(tmp_path):
     run = training(
         tmp_path,
