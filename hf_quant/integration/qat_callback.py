@@ -114,6 +114,8 @@ class QATCallback(TrainerCallback):
         self.distillation = distillation or Distillation()
         self.convert = convert
         self.statistics = TrainingStatistics() if statistics else None
+        self._taught_by: Any = None
+        """What `teacher` asks for, for the model that is trained."""
         self._model: weakref.ref[Any] | None = None
         self._trainer: weakref.ref[Any] | None = None
         self._was_told = False
@@ -128,7 +130,9 @@ class QATCallback(TrainerCallback):
         if getattr(model, _CONTROL, None) is control:
             raise ConfigError("there are two QATCallbacks: give one only")
         is_prepared = prepared(model) is not None
-        if not (is_prepared and self._owns(model)):  # otherwise another Trainer goes on with it
+        if is_prepared and self._owns(model):  # another Trainer goes on with it
+            hold(model, self.schedule.at(0))  # grids that were frozen at the end learn again
+        else:
             self._start(model)
         setattr(model, _CONTROL, control)
         optimizer = kwargs.get("optimizer")
@@ -140,7 +144,7 @@ class QATCallback(TrainerCallback):
         if self.teacher is not None:
             if self.config is None and self.teacher == "self":
                 raise ConfigError('a model that was loaded to be trained is no float teacher: give one, not "self"')
-            self.teacher = make_teacher(self.teacher, model, self.distillation)
+            self._taught_by = make_teacher(self.teacher, model, self.distillation)
         observes = self.schedule.observer_steps > 0
         if self.config is not None:
             prepare(model, self.config, self.options, observes)
@@ -156,8 +160,8 @@ class QATCallback(TrainerCallback):
     def on_optimizer_made(self, trainer: Any, is_new: bool) -> None:
         """As `integration.trainer.MeetsOptimizer`."""
         self._trainer, self._was_told = weakref.ref(trainer), True
-        if self.teacher is not None and not isinstance(trainer.compute_loss, DistilledLoss):
-            trainer.compute_loss = DistilledLoss(trainer, self.teacher, self.distillation)
+        if self._taught_by is not None and not isinstance(trainer.compute_loss, DistilledLoss):
+            trainer.compute_loss = DistilledLoss(trainer, self._taught_by, self.distillation)
         if prepared(trainer.model) is not None:
             if self._sharded is not None:
                 self._sharded.begin()  # of a Trainer that never came to train

@@ -455,6 +455,14 @@ def test_training_can_go_on_in_another_trainer_with_the_same_callback(tmp_path):
     assert hf_quant.convert(model).is_quantized
 
 
+def test_grids_that_were_frozen_learn_again_in_another_trainer(tmp_path):
+    callback, model = QATCallback("int4", convert=False, freeze_scales_at=1), tiny_model("bert")
+    Trainer(model, arguments(tmp_path, max_steps=2), train_dataset=Rows(), callbacks=[callback]).train()
+    training = Trainer(model, arguments(tmp_path, max_steps=2), train_dataset=Rows(), callbacks=[callback])
+    training.create_optimizer()
+    assert {group.get(KEY) for group in training.optimizer.param_groups} == {None, "weight 4", "weight 8"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -14,6 +14,7 @@ from transformers import (
     BertForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
+    Trainer,
 )
 
 import hf_quant
@@ -23,7 +24,7 @@ from hf_quant.errors import ConfigError
 from hf_quant.integration.distill import make_teacher
 from hf_quant.integration.qat_callback import QATCallback
 from hf_quant.qat.distillation import logits_loss
-from tests.integration.qat_training import Rows, same, state, trainer
+from tests.integration.qat_training import Rows, arguments, same, state, trainer
 from tests.integration.tiny import FAMILIES, outputs, tiny_model, token_ids
 
 W3A8 = HfQuantConfig(scheme=Scheme(TensorScheme(bits=3), TensorScheme(granularity="token", dynamic=True)))
@@ -85,6 +86,17 @@ def memory_of_a_teacher(is_int8):
     trim(0)
     tensors = {id(each): each.nbytes for each in (*teacher.parameters(), *teacher.buffers())}
     return {"bytes": sum(tensors.values()), "held": anonymous_bytes() - begin, "peak": memory.bytes}
+
+
+def test_each_model_that_a_callback_trains_has_a_teacher_of_its_own(tmp_path):
+    callback, taught = QATCallback("int4", teacher="self", convert=False), []
+    for seed in (0, 0, 5):
+        model = taught[-1][0] if len(taught) == 1 else tiny_model("bert", seed=seed)
+        training = Trainer(model, arguments(tmp_path), train_dataset=Rows(), callbacks=[callback])
+        training.create_optimizer()
+        taught.append((model, training.compute_loss.teacher))
+    assert taught[0][1] is taught[1][1]
+    assert torch.equal(outputs(taught[2][1]), outputs(tiny_model("bert", seed=5)))
 
 
 def test_evaluation_knows_of_no_teacher(tmp_path):
