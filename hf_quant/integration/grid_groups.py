@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from hf_quant.errors import ConfigError
 from hf_quant.qat.input import StaticInput
@@ -78,16 +78,20 @@ def add_groups(optimizer: Any, model: nn.Module, rate: float | None, base: float
 def update_rates(optimizer: Any, scheduler: Any, model: nn.Module, base: float) -> None:
     """`relative_rate` anew, once grids were taken anew: where the schedule is, it stays."""
     kinds = learned_grids(model)
+    bases = getattr(scheduler, "base_lrs", None)  # ReduceLROnPlateau has none: it multiplies what rates are
+    reduced = optimizer.param_groups[0]["lr"] / base if base else 1.0
     for index, group in enumerate(optimizer.param_groups):
         if group.get(KEY) not in kinds:
             continue
         rate = relative_rate(kinds[group[KEY]], model, base)
-        before = group.get("initial_lr", group["lr"])
-        group["lr"] = group["lr"] * rate / before if before else rate
         if "initial_lr" in group:
+            before = group["initial_lr"]
+            group["lr"] = group["lr"] * rate / before if before else rate
             group["initial_lr"] = rate
-        if isinstance(scheduler, LRScheduler):
-            scheduler.base_lrs[index] = rate
+        else:
+            group["lr"] = rate * reduced
+        if bases is not None:
+            bases[index] = rate
 
 
 @torch.no_grad()

@@ -237,7 +237,7 @@ class QATCallback(TrainerCallback):
         self._negative = negative_scales(model)
         if self.scale_learning_rate is None:
             optimizer = kwargs["optimizer"]
-            base = optimizer.param_groups[0].get("initial_lr", args.learning_rate)
+            base = optimizer.param_groups[0].get("initial_lr", base_rate(optimizer, args))
             update_rates(optimizer, kwargs.get("lr_scheduler"), model, float(base))
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:

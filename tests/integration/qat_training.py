@@ -2,7 +2,7 @@
 
 import torch
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_quant import Scheme, TensorScheme
 from hf_quant.integration.qat_callback import QATCallback
@@ -23,6 +23,16 @@ class Rows(Dataset):
 
     def __getitem__(self, index):
         return {"input_ids": self.ids[index], "labels": self.ids[index]}
+
+
+class Watch(TrainerCallback):
+    """Calls a function before each step."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        self.function(state.global_step, model, kwargs["optimizer"])
 
 
 def arguments(directory, **changes):

@@ -9,7 +9,6 @@ from transformers import (
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     Trainer,
-    TrainerCallback,
     get_linear_schedule_with_warmup,
 )
 
@@ -21,7 +20,7 @@ from hf_quant.integration.grid_groups import KEY
 from hf_quant.integration.qat_callback import QATCallback
 from hf_quant.modules.swap import quantized_modules
 from hf_quant.qat.prepare import fake_quantized_modules
-from tests.integration.qat_training import STATIC, Rows, arguments, same, state, trainer
+from tests.integration.qat_training import STATIC, Rows, Watch, arguments, same, state, trainer
 from tests.integration.tiny import FAMILIES, auto_class, error, outputs, tiny_model
 
 SCHEDULES = {
@@ -36,16 +35,6 @@ SCHEDULES = {
 
 STOPS = {"int4": [2], "minmax": [2], "static": [1, 2, 3], "pact": [4], "bits": [1, 3, 4], "frozen": [3]}
 """Checkpoints to go on from: before, at and after each change of the schedule."""
-
-
-class Watch(TrainerCallback):
-    """Calls a function before each step."""
-
-    def __init__(self, function):
-        self.function = function
-
-    def on_step_begin(self, args, state, control, model=None, **kwargs):
-        self.function(state.global_step, model, kwargs["optimizer"])
 
 
 @pytest.mark.parametrize(

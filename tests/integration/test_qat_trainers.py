@@ -6,9 +6,9 @@ from transformers import Trainer, TrainerCallback
 
 from hf_quant.errors import ConfigError
 from hf_quant.integration import trainer as meeting
-from hf_quant.integration.grid_groups import KEY
+from hf_quant.integration.grid_groups import KEY, learned_grids, relative_rate
 from hf_quant.integration.qat import prepare
-from tests.integration.qat_training import Rows, arguments, trainer
+from tests.integration.qat_training import Rows, Watch, arguments, trainer
 from tests.integration.tiny import tiny_model
 
 
@@ -51,6 +51,30 @@ def test_grids_have_groups_of_their_own_in_an_optimizer_that_a_subclass_makes(tm
     assert 0 < rates["weight 4"] < rates[None] == 2e-3
     assert any("qat/error" in entry for entry in training.state.log_history)
     assert training.model.is_quantized and "create_optimizer" not in vars(training)
+
+
+def test_rates_that_a_plateau_has_reduced_stay_so_where_bits_change(tmp_path):
+    seen = {}
+
+    def look(step, model, optimizer):
+        rates = {group.get(KEY): group["lr"] for group in optimizer.param_groups}
+        seen[step] = rates, relative_rate(learned_grids(model)["weight 4"], model, 1e-3)
+
+    training = trainer(
+        tmp_path,
+        bits={0: 8, 3: 4},
+        max_steps=4,
+        lr_scheduler_type="reduce_lr_on_plateau",
+        lr_scheduler_kwargs={"patience": 0, "factor": 0.5, "threshold": 1e9},
+        eval_strategy="steps",
+        eval_steps=1,
+    )
+    training.add_callback(Watch(look))  # after the other, so that it sees the change
+    training.train()
+    rates, expected = seen[3]
+    assert rates[None] == 1e-3 / 8
+    assert rates["weight 4"] == pytest.approx(expected / 8) and expected > 2 * seen[2][1]
+    assert training.model.is_quantized
 
 
 def test_a_teacher_is_heard_where_a_subclass_makes_the_optimizer(tmp_path):
