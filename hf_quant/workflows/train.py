@@ -125,6 +125,7 @@ def train(
         {
             "model": checkpoint_fingerprint(Path(model)) if Path(model).is_dir() else model,
             "data": f"{rows.describe().fingerprint} {held_out.describe().fingerprint}",
+            "task": _facts_of(chosen),
             "recipe": json.dumps(recipe.to_dict(), sort_keys=True),
             "teacher": str(teacher) if teacher is None or isinstance(teacher, str) else type(teacher).__name__,
         },
@@ -170,6 +171,12 @@ def _task(name: str, options: Mapping[str, Any]) -> Any:
         if option not in known:
             raise ConfigError(f"{name} has {unknown('option', option, known)}")
     return task_class(**options)
+
+
+def _facts_of(task: Any) -> str:
+    """The task and its options, but for those that examples do not depend on."""
+    options = {name: value for name, value in task.options().items() if name != "batch_size"}
+    return f"{task.name} {json.dumps(options)}"
 
 
 def _parts(dataset: Any, eval_dataset: Any, split: str | None, holdout: float, seed: int) -> tuple[Any, Any]:

@@ -73,10 +73,11 @@ def test_the_run_is_written_beside_the_model(task, whole):
     assert not list(result.output.parent.glob(".*.training"))
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_bits(source, whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize("stop", [4, 6], ids=["on its way", "after its last step"])
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(stop, source, whole, tmp_path, monkeypatch):
     class Stop(TrainerCallback):
         def on_save(self, args, state, control, **kwargs):
-            if state.global_step == 4:
+            if state.global_step == stop:
                 raise KeyboardInterrupt
 
     original = Trainer.__init__
@@ -91,6 +92,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(source, whole, tmp_path
     assert not (tmp_path / "out").exists()
     with pytest.raises(ConfigError, match=r"in which data differ"):
         train(source, tmp_path / "out", dataset=task_rows(CLASSIFY, 36))
+    with pytest.raises(ConfigError, match=r"in which task differ"):
+        train(source, tmp_path / "out", max_length=16)
     steps, step = [], Trainer.training_step
 
     def counted(self, *args, **kwargs):
@@ -157,6 +160,17 @@ def test_a_quantized_checkpoint_is_refused(tmp_path):
     tiny_tokenizer().save_pretrained(tmp_path / CLASSIFY)
     with pytest.raises(ConfigError, match="quantized already"):
         train(tmp_path, tmp_path / "out")
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_thrown_away(tmp_path):
+    facts, folder = {"model": "a"}, tmp_path / "run"
+    run_folder.open_folder(folder, facts)
+    for step, text in ((2, '{"global_step": 2, "max_steps": 6}'), (4, '{"global_st')):
+        (folder / f"checkpoint-{step}").mkdir()
+        (folder / f"checkpoint-{step}" / "trainer_state.json").write_text(text)
+    (folder / "checkpoint-5").mkdir()
+    assert run_folder.open_folder(folder, facts) == str(folder / "checkpoint-2")
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-2", "run.json"]
 
 
 def test_other_files_in_the_runs_folder_are_kept(tmp_path):

@@ -18,11 +18,11 @@ def open_folder(folder: Path, facts: Mapping[str, str], restart: bool = False) -
 
     Args:
         folder: For checkpoints alone.
-        facts: Names to what the run depends on: model, data, recipe.
+        facts: Names to what the run depends on: model, data, task, recipe.
         restart: Throw away what there is.
 
     Returns:
-        The last checkpoint; None where training begins.
+        The last checkpoint that there are steps to train after; later ones are thrown away. None where training begins.
 
     Raises:
         ConfigError: There is a run of something else (the message says what differs), or other files.
@@ -43,9 +43,24 @@ def open_folder(folder: Path, facts: Mapping[str, str], restart: bool = False) -
                 f"{folder} holds a run in which {', '.join(differ)} differ: start over with --restart, or save the "
                 "model elsewhere"
             )
-        from transformers.trainer_utils import get_last_checkpoint
-
-        last: str | None = get_last_checkpoint(str(folder))
-        return last
+        return _checkpoint_in(folder)
     write_text(file, json.dumps(dict(facts), indent=1) + "\n")
     return None
+
+
+def _checkpoint_in(folder: Path) -> str | None:
+    from transformers.trainer_utils import get_last_checkpoint
+
+    # From one of the last step, the Trainer would go on with one step more: the steps before it are trained again
+    # instead, to the same bits.
+    while (last := get_last_checkpoint(str(folder))) is not None and not _has_steps_left(Path(last)):
+        shutil.rmtree(last)
+    return last
+
+
+def _has_steps_left(checkpoint: Path) -> bool:
+    try:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))  # written last
+        return bool(state["global_step"] < state["max_steps"])
+    except (OSError, ValueError, KeyError):
+        return False
