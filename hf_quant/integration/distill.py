@@ -11,6 +11,7 @@ from hf_quant.errors import ConfigError
 from hf_quant.integration.adapted import as_adapted
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.in_memory import become_quantized
+from hf_quant.integration.loss_share import loss_share
 from hf_quant.integration.qat import convert, prepare
 from hf_quant.integration.quantizer import require_pretrained
 from hf_quant.integration.resolve import resolve
@@ -125,17 +126,18 @@ class DistilledLoss:
         # Of the tokens that logits are of.
         mask = inputs.get("decoder_attention_mask" if is_encoder_decoder(student.config) else "attention_mask")
         labels = inputs.get("labels")
+        share = loss_share(self.trainer, inputs, num_items_in_batch)
         if self.settings.hidden:
             inputs = {**inputs, "output_hidden_states": True}
         asked = {name: value for name, value in inputs.items() if name not in ("labels", "num_items_in_batch")}
         loss, outputs = self.original(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         with torch.no_grad(), self.trainer.accelerator.autocast():
             taught = self.teacher(**asked)
-        added = self._taught(student.config, outputs, taught, labels, mask, num_items_in_batch)
+        added = self._taught(student.config, outputs, taught, labels, mask) * share
         loss = self.settings.labels * loss + added
         return (loss, outputs) if return_outputs else loss
 
-    def _taught(self, config: Any, outputs: Any, taught: Any, labels: Any, mask: Any, num_items_in_batch: Any) -> Any:
+    def _taught(self, config: Any, outputs: Any, taught: Any, labels: Any, mask: Any) -> Any:
         settings = self.settings
         if any(getattr(each, "logits", None) is None for each in (outputs, taught)):
             raise ConfigError(
@@ -150,7 +152,4 @@ class DistilledLoss:
         if settings.hidden:
             tokens = None if mask is None else mask.bool()
             loss = loss + settings.hidden * hidden_loss(outputs.hidden_states, taught.hidden_states, tokens)
-        if num_items_in_batch is not None and self.trainer.model_accepts_loss_kwargs:
-            # The Trainer's own loss is a sum over the items of all accumulated batches, divided by their number.
-            loss = loss * keep.sum() / num_items_in_batch
         return loss
