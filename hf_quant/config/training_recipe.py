@@ -56,6 +56,8 @@ TRAINING_KEYS: dict[str, type | tuple[type, ...]] = {
 """Arguments of ``TrainingArguments``, and their types. What else it takes is not a recipe's business: folders, devices,
 reports."""
 
+_AT_LEAST_ONE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+
 
 @dataclass(frozen=True)
 class TrainingRecipe:
@@ -154,6 +156,8 @@ def _check(name: str, value: Any) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and value < (-1 if name == "max_steps" else 0):
         raise ConfigError(f"{name} of training is {value!r}, and cannot be negative")
+    if name in _AT_LEAST_ONE and value < 1:
+        raise ConfigError(f"{name} of training is {value!r}: it must be at least 1")
 
 
 def _is_a(value: Any, kinds: type | tuple[type, ...]) -> bool:

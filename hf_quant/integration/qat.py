@@ -54,8 +54,8 @@ def prepare(model: Any, config: HfQuantConfig | str, options: QATOptions | None 
     require_pretrained(model if adapted is None else adapted.get_base_model())
     if prepared(model) is not None:
         raise UnsupportedModel(
-            "the model is prepared for quantization-aware training already: give one QATCallback only, and "
-            "hf_quant.convert(model) before another run"
+            "the model is prepared for quantization-aware training already: leave the config out, QATCallback(), to "
+            "train it on, or hf_quant.convert(model) before another run"
         )
     if model.dtype not in DTYPES:
         raise ConfigError(f"the model is in {model.dtype}; cast it to torch.float32, bfloat16 or float16 first")

@@ -63,7 +63,7 @@ class QATCallback(TrainerCallback):
         warmup_steps: Optimizer steps in float, at the start.
         observer_steps: Steps after these, in which static inputs are observed and not rounded yet.
         freeze_scales_at: Step from which learned scales and offsets stay as they are.
-        bits: Step to bits of weights from there on: ``{0: 8, 500: 6, 1000: 4}``.
+        bits: Step to bits of weights from there on: ``{0: 8, 500: 6, 1000: 4}``. The first holds from the start.
         scale_learning_rate: Of learned scales and offsets, which have no weight decay. None: as fast as weights, in
             relation to their size. It follows the schedule of the Trainer.
         teacher: A model whose logits, or hidden states, are learned from besides labels; ``"self"``: the float model
@@ -102,7 +102,7 @@ class QATCallback(TrainerCallback):
             raise ConfigError(
                 "weights, initial and inputs are settled once a model is loaded: leave them out, or load float"
             )
-        self.schedule = Schedule(warmup_steps, observer_steps, freeze_scales_at, dict(bits or {}))
+        self.schedule = Schedule(warmup_steps, observer_steps, freeze_scales_at, {} if bits is None else bits)
         if scale_learning_rate is not None and not (
             isinstance(scale_learning_rate, int | float) and 0 <= scale_learning_rate < float("inf")
         ):
@@ -203,6 +203,13 @@ class QATCallback(TrainerCallback):
                 "create_optimizer and _prepare_for_training of your Trainer call those of transformers.Trainer"
             )
         self._was_told = False
+        if state.max_steps > 0:  # otherwise nothing is trained at all
+            self._warn(model, state)
+        hold(model, self.schedule.at(max(state.global_step - 1, 0)))
+        self._negative = negative_scales(model)
+
+    def _warn(self, model: Any, state: Any) -> None:
+        """Of what training will not reach."""
         last = self.schedule.last_change(observes_inputs(model))
         if last >= state.max_steps:
             logger.warning(
@@ -225,8 +232,6 @@ class QATCallback(TrainerCallback):
             logger.warning(
                 "freeze_scales_at=%d is after the last of %d steps: it does nothing", frozen, state.max_steps
             )
-        hold(model, self.schedule.at(max(state.global_step - 1, 0)))
-        self._negative = negative_scales(model)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Change to what the schedule says of this step."""

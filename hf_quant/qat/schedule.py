@@ -42,7 +42,8 @@ class Schedule:
         observer_steps: After these, in which static inputs are observed and not rounded yet.
         freeze_scales_at: Step from which learned grids stay as they are; None: they always learn.
         bits: Step to the bits of weights from there on, such as ``{0: 8, 500: 6, 1000: 4}``; schemes with more bits
-            keep theirs. Each change takes the grids anew from the weights. Empty: those of the scheme all along.
+            keep theirs. The first holds from the start. Each change takes the grids anew from the weights. Empty: those
+            of the scheme all along.
 
     Raises:
         ConfigError: A step is negative or no whole number, or bits grow.
@@ -62,6 +63,9 @@ class Schedule:
         widths = [self.bits[step] for step in sorted(self.bits)]
         if not all(_is_step(bits) and 2 <= bits <= 8 for bits in widths) or widths != sorted(widths, reverse=True):
             raise ConfigError(f"bits must lie between 2 and 8 and never grow; got {dict(self.bits)!r}")
+        # With those of the scheme before, they would grow.
+        steps = sorted(self.bits)
+        object.__setattr__(self, "bits", dict(zip([0, *steps[1:]], widths, strict=False)))
 
     def at(self, step: int) -> Phase:
         """What holds during `step`, the first of which is 0."""

@@ -19,6 +19,7 @@ from hf_quant.evaluation.models import model_facts
 from hf_quant.evaluation.report import DropReport
 from hf_quant.integration.prepared import has_static_inputs
 from hf_quant.integration.resolve import resolve
+from hf_quant.qat.schedule import Schedule
 from hf_quant.registry import unknown
 from hf_quant.reporting.training.page import write_page
 from hf_quant.reporting.training.run import TrainingRun, write_run
@@ -105,7 +106,8 @@ def train(
     check_source(model)
     check_output(output, model)
     teacher = teacher if teacher is not None else recipe.distillation.get("teacher")
-    callback_of(recipe, None if teacher is None else "self")  # options are wrong before anything is loaded
+    # Options are wrong before anything is loaded.
+    schedule = callback_of(recipe, None if teacher is None else "self").schedule
     if recipe.max_length is not None:
         options.setdefault("max_length", recipe.max_length)
     chosen = _task(task, options)
@@ -156,7 +158,7 @@ def train(
         model, str(output), task, held_out.dataset, tokenizer=facts.tokenizer, progress=progress, **options
     )
     run = TrainingRun(
-        model, trainer.state.global_step, seconds, trainer.state.log_history, _marks(recipe), recipe.to_dict()
+        model, trainer.state.global_step, seconds, trainer.state.log_history, _marks(schedule), recipe.to_dict()
     )
     result = Trained(output, run, rounded, trained)
     _write(result)
@@ -205,14 +207,12 @@ def _teacher(teacher: Any) -> Any:
     return load_model(teacher, dtype="float32") if isinstance(teacher, str) and teacher != "self" else teacher
 
 
-def _marks(recipe: TrainingRecipe) -> dict[int, str]:
+def _marks(schedule: Schedule) -> dict[int, str]:
     """Steps at which the schedule changes."""
-    options = recipe.qat
-    warmup = int(options.get("warmup_steps", 0))
-    marks = {warmup: "rounding begins"} if warmup else {}
-    marks |= {int(step): f"{bits} bits" for step, bits in (options.get("bits") or {}).items()}
-    if options.get("freeze_scales_at") is not None:
-        marks[int(options["freeze_scales_at"])] = "scales frozen"
+    marks = {schedule.warmup_steps: "rounding begins"} if schedule.warmup_steps else {}
+    marks |= {step: f"{bits} bits" for step, bits in schedule.bits.items()}
+    if schedule.freeze_scales_at is not None:
+        marks[schedule.freeze_scales_at] = "scales frozen"
     return marks
 
 

@@ -35,6 +35,8 @@ def test_a_file_is_read(tmp_path):
         ({"training": {"output_dir": "x"}}, "output_dir"),
         ({"training": {"learning_rate": "1e-4"}}, r"write 2\.0e-5"),
         ({"training": {"learning_rate": -1.0}}, "negative"),
+        ({"training": {"per_device_train_batch_size": 0}}, "at least 1"),
+        ({"training": {"gradient_accumulation_steps": 0}}, "at least 1"),
         ({"training": {"max_steps": True}}, "wrong type"),
         ({"training": {"bf16": 1}}, "wrong type"),
         ({"training": [1]}, "keys and values"),

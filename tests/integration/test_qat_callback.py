@@ -393,6 +393,18 @@ def test_schedules_longer_than_training_are_warned_of_at_the_start(schedule, tmp
     assert "training ends with step 4" in caplog.text or "after the last of 4 steps" in caplog.text
 
 
+def test_training_of_no_steps_is_not_warned_of(tmp_path, caplog):
+    training = trainer(tmp_path, max_steps=-1, num_train_epochs=0, bits={0: 8, 1: 4}, freeze_scales_at=1)
+    with caplog.at_level(logging.WARNING, "hf_quant"):
+        training.train()
+    assert training.state.max_steps == 0 and caplog.text == ""
+
+
+def test_the_first_bits_hold_from_the_start():
+    schedule = QATCallback("int4", bits={2: 8, 4: 4}).schedule
+    assert [schedule.at(step).bits for step in range(6)] == [8, 8, 8, 8, 4, 4]
+
+
 def test_bits_that_never_reach_those_of_the_scheme_are_warned_of(tmp_path, caplog):
     training = trainer(tmp_path, max_steps=2, bits={0: 8, 1: 6})
     with caplog.at_level(logging.WARNING, "hf_quant"):
@@ -461,6 +473,9 @@ def test_grids_that_were_frozen_learn_again_in_another_trainer(tmp_path):
         ({"bits": {0: 4, 5: 8}}, "never grow"),
         ({"bits": {0: 1}}, "between 2 and 8"),
         ({"bits": {-1: 4}}, "maps steps to bits"),
+        ({"bits": [8, 4]}, "maps steps to bits"),
+        ({"bits": 4}, "maps steps to bits"),
+        ({"bits": "8"}, "maps steps to bits"),
         ({"scale_learning_rate": -1}, "scale_learning_rate"),
         ({"scale_learning_rate": "fast"}, "scale_learning_rate"),
     ],

@@ -6,7 +6,7 @@ from transformers import Trainer
 
 import hf_quant
 from hf_quant import HfQuantConfig
-from hf_quant.errors import ConfigError
+from hf_quant.errors import ConfigError, UnsupportedModel
 from hf_quant.fusion.fuse import unfuse
 from hf_quant.integration import attention
 from hf_quant.integration.qat import prepare
@@ -120,6 +120,9 @@ def test_what_makes_no_sense_is_refused(checkpoints, tmp_path):
         auto_class("bert").from_pretrained(checkpoints["bert"], quantization_config=config)
     with pytest.raises(ConfigError, match="not loaded to be trained"):
         Trainer(tiny_model("bert"), arguments(tmp_path), callbacks=[QATCallback()])
+    loaded = load("bert", checkpoints["bert"])
+    with pytest.raises(UnsupportedModel, match=r"leave the config out, QATCallback\(\)"):
+        Trainer(loaded, arguments(tmp_path), callbacks=[QATCallback("int4")])
     with pytest.raises(ConfigError, match="settled once a model is loaded"):
         QATCallback(weights="minmax")
 

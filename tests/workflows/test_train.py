@@ -130,6 +130,8 @@ def test_a_teacher_may_be_a_checkpoint(source, tmp_path):
         ({"colour": 3}, ConfigError, r"option"),
         ({"recipe": {"qat": {"weights": "lsqq"}}}, UnknownName, r"lsq"),
         ({"recipe": {"qat": {"bits": {0: 4, 3: 8}}}}, ConfigError, r"never grow"),
+        ({"recipe": {"qat": {"bits": {"abc": 8}}}}, ConfigError, r"'abc' is no whole number of steps"),
+        ({"recipe": {"qat": {"bits": {0.5: 8}}}}, ConfigError, r"0\.5 is no whole number of steps"),
         ({"recipe": {"distillation": {"logits": 1.0}}}, ConfigError, r"needs a teacher"),
         ({"recipe": {"training": {"optim": "no_such"}}}, ConfigError, r"training arguments"),
     ],

@@ -47,7 +47,7 @@ def callback_of(recipe: TrainingRecipe, teacher: Any = None) -> QATCallback:
     """
     options = dict(recipe.qat)
     if isinstance(options.get("bits"), dict):
-        options["bits"] = {int(step): bits for step, bits in options["bits"].items()}
+        options["bits"] = {_step(step): bits for step, bits in options["bits"].items()}
     settings = {name: value for name, value in recipe.distillation.items() if name != "teacher"}
     if settings and "teacher" not in recipe.distillation:
         raise ConfigError("distillation needs a teacher: add `teacher: self`, or a directory or repository id")
@@ -57,6 +57,15 @@ def callback_of(recipe: TrainingRecipe, teacher: Any = None) -> QATCallback:
         teacher=teacher,
         distillation=Distillation(**settings) if teacher is not None else None,
     )
+
+
+def _step(key: Any) -> int:
+    """A step, which JSON makes a text of."""
+    if isinstance(key, str) and key.isdecimal():
+        return int(key)
+    if not isinstance(key, int) or isinstance(key, bool):
+        raise ConfigError(f"bits maps steps to bits, such as {{0: 8, 500: 4}}, and {key!r} is no whole number of steps")
+    return key
 
 
 def steps_of(recipe: TrainingRecipe, examples: int, processes: int = 1) -> int:
