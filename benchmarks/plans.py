@@ -171,7 +171,10 @@ def measure(cell: Cell, threads: int, progress: bool) -> dict[str, Any]:
 
 
 def table(model: str, found: Mapping[tuple[float, str], Sequence[Mapping[str, Any]]], reference: float) -> str:
-    """What each strategy loses against float32, and which part of the loss of the same bits for all that is."""
+    """What each strategy loses against float32, and which part of the loss of the same bits for all that is.
+
+    Losses are rises of the mean loss in nats; a rise of the perplexity by r nats is one by a factor of ``exp(r)``.
+    """
     strategies = [strategy for strategy in STRATEGIES if any(of == strategy for _, of in found)]
     lines = [f"### {model}: float32 {_words(model, reference)}", "", f"| bits per weight | {' | '.join(strategies)} |"]
     lines.append(f"|{'---|' * (1 + len(strategies))}")
@@ -187,6 +190,8 @@ def table(model: str, found: Mapping[tuple[float, str], Sequence[Mapping[str, An
             text = f"{rise:+.4f}"
             if uniform is not None and strategy != UNIFORM and (gap := uniform[0]["nats"] - reference) > 0:
                 text += f", {rise / gap:.0%}"
+                if model != "sentiment":
+                    text += f" (of perplexity {math.expm1(rise) / math.expm1(gap):.1%})"
             row.append(text)
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
@@ -210,7 +215,7 @@ def tables(cells: Sequence[Cell], results: Sequence[Mapping[str, Any]]) -> str:
         parts.append(table(model, found, reference))
         beyond = [result["bytes"] - result["written"] for results in found.values() for result in results]
         if beyond:
-            parts.append(f"Bytes budgeted are {min(beyond)} to {max(beyond)} above those written.")
+            parts.append(f"Bytes reported are {min(beyond)} to {max(beyond)} above those written.")
     return "\n\n".join(parts)
 
 
