@@ -140,7 +140,7 @@ def test_models_that_are_no_float_models_are_refused(again):
         prepare(model, "int8")
     if again == "converted":
         convert(model)
-    with pytest.raises(UnsupportedModel, match="one QATCallback only" if again == "prepared" else "quantized already"):
+    with pytest.raises(UnsupportedModel, match="leave the config out" if again == "prepared" else "quantized already"):
         prepare(model, "int8")
     with pytest.raises(UnsupportedModel, match="works on Transformers models"):
         prepare(nn.Linear(4, 4), "int8")

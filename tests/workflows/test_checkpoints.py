@@ -39,5 +39,5 @@ def test_a_damaged_file_of_weights_is_called_that(tmp_path):
     tiny_model("gpt2").save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="damaged file of weights"):
+    with pytest.raises(CheckpointError, match="is damaged"):
         load_model(str(tmp_path))

@@ -21,6 +21,14 @@ def batches(rows=2, seed=0):
     return [{"input_ids": token_ids(rows=rows, seed=seed)}]
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as in a terminal: jobs in the background are started with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def planted():
     """A Llama whose second down_proj has an outlier: the grid of its groups gets coarse."""
     model = tiny_model("llama")
@@ -62,7 +70,7 @@ def test_every_family_is_measured_and_left_as_it_was(measure, name):
 
 
 @pytest.mark.parametrize("measure", NAMES)
-def test_an_interrupted_analysis_goes_on_and_ends_with_the_same_numbers(measure, tmp_path, monkeypatch):
+def test_an_interrupted_analysis_goes_on_and_ends_with_the_same_numbers(measure, tmp_path, monkeypatch, interruptible):
     whole = measured(measure, schemes=THREE)
     kind, calls = MEASURES[measure], []
     original = kind.add
@@ -125,7 +133,7 @@ def test_a_file_of_another_measure_or_of_other_schemes_is_not_taken(tmp_path):
             measured(measure, schemes=schemes, file=file)
 
 
-def test_progress_of_another_model_or_in_a_broken_file_is_not_gone_on_from(tmp_path, monkeypatch):
+def test_progress_of_another_model_or_in_a_broken_file_is_not_gone_on_from(tmp_path, monkeypatch, interruptible):
     whole, file = measured("fisher", schemes=THREE), tmp_path / "losses.json"
     original = MEASURES["fisher"].add
 

@@ -7,7 +7,7 @@ import psutil
 import pytest
 import torch
 
-from hf_quant.errors import EvaluationError
+from hf_quant.errors import CheckpointError, EvaluationError
 from hf_quant.workflows.benchmarking.cases import Case
 from hf_quant.workflows.benchmarking.process import ModelProcess
 from tests.integration.tiny import VOCABULARY, tiny_model
@@ -43,6 +43,6 @@ def test_a_broken_checkpoint_is_an_error_and_leaves_no_process(folder, tmp_path)
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
     before = psutil.Process().children()
-    with pytest.raises(EvaluationError, match="cannot be measured"):
+    with pytest.raises(CheckpointError, match="is damaged"):
         ModelProcess(str(tmp_path), "auto", "cpu", 1)
     assert psutil.Process().children() == before
