@@ -33,8 +33,8 @@ from benchmarks.options import add_names, parser_of
 from benchmarks.plan_subjects import batches_of, nats
 from hf_quant import HfQuantConfig, Recipe
 from hf_quant.demo.cache import cache_directory
+from hf_quant.planner.offered import SCHEMES
 from hf_quant.planner.sensitivity import MEASURES
-from hf_quant.workflows.plan import SCHEMES
 
 EXAMPLES = """examples:
   python -m benchmarks.plans                                            everything

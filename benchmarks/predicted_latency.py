@@ -36,8 +36,8 @@ from hf_quant.planner.cost.latency import Pass, predict_latency
 from hf_quant.planner.cost.measure import QUICK, THOROUGH, TableMeasurement
 from hf_quant.planner.cost.quiet import Quiet
 from hf_quant.planner.cost.table import KernelTable
+from hf_quant.planner.offered import SCHEMES
 from hf_quant.workflows.measure_hardware import measure_overheads
-from hf_quant.workflows.plan import SCHEMES
 
 EXAMPLES = """examples:
   python -m benchmarks.predicted_latency                                half an hour

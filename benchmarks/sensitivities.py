@@ -38,12 +38,12 @@ from benchmarks.plan_subjects import batches_of
 from hf_quant import HfQuantConfig
 from hf_quant.planner.build import build_problem
 from hf_quant.planner.cost.disk import DiskCosts
+from hf_quant.planner.offered import SCHEMES
 from hf_quant.planner.problem import Assignment, Problem
 from hf_quant.planner.quality import mean_loss
 from hf_quant.planner.sensitivity import MEASURES
 from hf_quant.planner.sensitivity.analysis import analyse
 from hf_quant.planner.sensitivity.table import LossTable
-from hf_quant.workflows.plan import SCHEMES
 
 EXAMPLES = """examples:
   python -m benchmarks.sensitivities                                    everything; measures that run the model for each

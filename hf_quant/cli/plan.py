@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,20 +13,17 @@ import yaml
 
 from hf_quant.calibration.data import Calibration
 from hf_quant.calibration.files import open_dataset
-from hf_quant.cli.outputs import require_writable
+from hf_quant.cli.plan_options import check_files, choices_of, default_losses, file_name, pass_of
 from hf_quant.cli.processes import several_processes
 from hf_quant.cli.sections import print_section
 from hf_quant.config.plan import Plan
 from hf_quant.config.recipe import Recipe
 from hf_quant.errors import ConfigError
-from hf_quant.planner.budget import Budget
-from hf_quant.planner.cost.latency import Pass
 from hf_quant.planner.page.write import write_plan_page
 from hf_quant.planner.quality import QUALITIES
 from hf_quant.planner.report import SearchReport
 from hf_quant.planner.search import STRATEGIES
 from hf_quant.planner.sensitivity import MEASURES
-from hf_quant.planner.sensitivity.sequences import writes_text
 from hf_quant.planner.sensitivity.table import LossTable
 from hf_quant.reporting.json_file import write_text
 from hf_quant.workflows.checkpoints import load_model, load_tokenizer
@@ -164,25 +159,23 @@ def run(
         accelerate launch --cpu --num_processes 2 -m hf_quant plan ./smollm2 -b 4.5bpw -d texts.txt
     """
     STRATEGIES[strategy], MEASURES[measure], QUALITIES[metric]  # unknown ones are told before the model is loaded
-    _check(output, report or (), budget)
+    check_files(output, report or (), budget)
     chosen = None if recipe is None else steps_of(Recipe.from_file(recipe))
-    pins, forbidden = _choices(pin or (), "--pin"), _choices(forbid or (), "--forbid")
+    pins, forbidden = choices_of(pin or (), "--pin"), choices_of(forbid or (), "--forbid")
     with several_processes() as is_first:
         loaded = load_model(model)
         dtype, loaded = loaded.dtype, loaded.float()  # bytes are those of the file that `hf-quant quantize` will write
-        step = _pass(loaded, tokens, context)
+        asked: dict[str, Any] = {
+            "hardware": hardware,
+            "kernels": kernels,
+            "step": pass_of(loaded, tokens, context),
+            "pins": pins,
+            "forbidden": forbidden,
+            "dtype": dtype,
+            "progress": is_first,
+        }
         if len(budget) > 1:
-            offer_for(
-                loaded,
-                budget,
-                hardware=hardware,
-                kernels=kernels,
-                step=step,
-                pins=pins,
-                forbidden=forbidden,
-                dtype=dtype,
-                progress=is_first,
-            )
+            offer_for(loaded, budget, **asked)  # the last is told before the first is searched
         tokenizer = load_tokenizer(model)
         if is_classifier(loaded):
             sequences: Any = labelled_examples(
@@ -208,8 +201,8 @@ def run(
                 seed=seed,
             )
         columns = (text_column, label_column, split)
-        facts = (model, data, samples, sequence_length, *columns, seed, measure, hardware, fused)
-        kept = _default_losses(output, facts) if losses is None else losses
+        facts = (model, data, samples, sequence_length, *columns, seed, measure, hardware)
+        kept = default_losses(output, facts) if losses is None else losses
         found = []
         for each in budget:
             plan, result = search_plan(
@@ -220,47 +213,22 @@ def run(
                 measure=measure,
                 metric=metric,
                 recipe=chosen,
-                hardware=hardware,
-                kernels=kernels,
-                step=step,
                 fused=fused,
-                pins=pins,
-                forbidden=forbidden,
-                dtype=dtype,
                 measurements=measurements,
                 evaluations=evaluations,
                 seed=seed,
                 losses=kept,
-                progress=is_first,
+                **asked,
             )
             found.append(result)
             if is_first:
-                file = output if len(budget) == 1 else output.with_stem(f"{output.stem}-{_file_name(each)}")
+                file = output if len(budget) == 1 else output.with_stem(f"{output.stem}-{file_name(each)}")
                 write_text(file, _recipe(plan, result, chosen))
                 _print(result)
                 typer.echo(f"Wrote {file}: hf-quant quantize {model} --recipe {file} -o DIRECTORY")
         for file in (report or ()) if is_first else ():
             _write(file, found, kept)
             typer.echo(f"Wrote {file}")
-
-
-def _check(output: Path, reports: Sequence[Path], budgets: Sequence[str]) -> None:
-    """What is to be written, before any work."""
-    if output.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"--output takes a file that ends in .yaml, not {output}")
-    require_writable(output, "--output")
-    for file in reports:
-        if file.suffix not in (".json", ".html", ".png"):
-            raise ConfigError(f"--report takes files that end in .json, .html or .png, not {file}")
-        require_writable(file, "--report")
-    for number, budget in enumerate(budgets):
-        Budget.of(budget)
-        if _file_name(budget) in map(_file_name, budgets[:number]):
-            raise ConfigError(f"the plan for {budget!r} would take the place of another's: give each budget once")
-
-
-def _file_name(budget: str) -> str:
-    return re.sub(r"[^0-9A-Za-z.]+", "-", budget).strip("-")
 
 
 def _write(file: Path, found: Sequence[SearchReport], losses: Path) -> None:
@@ -290,34 +258,3 @@ def _print(found: SearchReport) -> None:
         notes.append(f"{len(rows)} modules: the first {_MOST_ROWS} are shown, --report has all")
         tables[0] = type(tables[0])(**{**tables[0].__dict__, "rows": rows[:_MOST_ROWS]})
     print_section(None, notes, tables)
-
-
-def _pass(model: Any, tokens: int | None, context: int | None) -> Pass | None:
-    """What milliseconds are of; None: what `search_plan` takes."""
-    if context is not None and not writes_text(model):
-        raise ConfigError("--context is for models that write text, which have a cache: leave it out")
-    if tokens is None and context is None:
-        return None
-    if not writes_text(model):
-        return Pass(tokens=tokens or 1)
-    return Pass(tokens=tokens or 1, context=512 if context is None else context, logits=1)
-
-
-def _default_losses(output: Path, facts: Sequence[object]) -> Path:
-    """A file for each analysis, so that one with other options does not find the table of this one."""
-    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
-    return output.absolute().parent / f".{output.stem}.{digest}.losses.json"
-
-
-def _choices(entries: Sequence[str], option: str) -> dict[str, list[str]] | None:
-    found: dict[str, list[str]] = {}
-    for entry in entries:
-        pattern, separator, presets = entry.rpartition("=")
-        if not separator or not pattern:
-            raise ConfigError(f"{option} takes PATTERN=PRESET, such as 'lm_head=int8', not {entry!r}")
-        if pattern in found:
-            raise ConfigError(
-                f"{option} {pattern!r} is given twice: write all it is to say at once, {pattern}=int8,int4"
-            )
-        found[pattern] = presets.split(",")
-    return found or None

@@ -15,12 +15,9 @@ from torch import Tensor
 
 from hf_quant.calibration.data import Calibration
 from hf_quant.config.plan import Plan
-from hf_quant.config.presets import PRESETS
 from hf_quant.config.recipe import Recipe
-from hf_quant.config.scheme import Scheme, TensorScheme
+from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CalibrationError, ConfigError
-from hf_quant.hardware.profile import Profile
-from hf_quant.hardware.profiles import get_profile
 from hf_quant.integration.algorithms import algorithms_of
 from hf_quant.integration.fingerprint import weights_fingerprint
 from hf_quant.planner.budget import Budget
@@ -32,6 +29,7 @@ from hf_quant.planner.cost.table_file import read_table
 from hf_quant.planner.groups import fusion_groups
 from hf_quant.planner.limits import limits_of
 from hf_quant.planner.offer import Offer
+from hf_quant.planner.offered import offered
 from hf_quant.planner.pareto import sweep
 from hf_quant.planner.pins import Pins
 from hf_quant.planner.quality import QUALITIES, mean_loss
@@ -43,23 +41,6 @@ from hf_quant.planner.sensitivity.sequences import sequences_of, writes_text
 from hf_quant.planner.sensitivity.table import LossTable
 from hf_quant.workflows.measure_hardware import kernel_table
 from hf_quant.workflows.measured_plans import MeasuredPlans, left_by, steps_of, with_less_lost
-
-
-def _groups(bits: int) -> Scheme:
-    inputs = TensorScheme(bits=8, granularity="group", dynamic=True)
-    return Scheme(TensorScheme(bits=bits, symmetric=False, granularity="group"), inputs)
-
-
-SCHEMES: dict[str, Scheme] = {
-    "2 bits": _groups(2),
-    "3 bits": _groups(3),
-    "4 bits": PRESETS["int4"].linear,
-    "5 bits": _groups(5),
-    "6 bits": _groups(6),
-    "8 bits": PRESETS["int8"].linear,
-    "16 bits": PRESETS["bf16"].linear,
-}
-"""What modules are offered, beside staying float; 4 and 8 bits as in the presets ``int4`` and ``int8``."""
 
 _MEASURING = ("evolutionary", "rl", "random")
 """Strategies that measure plans themselves."""
@@ -73,7 +54,7 @@ def search_plan(
     data: Calibration | Sequence[Mapping[str, Tensor]],
     budget: Budget | str | float,
     *,
-    schemes: Sequence[Scheme] = tuple(SCHEMES.values()),
+    schemes: Sequence[Scheme] | None = None,
     strategy: str = "ilp",
     measure: str = "fisher",
     metric: str = "loss",
@@ -102,7 +83,7 @@ def search_plan(
         data: `Calibration`, or batches with ``labels`` for models that do not write text. A quarter is kept to measure
             on.
         budget: ``"350MB"``, ``"4.5bpw"``, ``"25%"``, ``"20ms/token"``, ``"drop<=1%"``, several of these, or bytes.
-        schemes: What modules are offered, beside staying float.
+        schemes: What modules are offered, beside staying float; None for `planner.offered.SCHEMES`.
         strategy: A name of `planner.search.STRATEGIES`.
         measure: A name of `planner.sensitivity.MEASURES`.
         metric: What plans that are measured are judged by, a name of `planner.quality.QUALITIES`. With ``"accuracy"``,
@@ -112,11 +93,11 @@ def search_plan(
             calibrated on what the analysis sees. Sensitivities are of rounding to nearest: those of linears are scaled
             by the part of the loss that the recipe leaves there, which is measured first. The recipe's own schemes
             and data do not count.
-        hardware: Offer what the presets of this profile are, for each number of bits the one that is fastest there; of
-            `schemes` that are given, those that are like one of them.
+        hardware: Offer the preset of this profile that is fastest there, for each number of bits; of `schemes` that are
+            given, those of which the profile has such.
         kernels: Times of kernels on the machine in question, or their file, of ``hf-quant hardware --measure``. Without
             them a budget of milliseconds is one of this machine, whose kernels are measured if they were not yet.
-        step: The pass that milliseconds are of; None for one token after 512.
+        step: The pass that milliseconds are of; None for one token after 512, or for 128 of models that only read.
         fused: Whether linears of one input, such as query, key and value, share one scheme, as they have to where a
             runtime computes them together.
         pins: What modules may have: ``{"lm_head": "int8", "*.down_proj": ["int8", "float"]}``.
@@ -132,7 +113,8 @@ def search_plan(
     Raises:
         InfeasibleBudget: Nothing keeps to the budget; the least that does is named, before anything is measured.
         ConfigError: The budget cannot be read, or `losses` is of another model, data or schemes.
-        CalibrationError: The data is not usable.
+        CalibrationError: The data is not usable, or has no labels that a loss needs.
+        WeightError: A parameter holds NaN or infinity; it is named.
         PlanError: A sensitivity is NaN (the module is named), or pins contradict each other.
         UnknownName: There is no such strategy, measure, metric or hardware.
     """
@@ -194,7 +176,7 @@ def offer_for(
     model: Any,
     budgets: Sequence[Budget | str | float],
     *,
-    schemes: Sequence[Scheme] = tuple(SCHEMES.values()),
+    schemes: Sequence[Scheme] | None = None,
     hardware: str | None = None,
     kernels: KernelTable | str | Path | None = None,
     step: Pass | None = None,
@@ -214,7 +196,7 @@ def offer_for(
     times = None
     for budget in budgets:
         times = times or _times(model, budget, hardware, kernels, step, progress)
-    offer = Offer(DiskCosts(model, dtype), _offered(schemes, hardware), times, pins, forbidden)
+    offer = Offer(DiskCosts(model, dtype), offered(schemes, hardware), times, pins, forbidden)
     problem = offer.problem()
     for budget in budgets:
         limits_of(problem, budget)
@@ -243,46 +225,6 @@ def _times(
     if step is None:
         step = Pass(tokens=1, context=512, logits=1) if writes_text(model) else Pass(tokens=128)
     return LatencyCosts(model, table, step)
-
-
-def _offered(schemes: Sequence[Scheme], hardware: str | None) -> list[Scheme]:
-    if not schemes:
-        raise ConfigError("no scheme is offered: leave schemes out, or give some")
-    if hardware is None:
-        return list(schemes)
-    profile = get_profile(hardware)
-    presets = _presets_of(profile)
-    if tuple(schemes) == tuple(SCHEMES.values()):
-        return list(presets.values())
-    found = [scheme for scheme in schemes if _is_taken(scheme, profile)]
-    if not found:
-        raise ConfigError(f"{hardware} takes none of the schemes that are offered, but such as {', '.join(presets)}")
-    return found
-
-
-def _presets_of(profile: Profile) -> dict[str, Scheme]:
-    """Of the profile's presets, by their names, those of linears that need no data: the first for each width."""
-    found: dict[str, Scheme] = {}
-    widths = set()
-    for name in (*profile.fast, *profile.schemes):
-        scheme = PRESETS[name].linear
-        is_static = scheme.input is not None and not scheme.input.dynamic
-        if name == "fp32" or is_static or scheme.weight.bits in widths or not _is_taken(scheme, profile):
-            continue
-        widths.add(scheme.weight.bits)
-        found[name] = scheme
-    return found
-
-
-def _is_taken(scheme: Scheme, profile: Profile) -> bool:
-    """Whether a preset of the profile has such weights and inputs."""
-
-    def numbers(one: Scheme) -> tuple[Any, ...]:
-        return one.weight.format, one.weight.bits, None if one.input is None else (one.input.bits, one.input.dynamic)
-
-    if profile.per_channel and scheme.weight.granularity == "group":
-        return False
-    return any(numbers(scheme) == numbers(PRESETS[name].linear) for name in profile.schemes)
 
 
 def _divided(batches: list[Any]) -> tuple[list[Any], list[Any]]:

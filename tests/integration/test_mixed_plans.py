@@ -10,7 +10,7 @@ from hf_quant.integration import attention
 from hf_quant.integration.qat import convert
 from hf_quant.modules.swap import candidates, quantized_modules, tied_modules
 from hf_quant.planner.cost.disk import plan_bytes
-from hf_quant.workflows.plan import SCHEMES
+from hf_quant.planner.offered import SCHEMES
 from tests.integration.qat_training import trainer
 from tests.integration.test_qat import trained
 from tests.integration.tiny import FAMILIES, auto_class, error, outputs, tiny_model

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hf_quant.errors import ConfigError
+from hf_quant.planner.offered import SCHEMES
 from hf_quant.planner.page.grid import grid_of
 from hf_quant.planner.page.pictures import bit_map, fronts, heat_map
 from hf_quant.planner.page.write import write_plan_page
@@ -12,7 +13,6 @@ from hf_quant.planner.report import search_report
 from hf_quant.planner.search import STRATEGIES
 from hf_quant.planner.sensitivity.table import LossTable
 from hf_quant.reporting.plots.canvas import style
-from hf_quant.workflows.plan import SCHEMES
 
 BERT = ("attention.self.query", "attention.output.dense", "intermediate.dense", "output.dense")
 NAMES = ("embed", *(f"encoder.layer.{block}.{kind}" for block in (0, 1, 2) for kind in BERT), "pooler.dense")

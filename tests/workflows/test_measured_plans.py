@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from hf_quant import Plan, Recipe
+from hf_quant.planner.offered import SCHEMES
 from hf_quant.planner.sensitivity.analysis import analyse
 from hf_quant.workflows.measured_plans import MeasuredPlans, left_by, with_less_lost
-from hf_quant.workflows.plan import SCHEMES
 from tests.integration.tiny import tiny_model, token_ids
 
 GPTQ = Recipe(solver={"gptq": {"grid": "mse"}})

@@ -7,8 +7,8 @@ import torch
 from transformers import BertForSequenceClassification
 
 from hf_quant.errors import CalibrationError, PlanError
+from hf_quant.planner.offered import SCHEMES
 from hf_quant.planner.sensitivity.analysis import analyse
-from hf_quant.workflows.plan import SCHEMES
 from tests.integration.tiny import tiny_model, token_ids
 
 ALL = tuple(SCHEMES.values())

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
+from hf_quant.planner.offered import SCHEMES
 from hf_quant.planner.sensitivity.hessian import HessianTrace
-from hf_quant.workflows.plan import SCHEMES
 from tests.integration.tiny import tiny_model, token_ids
 
 DRAWS = 30

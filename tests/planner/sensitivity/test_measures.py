@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from hf_quant.errors import CalibrationError, ConfigError, SaveError, WeightError
+from hf_quant.planner.offered import SCHEMES
 from hf_quant.planner.sensitivity import MEASURES, kept_sums
 from hf_quant.planner.sensitivity.analysis import analyse
-from hf_quant.workflows.plan import SCHEMES
 from tests.integration.tiny import tiny_model, token_ids
 
 NAMES = tuple(MEASURES)

@@ -6,9 +6,9 @@ import torch
 from hf_quant.algorithms.rounding import rounded_input
 from hf_quant.config.plan import fit
 from hf_quant.modules.swap import candidates
+from hf_quant.planner.offered import SCHEMES
 from hf_quant.planner.sensitivity.analysis import analyse
 from hf_quant.planner.sensitivity.rounded import quantized_weight
-from hf_quant.workflows.plan import SCHEMES
 from tests.integration.tiny import tiny_model, token_ids
 
 

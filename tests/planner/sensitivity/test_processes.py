@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
+from hf_quant.planner.offered import SCHEMES
 from hf_quant.planner.sensitivity import MEASURES
 from hf_quant.planner.sensitivity.analysis import _dealt, analyse
 from hf_quant.planner.sensitivity.table import LossTable
-from hf_quant.workflows.plan import SCHEMES
 from tests.integration.test_distributed_runs import WORLD, in_all_ranks
 from tests.integration.tiny import tiny_model, token_ids
 

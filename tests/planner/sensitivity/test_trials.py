@@ -9,10 +9,10 @@ from transformers import BertForSequenceClassification, BertModel
 import hf_quant
 from hf_quant import HfQuantConfig, Plan
 from hf_quant.errors import CalibrationError
+from hf_quant.planner.offered import SCHEMES
 from hf_quant.planner.sensitivity.analysis import analyse
 from hf_quant.planner.sensitivity.loss import LossChange
 from hf_quant.planner.sensitivity.trials import Trials
-from hf_quant.workflows.plan import SCHEMES
 from tests.integration.tiny import tiny_model, token_ids
 
 CHOSEN = {
