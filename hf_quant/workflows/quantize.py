@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from hf_quant.algorithms.rtn import checked_range
 from hf_quant.errors import ConfigError, WeightError
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.in_memory import become_quantized
@@ -64,5 +65,4 @@ def _check_weights(model: Any, resolution: Resolution) -> None:
         weight = model.get_submodule(name).weight
         if weight.is_meta:
             raise WeightError(f"{name}.weight is not in memory (offloaded or on meta): load the model whole first")
-        if not bool(torch.isfinite(weight.aminmax().min)) or not bool(torch.isfinite(weight.aminmax().max)):
-            raise WeightError(f"{name}.weight holds NaN or Inf: repair it, or list it in modules_to_not_convert")
+        checked_range(weight.flatten(), 0, f"{name}.weight")

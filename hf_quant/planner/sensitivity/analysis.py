@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, distributed
 from tqdm.auto import tqdm
 
+from hf_quant.algorithms.rtn import checked_range
 from hf_quant.config.scheme import Scheme
-from hf_quant.errors import CalibrationError, ConfigError, WeightError
+from hf_quant.errors import CalibrationError, ConfigError
 from hf_quant.planner.processes import place
 from hf_quant.planner.sensitivity import MEASURES
 from hf_quant.planner.sensitivity.base import Losses, Measure
@@ -104,8 +105,8 @@ def _kept_table(file: Path, fingerprint: str, measure: str, schemes: Sequence[Sc
 def _check_parameters(model: Any) -> None:
     # Told before any work: a loss that is NaN does not say of which module.
     for name, parameter in model.named_parameters():
-        if parameter.numel() and not all(bool(torch.isfinite(extreme)) for extreme in parameter.detach().aminmax()):
-            raise WeightError(f"{name} holds NaN or infinity: repair the checkpoint, no plan can be made for it")
+        if parameter.numel():
+            checked_range(parameter.detach().flatten(), 0, name)
 
 
 def _shared(rows: int, parts: int, rank: int, ranks: int) -> list[tuple[int, int]]:
