@@ -25,6 +25,7 @@ CASES = {
     "frozen": ("bert", "int4", {"freeze_scales_at": 3}),
     "bits": ("llama", "int4", {"warmup_steps": 1, "bits": {0: 8, 3: 6, 5: 4}}),
     "taught": ("bert", "int4", {"teacher": "self"}),
+    "taught-tokens": ("llama", "int4", {"teacher": "self"}),
 }
 """Model, scheme, options. Without a search for unused parameters, a grid that takes no part would end training."""
 
