@@ -2,8 +2,8 @@
 
 The kernel table is what `hf-quant hardware --measure` measures, but the sweeps over its cells and the runs of models
 take turns, in processes of their own, so that a machine which is faster at one time than at another is so for both. Of
-models, too, the median of all turns counts. They have the shapes of real ones and random weights; each is quantized by
-presets and by plans that draw a scheme for every module.
+models, too, the median of the turns counts that others disturbed least. They have the shapes of real ones and random
+weights; each is quantized by presets and by plans that draw a scheme for every module.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import random
 import statistics
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,12 @@ def measure(model: str, folder: str, variant: str, threads: int, passes: int, qu
     return Turn(found, quiet.timed, quiet.disturbed)
 
 
+def quieter(turns: Sequence[Turn]) -> list[Turn]:
+    """Those that were disturbed least, more than half of all."""
+    most = statistics.median_high(turn.disturbed for turn in turns)
+    return [turn for turn in turns if turn.disturbed <= most]
+
+
 def predict(model: str, folder: str, variant: str, threads: int, table: KernelTable) -> dict[str, float]:
     """Milliseconds of each pass by the cost model; in a process of its own."""
     network = _network(model, folder, variant, threads)
@@ -160,7 +167,7 @@ def main() -> None:
     for (model, variant), each_turn in found.items():
         predictions = in_fresh_process(predict, model, folders[model], variant, options.threads, table)
         for words, predicted in predictions.items():
-            each = sorted(turn.milliseconds[words] for turn in each_turn)
+            each = sorted(turn.milliseconds[words] for turn in quieter(each_turn))
             measured = statistics.median(each)
             error = predicted / measured - 1
             errors.setdefault("float" if variant == "fp32" else "quantized", []).append(abs(error))

@@ -61,7 +61,7 @@ def time_pass(model: Any, step: Pass, passes: int = 20, quiet: Quiet | None = No
         model: As in `compare_latency`.
         step: As in `compare_latency`.
         passes: As in `compare_latency`.
-        quiet: Has passes repeated that others slow down.
+        quiet: Has passes repeated that others slow down, and those left out that are slow all the same.
 
     Raises:
         ConfigError: `logits` is given for a model that computes all.
@@ -89,4 +89,6 @@ def time_pass(model: Any, step: Pass, passes: int = 20, quiet: Quiet | None = No
 
     for _ in range(2):
         milliseconds()
-    return quartiles([milliseconds() if quiet is None else quiet.time(milliseconds) for _ in range(passes)])
+    if quiet is None:
+        return quartiles([milliseconds() for _ in range(passes)])
+    return quartiles(quiet.quietest([quiet.time(milliseconds) for _ in range(passes)]))

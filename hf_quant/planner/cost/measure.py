@@ -21,10 +21,10 @@ from hf_quant.evaluation.other_processes import OtherProcesses
 from hf_quant.hardware.detect import cpu_features
 from hf_quant.modules.linear import QuantizedLinear
 from hf_quant.modules.swap import SWAPS
-from hf_quant.planner.cost.quiet import Quiet
+from hf_quant.planner.cost.quiet import Quiet, Timed
 from hf_quant.planner.cost.table import Cell, KernelTable, Overhead
 from hf_quant.planner.cost.table_file import this_machine
-from hf_quant.planner.cost.timing import Work, in_turn, quartiles
+from hf_quant.planner.cost.timing import Work, in_turn, quartiles, timed_in_turn
 
 Overheads = Callable[[Quiet], tuple[Overhead, ...]]
 """Measures what models take besides their linears, in quiet moments."""
@@ -86,7 +86,7 @@ THOROUGH = Effort(
     memory=64 << 20,
     heads=((768, 32768),),
     sweeps=3,
-    patience=120.0,
+    patience=180.0,
 )
 QUICK = Effort(shapes=((384, 384), (768, 768), (768, 3072)), tokens=(1, 8, 128), rounds=3, turn=0.003, memory=16 << 20)
 
@@ -120,9 +120,9 @@ class TableMeasurement:
                 self._schemes.append(scheme)
             else:
                 self._skipped[label] = reason
-        self._times: dict[tuple[Scheme | None, int, int, int], list[float]] = {}
+        self._times: dict[tuple[Scheme | None, int, int, int], list[Timed[float]]] = {}
         self._kernels: dict[tuple[Scheme | None, int, int, int], str] = {}
-        self._overheads: list[tuple[Overhead, ...]] = []
+        self._overheads: list[tuple[float, tuple[Overhead, ...]]] = []
         self._rates: list[tuple[float, float]] = []
         self._busy: list[float] = []
 
@@ -140,18 +140,21 @@ class TableMeasurement:
                     self._time(modules, shape, tokens)
                     bar.update()
         if self._measure_overheads is not None:
-            self._overheads.append(self._measure_overheads(self.quiet))
+            timed, disturbed = self.quiet.timed, self.quiet.disturbed
+            found = self._measure_overheads(self.quiet)
+            share = (self.quiet.disturbed - disturbed) / max(1, self.quiet.timed - timed)
+            self._overheads.append((share, found))
         self._rates.append((read_rate(self.effort), multiply_rate(self.effort)))
         self._busy.append(others.cores())
 
     def table(self) -> KernelTable:
-        """Medians over all sweeps, of which there has to be one; rates are the best that were seen."""
+        """Medians over all sweeps, of which there has to be one, less what others slowed; the best rates seen."""
         read, multiply = (max(rates) for rates in zip(*self._rates, strict=True))
         return KernelTable(
             machine=this_machine(),
             date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             cells=tuple(self._cells()),
-            overheads=tuple(_median(each) for each in zip(*self._overheads, strict=True)),
+            overheads=tuple(_median(each) for each in zip(*self._quieter_overheads(), strict=True)),
             read=read,
             multiply=multiply,
             busy=round(statistics.mean(self._busy), 3),
@@ -162,15 +165,20 @@ class TableMeasurement:
     def _time(self, modules: list[tuple[Scheme | None, list[nn.Module]]], shape: tuple[int, int], tokens: int) -> None:
         input = torch.randn(tokens, shape[0])
         works = [_cycle(copies, input) for _, copies in modules]
-        rounds = in_turn(works, self.effort.rounds, self.effort.turn, self.quiet)
-        for (scheme, copies), seconds in zip(modules, zip(*rounds, strict=True), strict=True):
+        rounds = timed_in_turn(works, self.effort.rounds, self.effort.turn, self.quiet)
+        for (scheme, copies), timed in zip(modules, zip(*rounds, strict=True), strict=True):
             key = (scheme, *shape, tokens)
-            self._times.setdefault(key, []).extend(seconds)
+            self._times.setdefault(key, []).extend(timed)
             self._kernels[key] = str(getattr(copies[0], "kernel", "torch"))
 
+    def _quieter_overheads(self) -> list[tuple[Overhead, ...]]:
+        """Of the sweeps that were disturbed least, more than half of all."""
+        shares = [share for share, _ in self._overheads]
+        return [found for share, found in self._overheads if share <= statistics.median_high(shares)]
+
     def _cells(self) -> Iterator[Cell]:
-        for key, seconds in self._times.items():
-            spread = quartiles(seconds)
+        for key, timed in self._times.items():
+            spread = quartiles(self.quiet.quietest(timed))
             milliseconds = (1e3 * spread.median, 1e3 * spread.low, 1e3 * spread.high)
             yield Cell(*key, *milliseconds, self._kernels[key])
 
@@ -248,7 +256,7 @@ def _median(found: Sequence[Overhead]) -> Overhead:
 def _copies(module: nn.Module, memory: int) -> list[nn.Module]:
     tensors = [*module.parameters(), *getattr(module, "packed", ())]
     size = sum(tensor.untyped_storage().nbytes() for tensor in tensors) or 1
-    return [module, *(copy.deepcopy(module) for _ in range(min(memory // size, 64)))]
+    return [module, *(copy.deepcopy(module) for _ in range(memory // size))]
 
 
 def _emulated(scheme: Scheme) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from hf_quant.planner.cost.quiet import Quiet
+from hf_quant.planner.cost.quiet import Quiet, Timed
 
 Work = Callable[[], object]
 
@@ -25,10 +25,22 @@ class Quartiles:
 def in_turn(works: Sequence[Work], rounds: int, turn: float, quiet: Quiet | None = None) -> list[list[float]]:
     """Seconds of one call of each of `works`, per round: the mean of as many calls as last `turn` seconds.
 
-    With `quiet`, turns that others slow down are taken anew, while it has patience.
+    With `quiet`, turns that others slow down are taken anew, while it has patience; rounds that were slow all the same
+    are left out, or the slower half where all were.
     """
-    turns = [partial(_mean, work, _calls(work, turn)) for work in works]
-    return [[each() if quiet is None else quiet.time(each) for each in turns] for _ in range(rounds)]
+    if quiet is None:
+        turns = _turns(works, turn)
+        return [[each() for each in turns] for _ in range(rounds)]
+    timed = timed_in_turn(works, rounds, turn, quiet)
+    return quiet.quietest(
+        [Timed([each.seconds for each in row], max(each.probe for each in row)) for row in timed],
+    )
+
+
+def timed_in_turn(works: Sequence[Work], rounds: int, turn: float, quiet: Quiet) -> list[list[Timed[float]]]:
+    """As `in_turn`, all rounds, with the probes that tell which of them are slow."""
+    turns = _turns(works, turn)
+    return [[quiet.time(each) for each in turns] for _ in range(rounds)]
 
 
 def quartiles(seconds: Sequence[float]) -> Quartiles:
@@ -37,6 +49,10 @@ def quartiles(seconds: Sequence[float]) -> Quartiles:
         return Quartiles(seconds[0], seconds[0], seconds[0])
     low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
     return Quartiles(low, median, high)
+
+
+def _turns(works: Sequence[Work], turn: float) -> list[Callable[[], float]]:
+    return [partial(_mean, work, _calls(work, turn)) for work in works]
 
 
 def _calls(work: Work, turn: float) -> int:

@@ -1,5 +1,6 @@
 """Measuring: real kernels, timed; a table that predicts and compares real models."""
 
+import itertools
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +17,7 @@ from hf_quant.kernels.dispatch import select_kernel
 from hf_quant.planner.cost import timing
 from hf_quant.planner.cost.compare import compare_latency
 from hf_quant.planner.cost.latency import Pass, attention_operations
-from hf_quant.planner.cost.measure import SCHEMES, Effort, TableMeasurement, measure_table, quantized
+from hf_quant.planner.cost.measure import SCHEMES, Effort, TableMeasurement, _copies, measure_table, quantized
 from hf_quant.planner.cost.measured_profile import with_measured_rates
 from hf_quant.planner.cost.overhead import measure_overhead
 from hf_quant.planner.cost.table import KernelTable
@@ -174,9 +175,43 @@ def test_cells_and_overheads_are_the_medians_of_all_sweeps(clock):
     effort = replace(TINY, tokens=(1,), rounds=2, turn=0.0)
     overheads = lambda quiet: (replace(LLAMA, block=next(blocks)),)  # noqa: E731
     measurement = TableMeasurement(effort, {}, overheads, progress=False)
+    measurement.quiet._probes = itertools.repeat(1.0)
     for clock.tick in (1e-3, 5e-3, 2e-3):
         measurement.sweep()
     table = measurement.table()
     assert [(cell.inputs, cell.outputs, cell.tokens) for cell in table.cells] == [(128, 64, 1), (128, 256, 1)]
     assert [cell.milliseconds for cell in table.cells] == pytest.approx([2, 2])
     assert table.overheads == (replace(LLAMA, block=0.4),)
+
+
+def test_sweeps_that_others_disturbed_are_left_out_of_overheads(clock):
+    blocks = iter([(0.1, 0), (9.0, 5), (0.3, 0)])
+
+    def overheads(quiet):
+        block, disturbed = next(blocks)
+        quiet.timed += 5
+        quiet.disturbed += disturbed
+        return (replace(LLAMA, block=block),)
+
+    measurement = TableMeasurement(replace(TINY, tokens=(1,), turn=0.0), {}, overheads, progress=False)
+    measurement.quiet._probes = itertools.repeat(1.0)
+    clock.tick = 1e-3
+    for _ in range(3):
+        measurement.sweep()
+    assert measurement.table().overheads == (replace(LLAMA, block=pytest.approx(0.2)),)
+
+
+def test_turns_that_others_disturbed_are_left_out_of_cells(clock):
+    effort = replace(TINY, shapes=((128, 64),), tokens=(1,), rounds=1, turn=0.0, patience=0.0)
+    measurement = TableMeasurement(effort, {}, None, progress=False)
+    for clock.tick, probe in ((5e-3, 2.0), (1e-3, 1.0), (1e-3, 1.05)):
+        measurement.quiet._probes = itertools.repeat(probe)
+        measurement.sweep()
+    (cell,) = measurement.table().cells
+    assert (cell.low, cell.high) == pytest.approx((1, 1))
+
+
+def test_a_small_weight_is_copied_as_often_as_it_takes_to_come_from_memory():
+    plain = torch.nn.Linear(8, 8, bias=False)
+    assert len(_copies(plain, 100 * 256)) == 101
+    assert len({copy.weight.data_ptr() for copy in _copies(plain, 100 * 256)}) == 101
