@@ -12,6 +12,7 @@ from hf_quant.config.scheme import Scheme
 from hf_quant.errors import ConfigError, PlanError
 from hf_quant.planner.cost.disk import DiskCosts
 from hf_quant.planner.cost.latency import LatencyCosts
+from hf_quant.planner.offered import is_aligned
 from hf_quant.planner.problem import Option, Problem, Unit
 from hf_quant.planner.sensitivity.table import LossTable
 
@@ -24,6 +25,7 @@ def build_problem(
     schemes: Sequence[Scheme],
     times: LatencyCosts | None = None,
     groups: Mapping[str, str] | None = None,
+    alignment: int = 1,
 ) -> Problem:
     """Units of modules that are tied or fused, the others alone.
 
@@ -33,6 +35,8 @@ def build_problem(
         schemes: What modules are offered, beside staying float.
         times: Milliseconds; without it none are known. Schemes that nothing like was measured of are not offered.
         groups: Of modules that share a choice, the first of them.
+        alignment: Of a profile: schemes of integers whose width or groups are no multiple of it are not offered to what
+            is multiplied with.
     """
     known = [scheme for scheme in schemes if times is None or _is_timed(times, scheme)]
     leaders = {name: costs.ties.get(name, (groups or {}).get(name, name)) for name in costs.candidates}
@@ -40,7 +44,7 @@ def build_problem(
     for name in costs.candidates:
         members.setdefault(_root(leaders, name), []).append(name)
     return Problem(
-        tuple(_unit(costs, table, known, times, names) for names in members.values()),
+        tuple(_unit(costs, table, known, times, names, alignment) for names in members.values()),
         fixed_bytes=costs.fixed_bytes,
         float_bytes=costs.float_bytes,
         fixed_milliseconds=0.0 if times is None else times.fixed_milliseconds,
@@ -68,6 +72,7 @@ def _unit(
     schemes: Sequence[Scheme],
     times: LatencyCosts | None,
     names: list[str],
+    alignment: int,
 ) -> Unit:
     def milliseconds(scheme: Scheme | None) -> float | None:
         return None if times is None else math.fsum(times.of(name, scheme) for name in names)
@@ -75,7 +80,7 @@ def _unit(
     options = [Option(None, costs.of_unit(names, None), 0.0, milliseconds(None))]
     for scheme in schemes:
         losses = [0.0 if table is None else table.loss(name, scheme) for name in names]
-        fitted = _fitted(costs, scheme, names)
+        fitted = _fitted(costs, scheme, names, alignment)
         # One that is fitted to the width may be the same as another.
         if fitted is None or any(loss is None for loss in losses) or any(one.scheme == fitted for one in options):
             continue
@@ -89,11 +94,13 @@ def _unit(
     return Unit(tuple(names), numbers, tuple(sorted(options, key=lambda option: option.bytes)))
 
 
-def _fitted(costs: DiskCosts, scheme: Scheme, names: Sequence[str]) -> Scheme | None:
+def _fitted(costs: DiskCosts, scheme: Scheme, names: Sequence[str], alignment: int) -> Scheme | None:
     """The scheme as the last module takes it, which others of its width take alike; None where one does not."""
     try:
         for name in names:
             fitted = fit(scheme, costs.candidates[name], name)
+            if not is_aligned(fitted, costs.candidates[name], alignment):
+                return None
     except PlanError:
         return None
     return fitted

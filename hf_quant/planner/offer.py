@@ -25,6 +25,7 @@ class Offer:
         pins: What modules may have.
         forbidden: What they may not have.
         groups: Of modules that share one scheme, the first of them.
+        alignment: As `build_problem` takes it.
     """
 
     costs: DiskCosts
@@ -33,6 +34,7 @@ class Offer:
     pins: Pins | None = None
     forbidden: Pins | None = None
     groups: Mapping[str, str] | None = None
+    alignment: int = 1
 
     def problem(self, losses: LossTable | None = None) -> Problem:
         """With losses, or without any: enough to tell what is feasible.
@@ -40,5 +42,5 @@ class Offer:
         Raises:
             PlanError: Pins contradict each other.
         """
-        whole = build_problem(self.costs, losses, self.schemes, self.times, self.groups)
+        whole = build_problem(self.costs, losses, self.schemes, self.times, self.groups, self.alignment)
         return pinned(whole, self.pins, self.forbidden)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from hf_quant.config.plan import Candidate
 from hf_quant.config.presets import PRESETS
 from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.errors import ConfigError
@@ -52,6 +53,20 @@ def offered(schemes: Sequence[Scheme] | None, hardware: str | None) -> list[Sche
     if not found:
         raise ConfigError(f"{hardware} takes none of the schemes that are offered, but such as {', '.join(presets)}")
     return found
+
+
+def is_aligned(scheme: Scheme, candidate: Candidate, alignment: int) -> bool:
+    """Whether integer kernels that need widths and groups to be a multiple of `alignment` take a module so.
+
+    Args:
+        scheme: Its group size is settled.
+        candidate: The module; of an embedding rows are looked up, so that any width will do.
+        alignment: Of the profile.
+    """
+    if not scheme.weight.is_integer or candidate.kind == "embedding":
+        return True
+    group = scheme.weight.group_size or candidate.width
+    return candidate.width % alignment == 0 and group % alignment == 0
 
 
 def _presets_of(profile: Profile) -> dict[str, Scheme]:

@@ -16,6 +16,7 @@ from hf_quant.hardware.profile import Profile
 from hf_quant.hardware.profiles import get_profile
 from hf_quant.modules.swap import candidates, tied_modules
 from hf_quant.planner.cost.disk import plan_bytes
+from hf_quant.planner.offered import is_aligned
 from hf_quant.registry import unknown
 
 logger = logging.getLogger(__name__)
@@ -166,9 +167,8 @@ def _choice(name: str, candidate: Candidate, profile: Profile, target: str, pres
         return Choice(
             name, scheme, preset, f"rows of {scheme.weight.bits} bits: an embedding is looked up, not computed"
         )
-    group = scheme.weight.group_size or candidate.width
-    if candidate.width % profile.alignment or group % profile.alignment:
-        return _next_best(name, candidate, profile, preset, group)
+    if not is_aligned(scheme, candidate, profile.alignment):
+        return _next_best(name, candidate, profile, preset, scheme.weight.group_size or candidate.width)
     if candidate.kind == "head":
         return Choice(
             name, scheme, preset, f"the head, whose errors reach the output at once, keeps {scheme.weight.bits} bits"

@@ -18,6 +18,7 @@ from hf_quant.config.plan import Plan
 from hf_quant.config.recipe import Recipe
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CalibrationError, ConfigError
+from hf_quant.hardware.profiles import get_profile
 from hf_quant.integration.algorithms import algorithms_of
 from hf_quant.integration.fingerprint import weights_fingerprint
 from hf_quant.planner.budget import Budget
@@ -94,7 +95,7 @@ def search_plan(
             by the part of the loss that the recipe leaves there, which is measured first. The recipe's own schemes
             and data do not count.
         hardware: Offer the preset of this profile that is fastest there, for each number of bits; of `schemes` that are
-            given, those of which the profile has such.
+            given, those of which the profile has such; and no module what its width or groups do not suit there.
         kernels: Times of kernels on the machine in question, or their file, of ``hf-quant hardware --measure``. Without
             them a budget of milliseconds is one of this machine, whose kernels are measured if they were not yet.
         step: The pass that milliseconds are of; None for one token after 512, or for 128 of models that only read.
@@ -196,7 +197,8 @@ def offer_for(
     times = None
     for budget in budgets:
         times = times or _times(model, budget, hardware, kernels, step, progress)
-    offer = Offer(DiskCosts(model, dtype), offered(schemes, hardware), times, pins, forbidden)
+    alignment = 1 if hardware is None else get_profile(hardware).alignment
+    offer = Offer(DiskCosts(model, dtype), offered(schemes, hardware), times, pins, forbidden, alignment=alignment)
     problem = offer.problem()
     for budget in budgets:
         limits_of(problem, budget)

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 import hf_quant
@@ -109,6 +110,23 @@ def test_hardware_is_offered_what_it_has(hardware, offered):
     plan, _ = planned("60%", hardware=hardware, measurements=0)
     linears = [scheme for name, scheme in plan.modules.items() if scheme is not None and "embed" not in name]
     assert {str(scheme).split()[0] for scheme in linears} <= offered
+
+
+def test_integers_are_not_offered_to_widths_that_do_not_suit_the_hardware():
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=2)
+    )
+    offers = {
+        hardware: {
+            name: {str(option.scheme).split()[0] for option in unit.options}
+            for unit in offer_for(model, ["90%"], hardware=hardware).problem().units
+            for name in unit.modules
+        }
+        for hardware in ("apple-m1", "raspberry-pi-4")
+    }
+    assert offers["apple-m1"]["model.layers.0.mlp.down_proj"] == {"None", "FP16"}, "96 is no multiple of 64"
+    assert offers["apple-m1"]["model.layers.0.mlp.up_proj"] == {"None", "FP16", "W8A16"}
+    assert "W4A8" in offers["raspberry-pi-4"]["model.layers.0.mlp.down_proj"], "96 is one of 32"
 
 
 def test_schemes_that_are_given_are_kept_where_the_hardware_has_such():
