@@ -88,7 +88,7 @@ THOROUGH = Effort(
     sweeps=3,
     patience=180.0,
 )
-QUICK = Effort(shapes=((384, 384), (768, 768), (768, 3072)), tokens=(1, 8, 128), rounds=3, turn=0.003, memory=16 << 20)
+QUICK = Effort(shapes=((384, 384), (768, 768), (768, 3072)), tokens=(1, 8, 128), rounds=3, turn=0.003, memory=64 << 20)
 
 
 class TableMeasurement:

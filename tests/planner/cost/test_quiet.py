@@ -34,7 +34,17 @@ def test_a_probe_may_take_a_tenth_longer_than_the_best_which_another_process_may
     assert quiet.best == 0.95 and quiet.disturbed == 1
     quiet.probe = 0.5
     quiet.time(lambda: 1.0)
-    assert quiet.best == 0.5 and quiet.disturbed == 1
+    assert quiet.best == 0.5 and quiet.disturbed == 2, "it was slow before"
+    quiet.time(lambda: 1.0)
+    assert quiet.disturbed == 2
+
+
+def test_a_probe_after_some_work_is_the_one_before_the_next():
+    quiet, probes = Shared(), itertools.count()
+    quiet._probes = (1.0 for _ in probes)
+    for _ in range(4):
+        quiet.time(lambda: 1.0)
+    assert next(probes) == 3 * 5, "of three linears each"
 
 
 def test_one_probe_that_an_interrupt_slows_does_not_count():
