@@ -62,6 +62,7 @@ def repair(
     measure: Evaluate,
     measurements: int = 10,
     progress: bool = False,
+    rival: Assignment | None = None,
 ) -> Repaired:
     """Measure a solution, then change what promises most, for as long as there is reason to.
 
@@ -78,6 +79,7 @@ def repair(
         measure: The increase of the loss of the model under an assignment.
         measurements: Most calls of `measure`, the first included.
         progress: Show a progress bar.
+        rival: Bits that are the same for all, where predictions cannot tell which is better: measured second.
 
     Raises:
         ConfigError: `measurements` is below 1, or the solution is beyond the budget.
@@ -95,6 +97,8 @@ def repair(
             state.try_out(_Change(solution.assignment, "nothing yet", "predictions have to be measured"))
         else:
             state.best, state.losses = solution.assignment, {solution.assignment: solution.measured_loss}
+        if rival is not None and rival not in state.losses and len(state.log) < measurements:
+            state.try_out(_Change(rival, "the same bits for all", "predicted too near to tell which loses less"))
         while len(state.log) < measurements:
             change = next(state.changes(), None)
             if change is None:

@@ -12,13 +12,13 @@ from hf_quant.planner.problem import Option, Problem, Unit
 SCHEMES = [Scheme(TensorScheme(bits=bits)) for bits in (2, 3, 4, 5, 6, 8)] + [None]
 
 
-def model(units=12, seed=0, timed=False):
+def model(units=12, seed=0, timed=False, spread=1.5):
     """A problem as models give them: units of unlike sizes and sensitivities, losses that fall with the bits."""
     numbers = random.Random(seed)
     made = []
     for number in range(units):
         weights = numbers.choice([1000, 3000, 3000, 8000])
-        sensitivity = math.exp(numbers.gauss(0, 1.5)) * 0.1
+        sensitivity = math.exp(numbers.gauss(0, spread)) * 0.1
         options = []
         for scheme in SCHEMES:
             bits = 32 if scheme is None else scheme.weight.bits + 0.25
