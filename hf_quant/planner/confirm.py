@@ -7,18 +7,15 @@ from collections.abc import Callable
 
 from hf_quant.planner.aim import aim
 from hf_quant.planner.budget import Budget
-from hf_quant.planner.problem import Assignment, Problem
+from hf_quant.planner.problem import Problem
 from hf_quant.planner.repair import Repair, repair
 from hf_quant.planner.search.base import Evaluate, Solution
 from hf_quant.planner.search.uniform import uniform
 
 logger = logging.getLogger(__name__)
 
-_NEAR = 1.25
-"""Times the predicted loss of a solution up to which predictions do not tell that another is worse."""
-
 _FEW = 3
-"""Measurements from which on one is spared for that."""
+"""Measurements from which on one may go to bits that are the same for all."""
 
 
 def confirmed(
@@ -52,18 +49,11 @@ def confirmed(
         solution = search(budget)
     if measurements <= len(log):
         return solution, log
-    rival = _rival(problem, budget, solution) if measurements - len(log) >= _FEW else None
-    repaired = repair(problem, budget, solution, measure, measurements - len(log), progress, rival)
+    left = measurements - len(log)
+    rival = uniform(problem, budget).assignment if left >= _FEW and Budget.of(budget).drop is None else None
+    repaired = repair(problem, budget, solution, measure, left, progress, rival)
     if not repaired.met:
         logger.warning(
             "the loss that was asked for was not met within %d measurements: allow more, or lose more", measurements
         )
     return repaired.solution, log + repaired.log
-
-
-def _rival(problem: Problem, budget: Budget | str | float, solution: Solution) -> Assignment | None:
-    """The same bits for all within the budget, if they are predicted to lose about as little."""
-    if Budget.of(budget).drop is not None:
-        return None
-    found = uniform(problem, budget)
-    return found.assignment if found.predicted_loss <= _NEAR * max(0.0, solution.predicted_loss) else None

@@ -18,6 +18,9 @@ from hf_quant.planner.search.moves import Ladder, Walk
 
 logger = logging.getLogger(__name__)
 
+_NEAR = 1.25
+"""Times the loss of the best up to which predictions do not tell that another loses more."""
+
 
 @dataclass(frozen=True)
 class Repair:
@@ -79,7 +82,8 @@ def repair(
         measure: The increase of the loss of the model under an assignment.
         measurements: Most calls of `measure`, the first included.
         progress: Show a progress bar.
-        rival: Bits that are the same for all, where predictions cannot tell which is better: measured second.
+        rival: Bits that are the same for all. They are measured second unless they are predicted to lose more by a
+            quarter than the solution is predicted, or measured, to lose.
 
     Raises:
         ConfigError: `measurements` is below 1, or the solution is beyond the budget.
@@ -97,8 +101,8 @@ def repair(
             state.try_out(_Change(solution.assignment, "nothing yet", "predictions have to be measured"))
         else:
             state.best, state.losses = solution.assignment, {solution.assignment: solution.measured_loss}
-        if rival is not None and rival not in state.losses and len(state.log) < measurements:
-            state.try_out(_Change(rival, "the same bits for all", "predicted too near to tell which loses less"))
+        if rival is not None and len(state.log) < measurements and state.is_near(rival):
+            state.try_out(_Change(rival, "the same bits for all", "predictions do not tell which loses less"))
         while len(state.log) < measurements:
             change = next(state.changes(), None)
             if change is None:
@@ -148,6 +152,11 @@ class _State:
         self.steps.append(Step(change.assignment, measured, totals.bytes, totals.milliseconds))
         self.bar.update()
         logger.info("%s: predicted %.4g, measured %.4g", change.change, totals.loss, measured)
+
+    def is_near(self, rival: Assignment) -> bool:
+        """Whether what was not measured yet is predicted to lose little more than the best, or no more."""
+        least = max(self.problem.totals(self.best).loss, self.losses[self.best])
+        return rival not in self.losses and self.problem.totals(rival).loss <= _NEAR * least
 
     def rank(self, assignment: Assignment) -> tuple[float, float, float]:
         return self.limits.rank(self.problem.totals(assignment), self.losses[assignment])

@@ -46,3 +46,11 @@ def test_they_cost_no_measurement_otherwise(problem, measurements):
     _, log = found(problem, lambda assignment: problem.totals(assignment).loss, measurements)
     assert len(log) == measurements
     assert "the same bits for all" not in [step.change for step in log]
+
+
+def test_they_are_measured_too_where_the_solution_loses_as_much_as_they_are_predicted_to():
+    problem = model(units=12)
+    same = uniform(problem, "4.5bpw")
+    assert same.predicted_loss > 1.25 * ilp(problem, "4.5bpw").predicted_loss, "or they are measured anyway"
+    _, log = found(problem, lambda assignment: same.predicted_loss, 3)
+    assert log[1].change == "the same bits for all" and not log[1].kept
