@@ -10,7 +10,7 @@ from typing import Any
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import ConfigError, HfQuantError
 
-TABLE_VERSION = 3
+TABLE_VERSION = 4
 """Of the file's layout; bytes and times of another version are not comparable."""
 
 FLOAT = "float32"
