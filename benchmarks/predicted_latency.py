@@ -13,7 +13,6 @@ import random
 import statistics
 import sys
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from hf_quant.planner.cost.compare import time_pass
 from hf_quant.planner.cost.disk import DiskCosts
 from hf_quant.planner.cost.latency import Pass, predict_latency
 from hf_quant.planner.cost.measure import QUICK, THOROUGH, TableMeasurement
-from hf_quant.planner.cost.quiet import Quiet
+from hf_quant.planner.cost.quiet import Quiet, least_disturbed
 from hf_quant.planner.cost.table import KernelTable
 from hf_quant.planner.offered import SCHEMES
 from hf_quant.workflows.measure_hardware import measure_overheads
@@ -109,12 +108,6 @@ def measure(model: str, folder: str, variant: str, threads: int, passes: int, qu
     return Turn(found, quiet.timed, quiet.disturbed)
 
 
-def quieter(turns: Sequence[Turn]) -> list[Turn]:
-    """Those that were disturbed least, more than half of all."""
-    most = statistics.median_high(turn.disturbed for turn in turns)
-    return [turn for turn in turns if turn.disturbed <= most]
-
-
 def predict(model: str, folder: str, variant: str, threads: int, table: KernelTable) -> dict[str, float]:
     """Milliseconds of each pass by the cost model; in a process of its own."""
     network = _network(model, folder, variant, threads)
@@ -165,9 +158,10 @@ def main() -> None:
     print("\n| model | | pass | predicted | measured | error | turns |\n|---|---|---|---|---|---|---|")
     errors: dict[str, list[float]] = {}
     for (model, variant), each_turn in found.items():
+        quiet_turns = least_disturbed([(turn.disturbed, turn) for turn in each_turn])
         predictions = in_fresh_process(predict, model, folders[model], variant, options.threads, table)
         for words, predicted in predictions.items():
-            each = sorted(turn.milliseconds[words] for turn in quieter(each_turn))
+            each = sorted(turn.milliseconds[words] for turn in quiet_turns)
             measured = statistics.median(each)
             error = predicted / measured - 1
             errors.setdefault("float" if variant == "fp32" else "quantized", []).append(abs(error))

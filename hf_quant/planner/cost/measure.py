@@ -21,7 +21,7 @@ from hf_quant.evaluation.other_processes import OtherProcesses
 from hf_quant.hardware.detect import cpu_features
 from hf_quant.modules.linear import QuantizedLinear
 from hf_quant.modules.swap import SWAPS
-from hf_quant.planner.cost.quiet import Quiet, Timed
+from hf_quant.planner.cost.quiet import Quiet, Timed, least_disturbed
 from hf_quant.planner.cost.table import Cell, KernelTable, Overhead
 from hf_quant.planner.cost.table_file import this_machine
 from hf_quant.planner.cost.timing import Work, in_turn, quartiles, timed_in_turn
@@ -154,7 +154,7 @@ class TableMeasurement:
             machine=this_machine(),
             date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             cells=tuple(self._cells()),
-            overheads=tuple(_median(each) for each in zip(*self._quieter_overheads(), strict=True)),
+            overheads=tuple(_median(each) for each in zip(*least_disturbed(self._overheads), strict=True)),
             read=read,
             multiply=multiply,
             busy=round(statistics.mean(self._busy), 3),
@@ -170,11 +170,6 @@ class TableMeasurement:
             key = (scheme, *shape, tokens)
             self._times.setdefault(key, []).extend(timed)
             self._kernels[key] = str(getattr(copies[0], "kernel", "torch"))
-
-    def _quieter_overheads(self) -> list[tuple[Overhead, ...]]:
-        """Of the sweeps that were disturbed least, more than half of all."""
-        shares = [share for share, _ in self._overheads]
-        return [found for share, found in self._overheads if share <= statistics.median_high(shares)]
 
     def _cells(self) -> Iterator[Cell]:
         for key, timed in self._times.items():

@@ -38,11 +38,10 @@ class Timed(Generic[T]):
 class Quiet:
     """Times work while the processor is about as fast as it was at best.
 
-    Of what virtual machines share with others, their own operating system sees nothing. While somebody else computes on
-    the other half of a core, or sweeps the last cache, the same linear takes 1.1 to 1.6 times as long, for seconds or
-    minutes. Probes tell such times apart: a linear of 768 channels at 128 tokens on all threads of torch, which finds
-    its weight in memory. One that fits the caches of a core is not slowed by who sweeps the last one, and one that
-    takes a tenth of the time falls into the gaps of who computes now and then.
+    Of what virtual machines share with others, their own operating system sees nothing: the same linear may take 1.1 to
+    1.6 times as long for seconds or minutes. Probes tell such times apart: a linear of 768 channels at 128 tokens on
+    all threads of torch, which finds its weight in memory. A shorter product that fits the caches of a core hardly
+    shows some of them.
 
     Args:
         patience: Seconds that are waited at most, all together; then everything is timed as it comes.
@@ -110,6 +109,12 @@ class Quiet:
         self.best = min(self.best, found)
         self._last = (time.monotonic(), found)
         return found
+
+
+def least_disturbed(found: Sequence[tuple[float, T]]) -> list[T]:
+    """Of shares that were disturbed, each with what was measured, the smaller half or more, in order."""
+    shares = [share for share, _ in found]
+    return [each for share, each in found if share <= statistics.median_high(shares)]
 
 
 def _linears() -> Iterator[float]:

@@ -3,9 +3,10 @@
 import itertools
 import pickle
 
+import pytest
 import torch
 
-from hf_quant.planner.cost.quiet import Quiet, Timed
+from hf_quant.planner.cost.quiet import Quiet, Timed, least_disturbed
 from hf_quant.planner.cost.timing import in_turn, timed_in_turn
 
 
@@ -122,3 +123,10 @@ def test_rounds_with_a_slow_turn_are_left_out_while_there_are_others():
     assert len(in_turn([work, lambda: None], 5, 0.0, quiet)) == 3, "slow at the end of the third, and before the fourth"
     quiet.probe, quiet.best = 2.0, 0.1
     assert len(in_turn([lambda: None], 3, 0.0, quiet)) == 2, "the quieter half, where all are slow"
+
+
+@pytest.mark.parametrize(
+    ("shares", "kept"), [((0.0, 0.5, 0.0), "ac"), ((0.1, 0.2, 0.3), "ab"), ((0.2, 0.2), "ab"), ((0.5,), "a"), ((), "")]
+)
+def test_of_several_measurements_those_that_were_disturbed_least_are_kept(shares, kept):
+    assert least_disturbed(list(zip(shares, "abc", strict=False))) == list(kept)
