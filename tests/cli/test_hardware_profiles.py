@@ -67,7 +67,7 @@ def test_measuring_writes_the_file_fills_the_cache_and_marks_what_is_slow(cache,
     assert {(o.family, o.kind) for o in table.overheads} == {
         (family, kind) for family in ("llama", "gpt2", "bert") for kind in ("float", "fused", "mixed")
     }
-    assert json.loads(output.read_text())["table_version"] == 3
+    assert json.loads(output.read_text())["table_version"] == 4
     slower = any(
         cell.scheme is not None and cell.milliseconds > plain.milliseconds
         for cell in table.cells
