@@ -23,7 +23,7 @@ def cases(op: str, shape: str, rows: Sequence[int], memory: int) -> Iterator[Cas
     count, width = sizes(shape)
     spec, operands = quantized(PRESETS["int8"].scheme_for("embedding", width), width, count)
     kernel, like = NativeKernel(), torch.empty(0)
-    packed = kernel.prepack(operands, spec)
+    packed = kernel.arguments(kernel.lay_out(operands, spec), operands, spec)
     table = torch.randn(count, width)
     for wanted in rows:
         sets = min(_MOST_SETS, copies_of(wanted * width, memory))

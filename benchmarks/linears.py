@@ -71,7 +71,7 @@ def cases(op: str, shape: str, rows: Sequence[int], memory: int) -> Iterator[Cas
     width, channels = sizes(shape)
     spec, operands = quantized(SCHEMES[op], width, channels)
     kernel = NativeKernel()
-    blocks, *rest = kernel.prepack(operands, spec)
+    blocks, *rest = kernel.arguments(kernel.lay_out(operands, spec), operands, spec)
     copies = [(blocks.clone(), *rest) for _ in range(copies_of(blocks.nbytes, memory))]
     for count in rows:
         input = torch.randn(count, width)

@@ -49,6 +49,10 @@ class SaveError(HfQuantError, OSError):
     """A checkpoint could not be written; nothing half-written was left behind."""
 
 
+class QuantizedWeightError(HfQuantError, RuntimeError):
+    """A quantized weight was to be written to or trained; the message names the module and what to do instead."""
+
+
 class KernelError(HfQuantError, RuntimeError):
     """A kernel was asked for what it does not support."""
 

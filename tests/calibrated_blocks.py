@@ -52,8 +52,8 @@ class Block:
                 scale, _ = affine_format(scheme.input).scale_and_zero_point(-largest, largest)
                 module = found.get_submodule(name)
                 module.input_scale.data = scale.view(1)
-                module.release_kernel()
-                module.prepack()
+                module.forget()
+                module.prepare()
         return error(self.output(found), expected)
 
 

@@ -86,9 +86,14 @@ def make_input(spec, tokens, dtype=torch.float32, seed=1):
     return (input * torch.linspace(0.1, 2.0, tokens)[:, None]).to(dtype)
 
 
+def arguments(kernel, operands, spec):
+    """What a call of `kernel` takes: the layout it makes of the weight, and what belongs to it."""
+    return kernel.arguments(kernel.lay_out(operands, spec), operands, spec)
+
+
 def prepacked(kernel, operands, spec):
     """Operands as a module hands them to `kernel`: without the neutral codes where the kernel replaces them."""
-    packed = kernel.prepack(operands, spec)
+    packed = arguments(kernel, operands, spec)
     weight = operands.weight
     if kernel.replaces_weight:
         weight = torch.zeros(1, dtype=torch.int32).expand(weight.shape)

@@ -19,7 +19,7 @@ from hf_quant.modules.swap import candidates, quantized_modules, share_tied, swa
 from tests.quantized_linear import make_operands
 
 
-def make_linear(spec, prepack=True, seed=0, dtype=torch.float32, cls=QuantizedLinear):
+def make_linear(spec, prepare=True, seed=0, dtype=torch.float32, cls=QuantizedLinear):
     """A quantized linear with the operands that `make_operands` gives."""
     module = cls(spec.in_features, spec.out_features, True, spec.scheme, dtype=dtype)
     operands = make_operands(spec, seed=seed, dtype=dtype)
@@ -27,8 +27,8 @@ def make_linear(spec, prepack=True, seed=0, dtype=torch.float32, cls=QuantizedLi
     for name in ("weight", "weight_scale", "weight_zero_point", "input_scale", "input_zero_point"):
         if getattr(operands, name) is not None:
             getattr(module, name).data = getattr(operands, name)
-    if prepack:
-        module.prepack()
+    if prepare:
+        module.prepare()
     return module
 
 
@@ -82,8 +82,7 @@ def fill(module, source):
     else:
         weight = weight.t() if isinstance(module, QuantizedConv1D) else weight
         solved = RoundToNearest().solve(weight, module.spec.scheme.weight, "weight")
-        for name, tensor in solved.tensors().items():
-            getattr(module, name).data = tensor
+        module.fill(solved.tensors())
         if module.input_scale is not None:
             scale, zero_point = affine_format(module.spec.scheme.input).scale_and_zero_point(-REACH, REACH)
             module.input_scale.fill_(scale)
@@ -102,7 +101,7 @@ def quantize(model, plan):
         assert isinstance(model.get_submodule(name), QuantizedModule | StoredModule)
     share_tied(model, ties)
     for _, module in quantized_modules(model):
-        module.prepack()
+        module.prepare()
     return model
 
 

@@ -37,8 +37,8 @@ class QuantizedWeight:
         return cls(codes, scale, None if zero_point is None else pack_zero_points(zero_point, bits))
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The tensors under the names that quantized modules give them."""
-        named = {"weight": self.codes, "weight_scale": self.scale, "weight_zero_point": self.zero_point}
+        """The tensors by the names of their format (`formats.tensors.weight_facts`)."""
+        named = {"codes": self.codes, "scale": self.scale, "zero_point": self.zero_point}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 

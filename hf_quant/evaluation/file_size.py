@@ -101,23 +101,28 @@ def header_entry(shape: tuple[int, ...], dtype: torch.dtype, start: int, end: in
 def saved_tensors(model: nn.Module) -> TensorFacts:
     """Name, shape and dtype of every tensor that a checkpoint of the model holds, tied ones once."""
     declared = getattr(model, "all_tied_weights_keys", None) or {}
-    seen: set[int] = set()
+    seen: set[object] = set()
     facts: TensorFacts = {}
-    for name, tensor in _tensors(model):
-        if name in declared or id(tensor) in seen:
+    for name, identity, found in _tensors(model):
+        if name in declared or identity in seen:
             continue
-        seen.add(id(tensor))
-        facts[name] = (tuple(tensor.shape), tensor.dtype)
+        seen.add(identity)
+        facts[name] = found
     for ignored in getattr(model, "_keys_to_ignore_on_save", None) or ():
         facts.pop(ignored, None)
     return facts
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(model: nn.Module) -> Iterator[tuple[str, object, tuple[tuple[int, ...], torch.dtype]]]:
+    """Name, what tells it from others, shape and dtype of each tensor."""
     for prefix, module in model.named_modules():
-        # A kernel's layout may have taken the place of the codes; their parameter keeps shape and dtype.
-        shared = {*module.tensor_facts()} - {*module.saved_tensors()} if isinstance(module, QuantizedModule) else set()
-        own = {**module._parameters, **module._buffers}
-        for name, tensor in own.items():
-            if tensor is not None and name not in module._non_persistent_buffers_set and name not in shared:
-                yield f"{prefix}.{name}" if prefix else name, tensor
+        dot = f"{prefix}." if prefix else ""
+        quantized: TensorFacts = {}
+        if isinstance(module, QuantizedModule):
+            quantized = module.tensor_facts()
+            weight = next(iter(module.weights.values()), module)
+            for name, facts in module.saved_tensors().items():
+                yield dot + name, (id(weight if name.startswith("weight") else module), name), facts
+        for name, tensor in {**module._parameters, **module._buffers}.items():
+            if tensor is not None and name not in module._non_persistent_buffers_set and name not in quantized:
+                yield dot + name, id(tensor), (tuple(tensor.shape), tensor.dtype)

@@ -122,8 +122,10 @@ def on_native(linears: list[Any]) -> list[QuantizedLinear] | None:
     for linear in linears:
         if type(linear) not in (QuantizedLinear, QuantizedConv1D):
             return None
-        if linear.repack:
-            linear.prepack()
+        if not linear.is_current and not torch.compiler.is_compiling():
+            if linear._visiting() is not None:
+                return None
+            linear.prepare()
         if linear.kernel != NATIVE or linear.rescaled:
             return None
     return linears

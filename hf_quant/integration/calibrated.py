@@ -23,7 +23,7 @@ from hf_quant.hardware.free_memory import give_back_memory
 from hf_quant.integration.algorithms import Algorithms, is_static
 from hf_quant.integration.replacements import Replacements
 from hf_quant.integration.resolve import Resolution
-from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.base import stored_state
 from hf_quant.modules.swap import share_tied
 from hf_quant.observers.base import grid
 
@@ -108,7 +108,10 @@ class CalibratedRun:
                 self._quantize_block(index, entries, traced)
                 bar.set_postfix({"error": f"{self.losses[name]:.2e}"})
                 if kept is not None:
-                    tensors = {**self.blocks[index].state_dict(), _LOSS: torch.tensor(self.losses[name]).double()}
+                    tensors = {
+                        **stored_state(self.blocks[index], self.blocks[index].state_dict()),
+                        _LOSS: torch.tensor(self.losses[name]).double(),
+                    }
                     kept.save(index, tensors, _carried(entries))
             self._quantize_rest(entries)
         finally:
@@ -226,11 +229,6 @@ class CalibratedRun:
             observer = collector.observers.get(name)
             self.modules.replace(name, scheme, solved, mean, None if observer is None else grid(observer))
         share_tied(self.model, self.resolution.ties)
-        for name in self.modules.outside():
-            module = self.model.get_submodule(name)
-            if isinstance(module, QuantizedModule):
-                # So far on whatever kernel takes codes as they are; those it shares a weight with are known now.
-                module.release_kernel()
 
     def _collector(
         self, root: nn.Module, prefix: str, schemes: Mapping[str, Scheme], observe: bool, with_hessian: bool = True

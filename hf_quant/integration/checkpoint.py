@@ -111,7 +111,7 @@ def check_quantized_headers(model: Any, headers: Headers) -> None:
             _check_header(headers, f"{name}.{key}", shape, (_DTYPES[dtype],), str(module.spec.scheme))
         for key in _OPTIONAL:
             # Transformers would drop it in silence, and codes made with a zero point decode wrongly without it.
-            if getattr(module, key) is None and f"{name}.{key}" in headers:
+            if key not in module.tensor_facts() and f"{name}.{key}" in headers:
                 raise CheckpointError(
                     f"the checkpoint holds {name}.{key}, which {module.spec.scheme} does not have: "
                     "config.json and weights do not belong together"

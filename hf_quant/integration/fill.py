@@ -56,8 +56,7 @@ def replace_module(
         replaced.weight.data.copy_(module.weight.data)
         return replaced
     assert isinstance(replaced, QuantizedModule) and solved is not None
-    for key, tensor in solved.tensors().items():
-        getattr(replaced, key).data = tensor
+    replaced.fill(solved.tensors())
     if mean is not None and getattr(replaced, "bias", None) is not None:
         correction = bias_correction(weight, replaced.dequantized_weight(), mean)
         bias: torch.Tensor = replaced.bias  # type: ignore[assignment]

@@ -57,12 +57,10 @@ class LoraOnQuantized(Linear):
             bias = self.lora_bias[adapter]
             if bias and base.bias is None:
                 raise WeightError("the adapter has a bias but its base layer has none: train it with lora_bias=False")
-            base.release_kernel()
-            for name, tensor in solved.tensors().items():
-                getattr(base, name).data.copy_(tensor)
+            base.weights["weight"].replace(solved.tensors())
             if bias:
                 base.bias.data += self.lora_B[adapter].bias.data * self.scaling[adapter]
-            base.prepack()
+            base.prepare()
             self.merged_adapters.append(adapter)
 
     def unmerge(self) -> None:
@@ -81,6 +79,6 @@ class LoraOnQuantized(Linear):
                 "only plain LoRA adapters merge into quantized weights: call model.dequantize() on the base model, "
                 "then load the adapter and merge"
             )
-        if base.tied:
+        if len(base.weights["weight"].readers) > 1:
             raise UnsupportedModel("this layer shares its codes with an embedding: dequantize the base model to merge")
         return base

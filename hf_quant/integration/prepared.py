@@ -74,17 +74,17 @@ def go_on_training(model: Any, config: HfQuantConfig, resolution: Resolution) ->
         resolution: Likewise.
     """
     stored = {
-        name: (module.weight_scale, module.weight_zero_point, module.input_scale, module.input_zero_point)
+        name: (module.neutral(), module.input_scale, module.input_zero_point)
         for name, module in quantized_modules(model)
     }
     restore_float(model, model.dtype)
     chosen = resolution.plan.modules
     ties = {target: source for target, source in tied_modules(model).items() if target in chosen and source in chosen}
     begin_training(model, config, Resolution(resolution.plan, ties, resolution.kept_float))
-    for name, (scale, zero_point, input_scale, input_zero_point) in stored.items():
+    for name, (weight, input_scale, input_zero_point) in stored.items():
         module = model.get_submodule(name)
         if module.sharing[0] is module:
-            module.weight_quantizer.start_from(module.scheme.weight, scale, zero_point)
+            module.weight_quantizer.start_from(module.scheme.weight, weight["scale"], weight.get("zero_point"))
         if isinstance(module.input_quantizer, StaticInput) and input_scale is not None:
             zero = None if input_zero_point is None else input_zero_point.view(1, 1)
             module.input_quantizer.grid.initialise(module.scheme.input, input_scale.view(1, 1), zero)

@@ -24,7 +24,7 @@ from hf_quant.integration.prepared import begin_training, check_config, go_on_tr
 from hf_quant.integration.resolve import Resolution, resolve
 from hf_quant.integration.solve import Outcome, check_data, quantize_weights
 from hf_quant.integration.weight_ops import QuantizeOnLoad
-from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.base import QuantizedModule, stored_state
 from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.swap import candidates, quantized_modules, restore_float, share_tied, swap, tied_modules
 
@@ -186,6 +186,10 @@ class HfQuantQuantizer(HfQuantizer):
         self.remove_quantization_config(model)
         return model
 
+    def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Quantized weights as the tensors that go to disk."""
+        return stored_state(model, model.state_dict()), {}
+
     def is_serializable(self) -> bool:
         """Quantized models are saved as they are."""
         return True
@@ -230,11 +234,9 @@ def finish(model: Any, config: HfQuantConfig, quantizer: HfQuantQuantizer) -> No
         CheckpointError: A tensor holds values that no quantizer writes.
     """
     for name, module in quantized_modules(model):
-        if module.kernel is not None:
-            continue  # checked and laid out already, as calibration needs it
         module.check_values(name)
-        if not _is_offloaded(module):
-            module.prepack()
+        if not module.is_offloaded:
+            module.prepare()
     for module in model.modules():
         if isinstance(module, QuantizedModule | StoredModule):
             module.requires_grad_(False)
@@ -270,13 +272,8 @@ def _settled_ties(model: Any) -> dict[str, str]:
         target, source = model.get_submodule(name), model.get_submodule(source_name)
         if not isinstance(target, QuantizedModule) or not isinstance(source, QuantizedModule) or target.tied:
             continue
+        mine, theirs = target.neutral(), source.neutral()
         is_on_disk = target.weight.is_meta or source.weight.is_meta
-        if is_on_disk or not target.same_values(source):
-            if not is_on_disk:
-                target.weight = torch.nn.Parameter(target.weight.clone(), requires_grad=False)
+        if is_on_disk or not all(torch.equal(tensor, theirs[key]) for key, tensor in mine.items()):
             del ties[name], model.all_tied_weights_keys[f"{name}.weight"]
     return ties
-
-
-def _is_offloaded(module: QuantizedModule) -> bool:
-    return bool(getattr(getattr(module, "_hf_hook", None), "offload", False))

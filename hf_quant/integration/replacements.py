@@ -66,7 +66,7 @@ class Replacements:
         replaced = replace_module(self.model, name, scheme, self.resolution.ties, solved, mean, input_grid)
         if isinstance(replaced, QuantizedModule) and name.startswith(self.blocks):
             replaced.check_values(name)
-            replaced.prepack()
+            replaced.prepare()
 
     def restore(self, index: int, tensors: dict[str, Tensor]) -> None:
         """Make block `index` what it was when these tensors of its state were kept."""
@@ -84,4 +84,4 @@ class Replacements:
         for name, module in block.named_modules():
             if isinstance(module, QuantizedModule):
                 module.check_values(prefix + name)
-                module.prepack()
+                module.prepare()

@@ -21,6 +21,7 @@ from transformers.utils.hub import PushToHubMixin
 from hf_quant.errors import SaveError
 from hf_quant.hub.card import extend_card
 from hf_quant.integration.original import original_method
+from hf_quant.modules.base import stored_state
 from hf_quant.modules.stored import StoredModule
 
 _SHARED_ARGUMENTS = ("token", "max_shard_size")
@@ -105,7 +106,8 @@ def _tensors_to_save(model: Any, state_dict: dict[str, Any] | None) -> Iterator[
     if state_dict is None:
         yield
         return
-    model.hf_quantizer.get_state_dict_and_metadata = lambda model: (dict(state_dict), {})
+    split = stored_state(model, state_dict)
+    model.hf_quantizer.get_state_dict_and_metadata = lambda model: (split, {})
     try:
         yield
     finally:

@@ -10,8 +10,10 @@ from transformers.quantizers.quantizers_utils import get_module_from_name
 
 from hf_quant.algorithms.base import Solver
 from hf_quant.errors import HfQuantError, WeightError
+from hf_quant.formats.tensors import weight_facts
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.conv1d import QuantizedConv1D
+from hf_quant.modules.weight import stored_name
 
 
 class QuantizeOnLoad(ConversionOps):
@@ -40,10 +42,10 @@ class QuantizeOnLoad(ConversionOps):
         except HfQuantError as error:
             self.failures.append(error)
             tensors = _placeholders(module)
-        converted = {f"{name}.{key}": tensor for key, tensor in tensors.items()}
+        converted = {f"{name}.{stored_name('weight', key)}": tensor for key, tensor in tensors.items()}
         source = self.ties.get(name)
         if source is not None and f"{source}.weight" not in self.in_checkpoint:
-            converted.update({f"{source}.{key}": value for key, value in tensors.items()})
+            converted.update({f"{source}.{stored_name('weight', key)}": value for key, value in tensors.items()})
         return converted
 
     def _tensors(self, module: QuantizedModule, weight: torch.Tensor, name: str) -> dict[str, torch.Tensor]:
@@ -61,9 +63,5 @@ class QuantizeOnLoad(ConversionOps):
 
 
 def _placeholders(module: QuantizedModule) -> dict[str, torch.Tensor]:
-    facts = module.tensor_facts()
-    return {
-        name: torch.ones(1, dtype=dtype).expand(shape)
-        for name, (shape, dtype) in facts.items()
-        if name.startswith("weight")
-    }
+    facts = weight_facts(module.spec.scheme.weight, module.spec.out_features, module.spec.in_features)
+    return {name: torch.ones(1, dtype=dtype).expand(shape) for name, (shape, dtype) in facts.items()}

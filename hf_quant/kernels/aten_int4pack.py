@@ -56,7 +56,7 @@ class Int4PackKernel:
             return f"needs output channels in multiples of {block}"
         return None
 
-    def prepack(self, operands: LinearOperands, spec: LinearSpec) -> tuple[torch.Tensor, ...]:
+    def lay_out(self, operands: LinearOperands, spec: LinearSpec) -> tuple[torch.Tensor, ...]:
         """uint8 ``[out, in/2]`` codes and bfloat16 ``[in/group, out, 2]`` pairs of scale and offset."""
         block = _block_channels()
         assert block is not None
@@ -76,9 +76,15 @@ class Int4PackKernel:
         pairs = torch.stack([scale, offset], -1).repeat_interleave(spec.group_size // kernel_group, dim=1)
         return packed, pairs.transpose(0, 1).contiguous()
 
-    def unpack(self, packed: tuple[torch.Tensor, ...], spec: LinearSpec) -> torch.Tensor:
-        """The neutral int32 words that `prepack` was given, bit for bit."""
-        codes = _block_codes(packed[0], spec, slice(0, spec.out_features))
+    def arguments(
+        self, layout: tuple[torch.Tensor, ...], operands: LinearOperands | None, spec: LinearSpec
+    ) -> tuple[torch.Tensor, ...]:
+        """What `lay_out` gave."""
+        return layout
+
+    def unpack(self, layout: tuple[torch.Tensor, ...], spec: LinearSpec) -> torch.Tensor:
+        """The neutral int32 words that `lay_out` was given, bit for bit."""
+        codes = _block_codes(layout[0], spec, slice(0, spec.out_features))
         return pack(codes.to(torch.int8).sub_(_OFFSET).t(), spec.scheme.weight.bits)
 
     def run(self, input: torch.Tensor, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:

@@ -36,7 +36,7 @@ class Int8Kernel(NeutralKernel):
             return "needs oneDNN to use the CPU's VNNI instructions: unset ONEDNN_MAX_CPU_ISA"
         return None
 
-    def prepack(self, operands: LinearOperands, spec: LinearSpec) -> tuple[torch.Tensor, ...]:
+    def lay_out(self, operands: LinearOperands, spec: LinearSpec) -> tuple[torch.Tensor, ...]:
         """int32 ``[out]`` sums of each channel's codes, which the zero points of inputs are multiplied with."""
         assert spec.scheme.input is not None
         return () if spec.scheme.input.symmetric else (_channel_sums(operands, spec),)

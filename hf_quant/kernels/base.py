@@ -10,6 +10,7 @@ import torch
 
 from hf_quant.config.scheme import Scheme
 from hf_quant.formats import scale_dtype
+from hf_quant.formats.tensors import scale_shape
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class LinearSpec:
     @property
     def scale_shape(self) -> tuple[int, int]:
         """Shape of `weight_scale`, and of the zero points."""
-        return (1, 1) if self.scheme.weight.granularity == "tensor" else (self.out_features, self.groups)
+        return scale_shape(self.scheme.weight, self.out_features, self.in_features)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class LinearOperands:
         bias: Float ``[out]`` or None.
         input_scale: float32 ``[1]`` for static inputs, else None.
         input_zero_point: int8 or int16 ``[1]`` for static asymmetric inputs, else None.
-        packed: The kernel's own layout of the weight; empty for kernels that read the neutral codes.
+        packed: What the kernel's `arguments` gave; empty for kernels that read nothing but the neutral codes.
     """
 
     weight: torch.Tensor
@@ -76,7 +77,7 @@ class FastLinear(Protocol):
     def __call__(
         self, input: torch.Tensor, packed: tuple[torch.Tensor, ...], bias: torch.Tensor | None, spec: LinearSpec
     ) -> torch.Tensor:
-        """``[..., in] -> [..., out]``; `packed` is what `prepack` returned."""
+        """``[..., in] -> [..., out]``; `packed` is what `arguments` returned."""
 
 
 class LookUp(Protocol):
@@ -93,7 +94,7 @@ class LinearKernel(Protocol):
 
     name: str
     replaces_weight: bool
-    """Whether `prepack` returns a layout from which `unpack` recovers the neutral codes."""
+    """Whether `lay_out` returns a layout from which `unpack` recovers the neutral codes."""
     alignment: int
     """Bytes that the address of the neutral codes has to be a multiple of, to be read without a copy."""
     fast: FastLinear | None
@@ -104,11 +105,22 @@ class LinearKernel(Protocol):
     def unsupported(self, spec: LinearSpec, device: torch.device) -> str | None:
         """Why this kernel cannot run `spec` on `device`; None when it can."""
 
-    def prepack(self, operands: LinearOperands, spec: LinearSpec) -> tuple[torch.Tensor, ...]:
-        """The weight in this kernel's layout; empty when the neutral codes serve as they are."""
+    def lay_out(self, operands: LinearOperands, spec: LinearSpec) -> tuple[torch.Tensor, ...]:
+        """The weight in this kernel's layout, or what it needs beside the neutral codes; both may be nothing."""
 
-    def unpack(self, packed: tuple[torch.Tensor, ...], spec: LinearSpec) -> torch.Tensor:
-        """The neutral int32 words that `prepack` was given, bit for bit."""
+    def arguments(
+        self, layout: tuple[torch.Tensor, ...], operands: LinearOperands | None, spec: LinearSpec
+    ) -> tuple[torch.Tensor, ...]:
+        """What a call takes: the layout, and what follows from the grid of the inputs.
+
+        Args:
+            layout: From `lay_out`.
+            operands: With the grid of static inputs; None for look-ups, which have no inputs.
+            spec: What the weight was laid out for.
+        """
+
+    def unpack(self, layout: tuple[torch.Tensor, ...], spec: LinearSpec) -> torch.Tensor:
+        """The neutral int32 words that `lay_out` was given, bit for bit."""
 
     def run(self, input: torch.Tensor, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
         """``[tokens, in] -> [tokens, out]`` in the dtype of `input` (float32, bfloat16 or float16)."""
@@ -122,11 +134,17 @@ class NeutralKernel:
     fast: FastLinear | None = None
     look_up: LookUp | None = None
 
-    def prepack(self, operands: LinearOperands, spec: LinearSpec) -> tuple[torch.Tensor, ...]:
+    def lay_out(self, operands: LinearOperands, spec: LinearSpec) -> tuple[torch.Tensor, ...]:
         """Nothing to do."""
         return ()
 
-    def unpack(self, packed: tuple[torch.Tensor, ...], spec: LinearSpec) -> torch.Tensor:
+    def arguments(
+        self, layout: tuple[torch.Tensor, ...], operands: LinearOperands | None, spec: LinearSpec
+    ) -> tuple[torch.Tensor, ...]:
+        """What `lay_out` gave."""
+        return layout
+
+    def unpack(self, layout: tuple[torch.Tensor, ...], spec: LinearSpec) -> torch.Tensor:
         """Never called: the weight was not replaced."""
         raise NotImplementedError
 

@@ -36,6 +36,10 @@ torch.library.define(
     "(Tensor indices, Tensor weight, Tensor weight_scale, Tensor? weight_zero_point, "
     "*, str scheme, int embedding_dim, ScalarType dtype) -> Tensor",
 )
+torch.library.define(
+    "hf_quant::dequantize",
+    f"({_OPERANDS}, *, str scheme, int in_features, int out_features, str kernel_name) -> Tensor",
+)
 
 
 def linear(input: torch.Tensor, operands: LinearOperands, spec: LinearSpec, kernel: str) -> torch.Tensor:
@@ -90,6 +94,20 @@ def dequantize(operands: LinearOperands, spec: LinearSpec, kernel: str | None) -
         spec: What they mean.
         kernel: Whose layout `operands` may hold; None for neutral codes.
     """
+    if torch.compiler.is_compiling():
+        return torch.ops.hf_quant.dequantize(
+            operands.weight,
+            operands.weight_scale,
+            operands.weight_zero_point,
+            None,
+            None,
+            None,
+            list(operands.packed),
+            scheme=spec.text,
+            in_features=spec.in_features,
+            out_features=spec.out_features,
+            kernel_name=kernel or "",
+        )
     if kernel is not None and operands.packed and get_kernel(kernel).replaces_weight:
         operands = replace(operands, weight=get_kernel(kernel).unpack(operands.packed, spec))
     weight = decode_rows(operands, spec, slice(None))
@@ -119,6 +137,16 @@ def _linear_fake(
 ) -> torch.Tensor:
     torch._check(input.shape[-1] == in_features, lambda: f"input has {input.shape[-1]} features, not {in_features}")
     return input.new_empty(*input.shape[:-1], out_features)
+
+
+@torch.library.impl("hf_quant::dequantize", "default")
+def _dequantize(*operands: Any, scheme: str, in_features: int, out_features: int, kernel_name: str) -> torch.Tensor:
+    return dequantize(_operands(operands), spec_from_text(scheme, in_features, out_features), kernel_name or None)
+
+
+@torch.library.register_fake("hf_quant::dequantize")
+def _dequantize_fake(weight: torch.Tensor, *_: Any, in_features: int, out_features: int, **__: Any) -> torch.Tensor:
+    return weight.new_empty(out_features, in_features, dtype=torch.float32)
 
 
 @torch.library.impl("hf_quant::linear_input_gradient", "default")

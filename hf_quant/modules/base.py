@@ -1,9 +1,8 @@
-"""What every quantized module shares: neutral codes, the kernel they are laid out for, and their way to disk."""
+"""What every quantized module shares: the weight it holds, what a kernel takes of it, and its way to disk."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,255 +10,351 @@ import torch
 from torch import nn
 
 from hf_quant.config.scheme import Scheme
+from hf_quant.errors import UnsupportedModel
 from hf_quant.formats import affine_format
-from hf_quant.formats.packing import words_per_row
-from hf_quant.formats.zero_points import zero_point_words
-from hf_quant.kernels import ops
-from hf_quant.kernels.base import FastLinear, LinearKernel, LinearOperands, LinearSpec, LookUp
-from hf_quant.kernels.dispatch import get_kernel, select_kernel
-from hf_quant.modules.paging import page_out, stand_in
-from hf_quant.modules.shared import SharedWeight
-from hf_quant.modules.validation import check_values
+from hf_quant.formats.tensors import TensorFacts, weight_facts
+from hf_quant.kernels.base import FastLinear, LinearOperands, LinearSpec, LookUp
+from hf_quant.kernels.dispatch import select_kernel
+from hf_quant.modules.tensor import QuantizedTensor
+from hf_quant.modules.validation import check_grid, check_weight
+from hf_quant.modules.weight import CODES, Weight, lock, stored_name
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
 
-TensorFacts = dict[str, tuple[tuple[int, ...], torch.dtype]]
-"""Tensor name to shape and dtype."""
-
-
-_prepacking = threading.RLock()
-"""Copies are laid out when they are first used, which several threads may do at once."""
+PARAMETER = "weight"
 
 
 class QuantizedModule(nn.Module):
-    """Mixin of modules whose ``weight`` is int32 words of packed codes ``[rows, words]``.
+    """Mixin of modules whose ``weight`` is a `QuantizedTensor`, float to the outside.
 
-    ``weight_scale`` (float32, or bfloat16 in groups) and ``weight_zero_point`` are buffers, so that nothing can make
-    them trainable and no cast of the model changes them. A module tied to another one shares that module's weight and
-    scale and saves neither.
+    It begins *stored*: ``weight`` is a parameter of int32 codes, ``weight_scale`` and ``weight_zero_point`` are
+    buffers, as they lie on disk, so that whatever reads checkpoints fills them. `assemble` makes a `Weight` of them.
+    A module whose tensors visit from disk for each call stays stored.
 
     Args (of `setup`):
         scheme: Formats of weight and input, group size settled.
         width: Codes in a row.
         rows: Output channels, or rows of an embedding.
-        tied: The weight and scale belong to another module.
+        tied: The weight belongs to another module, which saves it.
         device: Where the tensors are made; ``"meta"`` while a checkpoint is loaded.
+        dtype: Of the float module.
     """
 
     spec: LinearSpec
     weight: nn.Parameter
-    weight_scale: torch.Tensor
-    weight_zero_point: torch.Tensor | None
     input_scale: torch.Tensor | None
     input_zero_point: torch.Tensor | None
     multiplies: bool
     """Whether the weight is multiplied with, rather than looked up in."""
     unchecked: str | None = None
     """Name to report, while the values are still to be checked."""
+    held: QuantizedTensor | None = None
+    """The parameter that `packed` was made of; None until something is."""
+    kernel: str | None = None
+    packed: tuple[torch.Tensor, ...] = ()
+    """What `kernel` takes in a call."""
+    fast: FastLinear | None = None
+    look_up: LookUp | None = None
+    like: torch.Tensor
+    """An empty tensor of the dtype that the float module has."""
 
-    def setup(self, scheme: Scheme, width: int, rows: int, tied: bool, device: torch.device | str | None) -> None:
+    def setup(
+        self,
+        scheme: Scheme,
+        width: int,
+        rows: int,
+        tied: bool,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
         """Create the tensors, uninitialised; called by a subclass's constructor after ``nn.Module.__init__``."""
         self.spec = LinearSpec(scheme, width, rows)
         self.tied = tied
-        self.kernel: str | None = None
-        self.packed: tuple[torch.Tensor, ...] = ()
-        self.fast: FastLinear | None = None
-        self.look_up: LookUp | None = None
-        self.shared: SharedWeight | None = None
-        """Set where others read the weight too, or where it is another's."""
-        self.repack = False
-        """Whether to `prepack` at first use, as a copy does."""
+        self.float_dtype = dtype or torch.get_default_dtype()
         self.rescaled = False
         """Whether static scales of inputs were loaded since others may have taken note of them."""
-        for name, (shape, dtype) in self.tensor_facts().items():
-            tensor = torch.empty(shape, dtype=dtype, device=device)
-            if name == "weight":
-                self.weight = nn.Parameter(tensor, requires_grad=False)
+        for name in ("input_scale", "input_zero_point"):
+            self.register_buffer(name, None)
+        for name, (shape, kind) in self.tensor_facts().items():
+            tensor = torch.empty(shape, dtype=kind, device=device)
+            if name == PARAMETER:
+                self._parameters[name] = nn.Parameter(tensor, requires_grad=False)
             else:
-                self.register_buffer(name, tensor, persistent=not (tied and name.startswith("weight")))
-        for name in ("weight_zero_point", "input_scale", "input_zero_point"):
-            if name not in self._buffers:
-                self.register_buffer(name, None)
+                self.register_buffer(name, tensor, persistent=not (tied and name.startswith(PARAMETER)))
 
-    def saved_tensors(self) -> TensorFacts:
-        """Name, shape and dtype of every quantized tensor this module writes to a checkpoint."""
-        return {
-            name: facts for name, facts in self.tensor_facts().items() if not (self.tied and name.startswith("weight"))
-        }
+    @property
+    def weights(self) -> dict[str, Weight]:
+        """Quantized weights by the name of the parameter; empty while the tensors are as they lie on disk."""
+        found = self._parameters[PARAMETER]
+        return {PARAMETER: found.of} if isinstance(found, QuantizedTensor) else {}
+
+    def hold(self, weight: Weight) -> None:
+        """Compute with `weight` from now on, which other modules may hold as well."""
+        for name in weight.facts:
+            self._buffers.pop(stored_name(PARAMETER, name), None)
+            self._non_persistent_buffers_set.discard(stored_name(PARAMETER, name))
+        weight.use(self.spec, self.multiplies)
+        self._parameters[PARAMETER] = weight.face(self.float_dtype)  # type: ignore[assignment]
+        self.forget()
+
+    def assemble(self) -> None:
+        """Make a `Weight` of the tensors that were loaded."""
+        if not self.weights:
+            self.fill(self.stored_weight())
+
+    def stored_weight(self) -> dict[str, torch.Tensor]:
+        """The tensors of the weight by the names of its format, while they are as they lie on disk."""
+        facts = weight_facts(self.spec.scheme.weight, *self._sizes())
+        found = {name: getattr(self, stored_name(PARAMETER, name)) for name in facts}
+        return {**found, CODES: found[CODES].data}
+
+    def fill(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Hold a weight of these tensors, by the names of its format."""
+        self.hold(Weight(self.spec.scheme.weight, *self._sizes(), tensors))
+
+    def neutral(self) -> dict[str, torch.Tensor]:
+        """The tensors of the weight by the names of its format, wherever they are."""
+        weights = self.weights
+        return weights[PARAMETER].neutral() if weights else self.stored_weight()
+
+    def share(self, other: QuantizedModule) -> None:
+        """Compute with the weight of `other`, and save none."""
+        self.tied = True
+        if not any(
+            tensor.is_meta for tensor in (other._parameters[PARAMETER], *other._buffers.values()) if tensor is not None
+        ):
+            other.assemble()
+        if other.weights:
+            self.hold(other.weights[PARAMETER])
+            return
+        for name in weight_facts(self.spec.scheme.weight, *self._sizes()):
+            stored = stored_name(PARAMETER, name)
+            setattr(self, stored, getattr(other, stored))
+            self._non_persistent_buffers_set.add(stored)
 
     def operands(self) -> LinearOperands:
         """The tensors as kernels take them."""
-        return LinearOperands(
-            self.weight,
-            self.weight_scale,
-            self.weight_zero_point,
-            getattr(self, "bias", None),
-            self.input_scale,
-            self.input_zero_point,
-            self.packed,
+        weights = self.weights
+        if weights:
+            plain = weights[PARAMETER].operands()
+        else:
+            stored = self.stored_weight()
+            plain = LinearOperands(stored[CODES], stored["scale"], stored.get("zero_point"))
+        return replace(
+            plain,
+            bias=getattr(self, "bias", None),
+            input_scale=self.input_scale,
+            input_zero_point=self.input_zero_point,
+            packed=self.packed,
         )
-
-    @property
-    def is_replaced(self) -> bool:
-        """Whether a kernel's layout has taken the place of the neutral codes."""
-        return bool(self.packed) and get_kernel(str(self.kernel)).replaces_weight
-
-    def neutral_weight(self) -> torch.Tensor:
-        """The packed codes ``[rows, words]`` int32, recovered from the kernel's layout if that replaced them."""
-        if not self.is_replaced:
-            return self.weight
-        if self.shared is not None:
-            return self.shared.neutral()
-        return get_kernel(str(self.kernel)).unpack(self.packed, self.spec)
 
     def dequantized_weight(self) -> torch.Tensor:
         """The float32 weight ``[rows, width]`` that the codes stand for."""
-        operands = replace(self.operands(), weight=self.neutral_weight().data, packed=())
-        return ops.dequantize(operands, self.spec, None)
+        weight = self.weights.get(PARAMETER) or Weight(self.spec.scheme.weight, *self._sizes(), self.stored_weight())
+        return weight.dequantize()
 
-    def prepack(self) -> None:
-        """Choose the kernel for the device at hand and lay the weight out for it; a second call does nothing.
-
-        A kernel with a layout of its own takes the place of the codes: `weight` keeps its shape and dtype but gives
-        up its storage. A weight that several modules read is laid out once, if one layout serves them all; otherwise
-        its codes stay as they are.
-        """
-        with _prepacking:
-            self._prepack()
-
-    def _prepack(self) -> None:
-        if self.kernel is not None or self.weight.is_meta or (self.shared is not None and self.shared.prepack()):
+    def prepare(self) -> None:
+        """Choose the kernel for the device at hand and lay the weight out for it; a second call does nothing."""
+        if self._parameters[PARAMETER].is_meta:  # type: ignore[union-attr]
             return
-        if not self.multiplies and (self.shared is not None or self._chosen(neutral_only=False).look_up is None):
-            self.repack = False
-            return  # rows are gathered from the codes
-        kernel = self._chosen(neutral_only=self.shared is not None)
-        if self.weight.data_ptr() % kernel.alignment:
-            # Tensors of a mapped file lie at any address. Through `data`, so that tied modules see it too.
-            self.weight.data = self.weight.data.clone()
-        packed = kernel.prepack(self.operands(), self.spec)
-        weight = self.weight
-        if kernel.replaces_weight:
-            page_out(self.weight.data)
-            weight = stand_in(self.weight)
-        self.adopt(kernel, packed, weight)
+        with lock:
+            self.assemble()
+            face = self._parameters[PARAMETER]
+            assert isinstance(face, QuantizedTensor)
+            if self.held is face:
+                return
+            self.forget()
+            weight = face.of
+            weight.use(self.spec, self.multiplies)
+            made: dict[str, Any] = {"held": face, "float_dtype": face.dtype}
+            made["like"] = torch.empty(0, dtype=face.dtype, device=weight.device)
+            if self.multiplies:
+                kernel, made["packed"] = weight.ready(self.spec, self.input_scale, self.input_zero_point)
+                made |= {"kernel": kernel.name, "fast": kernel.fast}
+            else:
+                weight.lay_out()
+                if (layout := weight.layout) is not None:  # otherwise rows are gathered from the codes
+                    made["packed"] = layout.kernel.arguments(layout.tensors, None, layout.spec)
+                    made |= {"kernel": layout.kernel.name, "look_up": layout.kernel.look_up}
+            weight.readers.add(self)
+            self.__dict__.update(made)
 
-    def release_kernel(self) -> None:
-        """Undo `prepack`: `weight` holds the neutral codes again."""
-        if self.is_replaced and self.shared is not None:
-            self.shared.release()
-        elif self.is_replaced:
-            self.abandon(nn.Parameter(self.neutral_weight(), requires_grad=False))
-        else:
-            self.abandon(self.weight)
+    def forget(self) -> None:
+        """Undo `prepare`: what was made of the weight is of no use any more."""
+        self.__dict__.update(held=None, kernel=None, packed=(), fast=None, look_up=None)
 
-    def adopt(self, kernel: LinearKernel, packed: tuple[torch.Tensor, ...], weight: nn.Parameter) -> None:
-        """Compute with what `kernel` made of the weight from now on, with `weight` in its place."""
-        self.kernel, self.packed, self.repack = kernel.name, packed, False
-        self.fast, self.look_up = kernel.fast, kernel.look_up
-        self._parameters["weight"] = weight
+    @property
+    def is_offloaded(self) -> bool:
+        """Whether accelerate brings the tensors for each call."""
+        hook = getattr(self, "_hf_hook", None)
+        return any(getattr(each, "offload", False) for each in (hook, *getattr(hook, "hooks", ())))
 
-    def abandon(self, weight: nn.Parameter) -> None:
-        """Undo `adopt`: `weight` holds the neutral codes."""
-        self.kernel, self.packed, self.fast, self.look_up = None, (), None, None
-        self._parameters["weight"] = weight
-
-    def share_weight(self, other: QuantizedModule) -> None:
-        """Read the weight and scales of `other`, and save none."""
-        self.tied = True
-        self._non_persistent_buffers_set.update(name for name in self.tensor_facts() if name.startswith("weight_"))
-        self.weight, self.weight_scale = other.weight, other.weight_scale
-        self.weight_zero_point = other.weight_zero_point
-        if other.shared is None:
-            other.shared = SharedWeight(other)
-        self.shared = other.shared
-        if not any(reader is self for reader in self.shared.readers):
-            self.shared.readers.append(self)
-
-    def same_values(self, other: QuantizedModule) -> bool:
-        """Whether the weights of both stand for the same numbers, code by code."""
-        return all(
-            torch.equal(getattr(self, name), getattr(other, name))
-            for name in self.tensor_facts()
-            if name.startswith("weight")
-        )
+    @property
+    def is_current(self) -> bool:
+        """Whether what `prepare` made is of the parameter that there is now."""
+        return self.held is self._parameters[PARAMETER] and self.held is not None
 
     def check_values(self, name: str) -> None:
         """Raise CheckpointError if a tensor holds what no quantizer writes."""
-        if self.weight.is_meta or self.weight_scale.is_meta:
-            self.unchecked = name  # offloaded to disk: checked when it is first used
-            return
-        check_values(self, name)
-
-    def check_deferred(self) -> None:
-        """`check_values` on first use, for a module whose tensors were on disk when the model was loaded."""
-        if self.unchecked is not None and not self.weight.is_meta:
-            self.check_values(self.unchecked)
-            self.unchecked = None
-
-    def _chosen(self, neutral_only: bool) -> LinearKernel:
-        return select_kernel(self.spec, self.weight.device, neutral_only=neutral_only)
+        for parameter, weight in self.weights.items():
+            weight.name = f"{name}.{parameter}"
+            if weight.layout is None:  # otherwise made from codes that were checked before
+                check_weight(weight.neutral(), weight, f"{name}.{parameter}")
+        if not self.weights:
+            stored = self.stored_weight()
+            if any(tensor.is_meta for tensor in stored.values()):
+                self.unchecked = name  # offloaded to disk: checked when it is first used
+                return
+            check_weight(stored, Weight(self.spec.scheme.weight, *self._sizes(), stored), f"{name}.{PARAMETER}")
+        check_grid(self, name)
 
     def tensor_facts(self) -> TensorFacts:
-        """Name, shape and dtype of every quantized tensor, those of a shared weight included."""
-        scheme, spec = self.spec.scheme, self.spec
-        facts: TensorFacts = {
-            "weight": ((spec.out_features, words_per_row(spec.in_features, scheme.weight.bits)), torch.int32),
-            "weight_scale": (spec.scale_shape, spec.scale_dtype),
+        """Name, shape and dtype of every quantized tensor as it lies on disk, those of a shared weight included."""
+        scheme = self.spec.scheme
+        facts = {
+            stored_name(PARAMETER, name): found for name, found in weight_facts(scheme.weight, *self._sizes()).items()
         }
-        if not scheme.weight.symmetric:
-            words = zero_point_words(spec.scale_shape, scheme.weight.bits)
-            facts["weight_zero_point"] = ((words,), torch.int32)
         if scheme.input is not None and not scheme.input.dynamic:
             facts["input_scale"] = ((1,), torch.float32)
             if not scheme.input.symmetric:
                 facts["input_zero_point"] = ((1,), affine_format(scheme.input).dtype)
         return facts
 
+    def saved_tensors(self) -> TensorFacts:
+        """Name, shape and dtype of every quantized tensor this module writes to a checkpoint."""
+        shared = self.tied
+        return {
+            name: found for name, found in self.tensor_facts().items() if not (shared and name.startswith(PARAMETER))
+        }
+
+    def _sizes(self) -> tuple[int, int]:
+        return self.spec.out_features, self.spec.in_features
+
+    def _visiting(self) -> torch.Tensor | None:
+        """A parameter that is here for a call: codes that come from disk, or floats; None where it is to stay."""
+        found = self._parameters[PARAMETER]
+        assert found is not None
+        is_here = isinstance(found, QuantizedTensor) or not (found.is_floating_point() or self.is_offloaded)
+        return None if is_here else found
+
+    def _visiting_operands(self) -> LinearOperands:
+        if self.unchecked is not None and not self._parameters[PARAMETER].is_meta:  # type: ignore[union-attr]
+            self.check_values(self.unchecked)
+            self.unchecked = None
+        return self.operands()
+
+    def _neutral_kernel(self, device: torch.device) -> str:
+        return select_kernel(self.spec, device, neutral_only=True).name
+
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        # Casting a model must not cast scales, and a kernel's layout is for one device only.
-        was_packed = self.kernel is not None
-        self.release_kernel()
-        scales = {id(tensor) for tensor in (self.weight_scale, self.input_scale) if tensor is not None}
+        # Casting a model must not cast scales, and a weight is moved once, by the first of those who hold it.
+        face = self._parameters[PARAMETER]
+        scales = {id(tensor) for name, tensor in self._buffers.items() if tensor is not None and name.endswith("scale")}
 
         def keep_scales(tensor: torch.Tensor) -> torch.Tensor:
             moved = fn(tensor)
             return tensor.to(moved.device) if id(tensor) in scales and moved.dtype != tensor.dtype else moved
 
-        super()._apply(keep_scales, recurse)
-        if was_packed:
-            self.prepack()
+        probe = fn(torch.empty(0, dtype=self.float_dtype, device=face.device))  # type: ignore[union-attr]
+        self.float_dtype = probe.dtype
+        was_ready = self.is_current
+        if not isinstance(face, QuantizedTensor):
+            super()._apply(keep_scales, recurse)
+            return self
+        self._parameters[PARAMETER] = None
+        try:
+            super()._apply(keep_scales, recurse)
+            face.of.apply(fn)
+        finally:
+            self._parameters[PARAMETER] = face.of.face(self.float_dtype)
+        self.forget()
+        if was_ready:
+            self.prepare()
         return self
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.is_replaced:
-            destination[prefix + "weight"] = self.neutral_weight()
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        # What is loaded is new to the modules that share it too, and to what their kernels made of it.
-        shared = self.shared if self.shared is not None and self.shared.owner is self else None
-        members = [self] if shared is None else shared.members
-        packed = [module for module in members if module.kernel is not None]
-        for module in packed:
-            module.release_kernel()
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        codes = state_dict.get(prefix + PARAMETER)
+        if isinstance(codes, QuantizedTensor) and not self.weights and codes.of.scheme == self.spec.scheme.weight:
+            self.hold(codes.of.like(codes.of.neutral()))
+        weight = self.weights.get(PARAMETER)
+        rest = state_dict
+        if weight is not None and codes is not None and not isinstance(codes, QuantizedTensor):
+            # As it lies on disk.
+            names = {prefix + stored_name(PARAMETER, name): name for name in weight.facts}
+            found = {name: state_dict[full] for full, name in names.items() if full in state_dict}
+            rest = {full: tensor for full, tensor in state_dict.items() if full not in names}
+            wrong = [
+                f"{prefix}{stored_name(PARAMETER, name)} should be {kind} {list(shape)}"
+                for name, (shape, kind) in weight.facts.items()
+                if name in found and (tuple(found[name].shape) != shape or found[name].dtype != kind)
+            ]
+            error_msgs.extend(wrong)
+            missing_keys.extend(full for full, name in names.items() if name not in found)
+            if not wrong and len(found) == len(names):
+                weight.replace({name: tensor.detach().to(weight.device, copy=True) for name, tensor in found.items()})
+        super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        if rest is not state_dict and prefix + PARAMETER in missing_keys:
+            missing_keys.remove(prefix + PARAMETER)
         self.rescaled = self.input_scale is not None
-        for module in members[1:]:
-            module.share_weight(self)
-        for module in packed:
-            module.prepack()
+        if weight is not None:
+            self.forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        # For copy.deepcopy and pickle: codes, not a kernel's layout, which another machine may not have.
-        state = self.__dict__.copy()
-        if self.is_replaced:
-            weight = self.neutral_weight()
-            if not isinstance(weight, nn.Parameter):
-                weight = nn.Parameter(weight, requires_grad=False)
-            state["_parameters"] = {**state["_parameters"], "weight": weight}
-        # A copy is laid out when it is first used: those it shares a weight with may not be complete before.
-        state["repack"] = True
-        state["kernel"], state["packed"], state["fast"], state["look_up"] = None, (), None, None
-        return state
+        own = ("held", "kernel", "packed", "fast", "look_up", "like")
+        return {name: value for name, value in self.__dict__.items() if name not in own}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == PARAMETER and isinstance(value, QuantizedTensor):
+            if tuple(value.shape) != self._sizes():
+                raise UnsupportedModel(f"a weight of {list(value.shape)} does not fit {list(self._sizes())}")
+            value = value.of.face(value.dtype)  # one parameter for all who hold the weight
+        super().__setattr__(name, value)
+
+    @property
+    def __jit_ignored_attributes__(self) -> list[str]:
+        # Read by torch.jit before it copies parameters to C++, which cannot hold these.
+        raise UnsupportedModel(
+            "torch.jit cannot trace or script a quantized module: use torch.export.export or torch.compile, or call "
+            "model.dequantize() first"
+        )
+
+
+def stored_state(module: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
+    """A state dict as it goes to disk: quantized weights as their tensors, each once, under the name of who saves it.
+
+    Args:
+        module: Whose state it is.
+        state: From ``module.state_dict()``; not changed.
+    """
+    tied = {
+        f"{name}.{parameter}" if name else parameter
+        for name, child in module.named_modules()
+        if isinstance(child, QuantizedModule) and child.tied
+        for parameter in child.weights
+    }
+    split: dict[str, Any] = {}
+    for name, tensor in state.items():
+        if not isinstance(tensor, QuantizedTensor):
+            split[name] = tensor
+        elif name not in tied:
+            split.update((stored_name(name, key), value) for key, value in tensor.of.neutral().items())
+    return split
+
+
+def holders(modules: Iterator[tuple[str, QuantizedModule]]) -> dict[int, list[str]]:
+    """Names of the modules that hold one weight together, by the identity of the weight."""
+    found: dict[int, list[str]] = {}
+    for name, module in modules:
+        for weight in module.weights.values():
+            found.setdefault(id(weight), []).append(name)
+    return found

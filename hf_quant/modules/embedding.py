@@ -18,11 +18,11 @@ class QuantizedEmbedding(QuantizedModule, nn.Embedding):  # type: ignore[misc]
         embedding_dim: Width of a row.
         padding_idx: As in ``nn.Embedding``.
         scheme: Format of the table; its input format must be None.
+        tied: The table belongs to another module.
         device: Where the tensors are made.
         dtype: Dtype of the output; follows casts of the model.
     """
 
-    output_like: torch.Tensor
     multiplies = False
 
     def __init__(
@@ -31,6 +31,7 @@ class QuantizedEmbedding(QuantizedModule, nn.Embedding):  # type: ignore[misc]
         embedding_dim: int,
         padding_idx: int | None,
         scheme: Scheme,
+        tied: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -39,19 +40,29 @@ class QuantizedEmbedding(QuantizedModule, nn.Embedding):  # type: ignore[misc]
         self.embedding_dim = embedding_dim
         self.padding_idx = padding_idx
         self.max_norm, self.norm_type, self.scale_grad_by_freq, self.sparse = None, 2.0, False, False
-        self.setup(scheme, embedding_dim, num_embeddings, tied=False, device=device)
-        # A tensor without elements: whatever casts the model's floats casts it too, and with it the output.
-        self.register_buffer("output_like", torch.empty(0, device=device, dtype=dtype), persistent=False)
+        self.setup(scheme, embedding_dim, num_embeddings, tied, device, dtype)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Rows of the table: ``[...] -> [..., embedding_dim]``."""
-        if self.repack:
-            self.prepack()
+        if not torch.compiler.is_compiling() and self.held is not self._parameters["weight"]:
+            if (visiting := self._visiting()) is not None:
+                return self._of(visiting, input)
+            self.prepare()
         if self.look_up is not None:
-            return self.look_up(input, self.packed, self.spec, self.output_like)
-        self.check_deferred()
-        dtype = self.output_like.dtype
-        return ops.embedding(input, self.weight, self.weight_scale, self.weight_zero_point, self.spec, dtype)
+            return self.look_up(input, self.packed, self.spec, self.like)
+        plain = self.operands()
+        return ops.embedding(
+            input, plain.weight, plain.weight_scale, plain.weight_zero_point, self.spec, self.float_dtype
+        )
+
+    def _of(self, weight: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
+        """Rows of a parameter that has taken the place of the own one for this call: codes from disk, or floats."""
+        if weight.is_floating_point():
+            return nn.functional.embedding(input, weight)
+        plain = self._visiting_operands()
+        return ops.embedding(
+            input, plain.weight, plain.weight_scale, plain.weight_zero_point, self.spec, self.float_dtype
+        )
 
     def extra_repr(self) -> str:
         """Shapes and scheme."""

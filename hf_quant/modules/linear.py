@@ -43,7 +43,7 @@ class QuantizedLinear(QuantizedModule, nn.Linear):  # type: ignore[misc]
         self.in_features = in_features
         self.out_features = out_features
         self.siblings: Callable[[QuantizedLinear, torch.Tensor], torch.Tensor | None] | None = None
-        self.setup(scheme, in_features, out_features, tied, device)
+        self.setup(scheme, in_features, out_features, tied, device, dtype)
         if bias:
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype), requires_grad=False)
         else:
@@ -51,19 +51,23 @@ class QuantizedLinear(QuantizedModule, nn.Linear):  # type: ignore[misc]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """``input @ weight.T + bias`` in the dtype of `input`."""
-        if self.repack:
-            self.prepack()
+        if not torch.compiler.is_compiling() and self.held is not self._parameters["weight"]:
+            if (visiting := self._visiting()) is not None:
+                return self._on(visiting, input)
+            self.prepare()
         fast = self.fast
         if fast is not None and not (input.requires_grad and torch.is_grad_enabled()):
             siblings = self.siblings  # another thread may separate them
             if siblings is not None and (output := siblings(self, input)) is not None:
                 return output
             return fast(input, self.packed, self._parameters["bias"], self.spec)
-        if self.kernel is None:
-            # Not prepacked, as when weights visit from disk: only codes as they are will do.
-            self.check_deferred()
-            self.kernel = self._chosen(neutral_only=True).name
         return ops.linear(input, self.operands(), self.spec, str(self.kernel))
+
+    def _on(self, weight: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
+        """On a parameter that has taken the place of the own one for this call: codes from disk, or floats."""
+        if weight.is_floating_point():
+            return nn.functional.linear(input, weight.to(input.dtype), self.bias)
+        return ops.linear(input, self._visiting_operands(), self.spec, self._neutral_kernel(weight.device))
 
     def extra_repr(self) -> str:
         """Shapes, scheme and kernel."""

@@ -1,12 +1,13 @@
-"""Memory of codes that a kernel has laid out anew: given back, and stood in for."""
+"""Memory of codes that a kernel has laid out anew: given back, stood in for, and kept for a process that starts."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from multiprocessing.context import get_spawning_popen
+from typing import Any
 
 import torch
-from torch import nn
 
 _PAGE = 4096
 _MADV_PAGEOUT = 21
@@ -27,7 +28,17 @@ def page_out(tensor: torch.Tensor) -> None:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _MADV_PAGEOUT)
 
 
-def stand_in(weight: torch.Tensor) -> nn.Parameter:
-    """A parameter of the shape and dtype of `weight` that takes the memory of a single number."""
-    zero = torch.zeros(1, dtype=weight.dtype, device=weight.device)
-    return nn.Parameter(zero.expand(weight.shape), requires_grad=False)
+def stand_in(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """int32 zeros of a shape that take the memory of a single number."""
+    return torch.zeros(1, dtype=torch.int32, device=device).expand(shape)
+
+
+def until_spawned(tensors: Any) -> None:
+    """Hold `tensors` for as long as the process that is being spawned, if one is, may still open their memory.
+
+    What is pickled for it is not their numbers but a handle of memory that both processes share, which is closed with
+    the last tensor on it.
+    """
+    process = get_spawning_popen()
+    if process is not None:
+        process.__dict__.setdefault("_hf_quant_held", []).append(tensors)

@@ -31,7 +31,7 @@ def _quantized_conv1d(module: Conv1D, scheme: Scheme, tied: bool, device: torch.
 
 def _quantized_embedding(module: nn.Embedding, scheme: Scheme, tied: bool, device: torch.device) -> nn.Module:
     sizes = (module.num_embeddings, module.embedding_dim, module.padding_idx)
-    return QuantizedEmbedding(*sizes, scheme, device, module.weight.dtype)
+    return QuantizedEmbedding(*sizes, scheme, tied, device, module.weight.dtype)
 
 
 def _stored(stored_class: type[StoredModule]) -> Build:
@@ -122,7 +122,7 @@ def share_tied(model: nn.Module, ties: dict[str, str]) -> None:
     for target_name, source_name in ties.items():
         target, source = model.get_submodule(target_name), model.get_submodule(source_name)
         if isinstance(target, QuantizedModule) and isinstance(source, QuantizedModule):
-            target.share_weight(source)
+            target.share(source)
         elif isinstance(target, StoredModule) and isinstance(source, StoredModule):
             target.weight = source.weight
 

@@ -34,8 +34,7 @@ def quantized_twin(module: FakeQuantized, tied: bool) -> QuantizedModule:
     assert isinstance(twin, QuantizedModule)
     if not tied:
         solved = module.rounding.solved(module.matrix(), f"{module.name}.weight")
-        for key, tensor in solved.tensors().items():
-            getattr(twin, key).data = tensor
+        twin.fill(solved.tensors())
     if getattr(module, "bias", None) is not None:
         twin.bias = module.bias  # the parameter itself, which another module may share
     static = module.input_quantizer
@@ -52,9 +51,9 @@ def quantized_twins(sharing: list[FakeQuantized]) -> list[QuantizedModule]:
     """Quantized modules of all that share one weight, ready to compute, on one set of codes."""
     twins = [quantized_twin(module, tied=index > 0) for index, module in enumerate(sharing)]
     for twin in twins[1:]:
-        twin.share_weight(twins[0])
+        twin.share(twins[0])
     for twin in twins:
-        twin.prepack()
+        twin.prepare()
     return twins
 
 

@@ -201,8 +201,8 @@ def test_tensors_go_by_the_names_of_quantized_modules():
     weight = random_weight()
     symmetric = RoundToNearest().solve(weight, TensorScheme(), "weight").tensors()
     asymmetric = RoundToNearest().solve(weight, TensorScheme(symmetric=False), "weight").tensors()
-    assert list(symmetric) == ["weight", "weight_scale"]
-    assert list(asymmetric) == ["weight", "weight_scale", "weight_zero_point"]
+    assert list(symmetric) == ["codes", "scale"]
+    assert list(asymmetric) == ["codes", "scale", "zero_point"]
 
 
 PEAK = """

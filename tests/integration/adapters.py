@@ -39,8 +39,7 @@ def codes(model):
         tensor.clone()
         for module in model.modules()
         if isinstance(module, QuantizedModule)
-        for tensor in (module.neutral_weight(), module.weight_scale, module.weight_zero_point)
-        if tensor is not None
+        for tensor in module.neutral().values()
     ]
 
 

@@ -135,12 +135,13 @@ def assert_in_range(model: Any) -> None:
     for name, module in quantized_modules(model):
         found += 1
         scheme, width = module.spec.scheme.weight, module.spec.in_features
-        format, words = affine_format(scheme), module.neutral_weight().data
+        tensors = module.neutral()
+        format, words = affine_format(scheme), tensors["codes"]
         codes = unpack(words, scheme.bits, width)
         assert codes.shape == (module.spec.out_features, width), name
         assert format.quant_min <= int(codes.min()) and int(codes.max()) <= format.quant_max, name
         assert padding_is_zero(words, scheme.bits, width), name
-        scale, zero_point = module.weight_scale, module.weight_zero_point
+        scale, zero_point = tensors["scale"], tensors.get("zero_point")
         assert scale.dtype == module.spec.scale_dtype and scale.shape == module.spec.scale_shape, name
         sizes = scale.abs() if scheme.symmetric and scheme.bits < 8 else scale
         assert scale.isfinite().all() and sizes.min() > 0, name

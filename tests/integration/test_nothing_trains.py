@@ -58,13 +58,12 @@ def test_no_parameter_of_a_quantized_module_requires_a_gradient(name, preset, ma
 
 @pytest.mark.parametrize("preset", ["int8", "int4"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_scales_are_buffers_and_codes_integer_parameters(name, preset, made):
+def test_nothing_integer_is_a_parameter_and_scales_are_no_parameters(name, preset, made):
     for module in made(name, preset).modules():
         if isinstance(module, QuantizedModule):
             assert set(dict(module.named_parameters())) <= {"weight", "bias"}
-            assert isinstance(module.weight, nn.Parameter) and module.weight.dtype is torch.int32
-            assert "weight_scale" in dict(module.named_buffers())
-            assert module.weight_scale.dtype is module.spec.scale_dtype
+            assert isinstance(module.weight, nn.Parameter) and module.weight.dtype is torch.float32
+            assert module.neutral()["scale"].dtype is module.spec.scale_dtype
 
 
 def test_asking_codes_for_gradients_is_refused_by_torch(load):

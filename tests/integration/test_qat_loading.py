@@ -55,13 +55,15 @@ def test_a_quantized_checkpoint_goes_on_from_its_codes_and_grids(name, preset, t
 def test_grids_of_gptq_are_kept(tmp_path):
     config = HfQuantConfig("w4a16", recipe={"solver": "gptq"}, calibration=calibration())
     hf_quant.quantize(tiny_model("llama"), config, progress=False).save_pretrained(tmp_path)
-    scales = {name: m.weight_scale for name, m in quantized_modules(auto_class("llama").from_pretrained(tmp_path))}
+    scales = {
+        name: m.neutral()["scale"] for name, m in quantized_modules(auto_class("llama").from_pretrained(tmp_path))
+    }
     config = HfQuantConfig(qat=True)  # the checkpoint says the rest
     model = auto_class("llama").from_pretrained(tmp_path, quantization_config=config, dtype=torch.float32)
     Trainer(model, arguments(tmp_path), train_dataset=Rows(), callbacks=[QATCallback(freeze_scales_at=0)]).train()
     assert model.config.quantization_config.recipe is not None
     for name, module in quantized_modules(model):
-        assert torch.equal(module.weight_scale, scales[name])
+        assert torch.equal(module.neutral()["scale"], scales[name])
 
 
 @beside

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from hf_quant import quantize
 from hf_quant.errors import SaveError
 from hf_quant.integration import extend
+from hf_quant.modules.base import stored_state
 from tests.integration.tampering import CONFIG, SCHEMES, WEIGHTS, float_model, inner, load, logits
 
 NAMES = ["bert-int8", "gpt2-int4", "llama-int4", "llama-3bit", "bert-fp16"]
@@ -71,8 +72,8 @@ def test_an_unwritable_target_raises_save_error(tmp_path, place):
 
 FULL_DISK = """
 import pathlib, resource, signal, sys
-import torch
 from hf_quant.errors import SaveError
+from hf_quant.modules.base import stored_state
 from tests.integration.tampering import logits, load
 from tests.integration.test_saving import contents, quantized
 
@@ -225,7 +226,7 @@ def test_another_process_than_the_main_one_writes_nothing(tmp_path):
 
 def test_a_state_dict_that_is_given_is_what_is_saved(tmp_path):
     model = quantized()
-    state = {key: value.clone() for key, value in model.state_dict().items()}
+    state = {key: value.clone() for key, value in stored_state(model, model.state_dict()).items()}
     state[f"{inner('llama-int4')}.weight_scale"] *= 2
     keys = list(state)
     model.save_pretrained(tmp_path / "llama", state_dict=state)

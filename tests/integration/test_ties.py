@@ -45,7 +45,7 @@ def test_a_tied_model_stores_one_set_of_codes_and_shares_it(name, load, tmp_path
     model = load(name, "int8")
     embedding, head = model.get_submodule(EMBEDDING[name]), model.get_submodule(HEAD[name])
     assert embedding.weight is head.weight
-    assert embedding.weight_scale is head.weight_scale
+    assert embedding.weights["weight"] is head.weights["weight"]
     model.save_pretrained(tmp_path)
     assert not any(key.startswith(f"{HEAD[name]}.weight") for key in saved_tensors(tmp_path))
     reloaded = auto_class(name).from_pretrained(tmp_path)

@@ -17,6 +17,7 @@ from tests.quantized_linear import (
     DTYPES,
     SCHEMES,
     SHAPES,
+    arguments,
     make_input,
     make_operands,
     prepacked,
@@ -96,7 +97,7 @@ def test_a_kernel_does_not_depend_on_the_default_device(kernel, name):
     expected = get_kernel(kernel).run(make_input(spec, 70), prepacked(get_kernel(kernel), operands, spec), spec)
     input = make_input(spec, 70)
     with torch.device("meta"):
-        packed = get_kernel(kernel).prepack(operands, spec)
+        packed = arguments(get_kernel(kernel), operands, spec)
         output = get_kernel(kernel).run(input, replace(operands, packed=packed), spec)
     assert torch.equal(output, expected)
 
@@ -134,7 +135,7 @@ def test_a_token_of_zeros_gives_the_bias(kernel, name):
 def test_the_neutral_codes_come_back_bit_for_bit(kernel, name):
     for spec in supported_specs(kernel, name):
         operands = make_operands(spec)
-        words = get_kernel(kernel).unpack(get_kernel(kernel).prepack(operands, spec), spec)
+        words = get_kernel(kernel).unpack(get_kernel(kernel).lay_out(operands, spec), spec)
         assert words.dtype == torch.int32 and torch.equal(words, operands.weight)
 
 

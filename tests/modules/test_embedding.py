@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from hf_quant.modules.base import stored_state
 from hf_quant.modules.embedding import QuantizedEmbedding
 from tests.quantized_linear import DTYPES, SCHEMES, make_operands, spec_for
 from tests.quantized_modules import COPIES
@@ -16,10 +17,9 @@ every_scheme = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 def make_embedding(spec, padding_idx=None, dtype=torch.float32, seed=0):
     module = QuantizedEmbedding(spec.out_features, spec.in_features, padding_idx, spec.scheme, dtype=dtype)
     operands = make_operands(spec, seed=seed)
-    module.weight.data, module.weight_scale = operands.weight, operands.weight_scale
-    if operands.weight_zero_point is not None:
-        module.weight_zero_point = operands.weight_zero_point
-    module.prepack()
+    tensors = {"codes": operands.weight, "scale": operands.weight_scale, "zero_point": operands.weight_zero_point}
+    module.fill({name: tensor for name, tensor in tensors.items() if tensor is not None})
+    module.prepare()
     return module
 
 
@@ -43,9 +43,10 @@ def test_indices_may_have_any_shape(spec, shape, index):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_casting_changes_the_output_and_not_the_scales(spec, dtype):
     module = make_embedding(spec)
-    scale, expected = module.weight_scale.clone(), module(IDS).to(dtype)
+    scale, expected = module.neutral()["scale"].clone(), module(IDS).to(dtype)
     model = nn.Sequential(module).to(dtype)
-    assert module.weight_scale.dtype == scale.dtype and torch.equal(module.weight_scale, scale)
+    after = module.neutral()["scale"]
+    assert after.dtype == scale.dtype and torch.equal(after, scale)
     assert model(IDS).dtype == dtype and torch.equal(model(IDS), expected)
     assert model.float()(IDS).dtype == torch.float32
 
@@ -68,9 +69,11 @@ def test_loading_a_state_dict_gives_identical_rows(spec):
 @every_scheme
 def test_state_dicts_hold_codes_and_scales_and_nothing_else(spec):
     module = make_embedding(spec)
-    facts = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in module.state_dict().items()}
+    facts = {
+        name: (tuple(tensor.shape), tensor.dtype) for name, tensor in stored_state(module, module.state_dict()).items()
+    }
     assert facts == module.saved_tensors()
-    assert torch.equal(module.state_dict()["weight"], make_operands(spec).weight)
+    assert torch.equal(stored_state(module, module.state_dict())["weight"], make_operands(spec).weight)
 
 
 @pytest.mark.parametrize("index", [20, -1])

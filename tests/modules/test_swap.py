@@ -9,7 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_quant.config.plan import Candidate, Plan, preset_plan
 from hf_quant.config.presets import PRESETS, get_preset
-from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.base import QuantizedModule, stored_state
 from hf_quant.modules.conv1d import QuantizedConv1D
 from hf_quant.modules.embedding import QuantizedEmbedding
 from hf_quant.modules.linear import QuantizedLinear
@@ -124,7 +124,7 @@ def test_tied_embedding_and_head_share_storage(preset):
     head, table = head_and_table(quantized_model(preset))
     assert head.weight is table.weight
     if isinstance(head, QuantizedModule):
-        assert head.weight_scale is table.weight_scale
+        assert head.weights["weight"] is table.weights["weight"]
 
 
 @every_preset
@@ -135,7 +135,7 @@ def test_copies_share_storage_as_the_original_does_and_give_identical_outputs(pr
     head, table = head_and_table(twin)
     assert head.weight.data_ptr() == table.weight.data_ptr() != model.head.weight.data_ptr()
     if isinstance(head, QuantizedModule):
-        assert head.weight_scale.data_ptr() == table.weight_scale.data_ptr()
+        assert head.weights["weight"] is table.weights["weight"]
     assert torch.equal(twin(IDS), model(IDS))
 
 
@@ -143,20 +143,22 @@ def test_copies_share_storage_as_the_original_does_and_give_identical_outputs(pr
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_ties_and_scales_survive_a_cast(preset, dtype):
     model = quantized_model(preset)
-    scales = {name: module.weight_scale.clone() for name, module in quantized_modules(model)}
+    scales = {name: module.neutral()["scale"].clone() for name, module in quantized_modules(model)}
     model.to(dtype)
     head, table = head_and_table(model)
     assert head.weight.data_ptr() == table.weight.data_ptr()
     for name, module in quantized_modules(model):
-        assert module.weight_scale.dtype == scales[name].dtype and torch.equal(module.weight_scale, scales[name])
+        scale = module.neutral()["scale"]
+        assert scale.dtype == scales[name].dtype and torch.equal(scale, scales[name])
     if isinstance(head, QuantizedModule):
-        assert head.weight_scale.data_ptr() == table.weight_scale.data_ptr()
+        assert head.weights["weight"] is table.weights["weight"]
     assert model(IDS).dtype == dtype
 
 
 @integer_preset
 def test_a_tied_head_saves_no_scale_of_its_own(preset):
-    names = set(quantized_model(preset).state_dict())
+    model = quantized_model(preset)
+    names = set(stored_state(model, model.state_dict()))
     assert "body.embed.weight_scale" in names and "head.weight_scale" not in names
     assert "down.weight_scale" in names
 

@@ -93,7 +93,7 @@ def converted(model):
     convert(model, TIES)
     for _, module in quantized_modules(model):
         module.check_values("module")
-        module.prepack()
+        module.prepare()
 
 
 def evaluated(model):

@@ -54,15 +54,21 @@ class NativeKernel:
             return f"needs at most {most} inputs"
         return None
 
-    def prepack(self, operands: LinearOperands, spec: LinearSpec) -> tuple[torch.Tensor, ...]:
+    def lay_out(self, operands: LinearOperands, spec: LinearSpec) -> tuple[torch.Tensor, ...]:
+        """uint8 blocks."""
+        return (pack(operands, spec),)
+
+    def arguments(
+        self, layout: tuple[torch.Tensor, ...], operands: LinearOperands | None, spec: LinearSpec
+    ) -> tuple[torch.Tensor, ...]:
         """uint8 blocks, uint8 spec, and an empty tensor that stands for a missing bias."""
         program = structs.ProgramSpec(magic=structs.MAGIC, count=1)
         program.steps[0] = step_spec(operands, spec)
-        return pack(operands, spec), spec_tensor(program), operands.weight_scale.new_empty(0, dtype=torch.float32)
+        return layout[0], spec_tensor(program), torch.empty(0, dtype=torch.float32, device="cpu")
 
-    def unpack(self, packed: tuple[torch.Tensor, ...], spec: LinearSpec) -> torch.Tensor:
-        """The neutral int32 words that `prepack` was given, bit for bit."""
-        return unpack(packed[0], spec)
+    def unpack(self, layout: tuple[torch.Tensor, ...], spec: LinearSpec) -> torch.Tensor:
+        """The neutral int32 words that `lay_out` was given, bit for bit."""
+        return unpack(layout[0], spec)
 
     def run(self, input: torch.Tensor, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
         """``[tokens, in] -> [tokens, out]`` in the dtype of `input`."""
@@ -86,8 +92,8 @@ class NativeKernel:
         return _embedding_op(indices.contiguous(), packed[0], packed[1], like, spec.in_features)
 
 
-def step_spec(operands: LinearOperands, spec: LinearSpec) -> structs.StepSpec:
-    """What the library needs to know of one product with one weight."""
+def step_spec(operands: LinearOperands | None, spec: LinearSpec) -> structs.StepSpec:
+    """What the library needs to know of one product with one weight; None where rows are looked up."""
     input = spec.scheme.input
     step = structs.StepSpec(
         width=spec.in_features,
@@ -96,7 +102,7 @@ def step_spec(operands: LinearOperands, spec: LinearSpec) -> structs.StepSpec:
         weight_count=1,
     )
     step.weights[0] = weight_spec(spec)
-    if input is None:
+    if input is None or operands is None:
         step.mode = structs.FLOAT_INPUT
     elif input.granularity == "group":
         step.mode, step.group = structs.GROUP_SYMMETRIC, group_of(spec)

@@ -229,15 +229,12 @@ def quantized(plain: nn.Linear, scheme: Scheme) -> nn.Module:
         return stored
     module = QuantizedLinear(plain.in_features, plain.out_features, False, scheme, dtype=torch.float32)
     solved = SOLVERS["rtn"]().solve(plain.weight.detach(), scheme.weight, "weight")
-    module.weight.data.copy_(solved.codes)
-    module.weight_scale.copy_(solved.scale)
-    if module.weight_zero_point is not None and solved.zero_point is not None:
-        module.weight_zero_point.copy_(solved.zero_point)
+    module.fill(solved.tensors())
     if module.input_scale is not None:
         module.input_scale.fill_(0.03)  # a grid for the normal numbers that inputs are
     if module.input_zero_point is not None:
         module.input_zero_point.zero_()
-    module.prepack()
+    module.prepare()
     return module
 
 
@@ -249,7 +246,7 @@ def _median(found: Sequence[Overhead]) -> Overhead:
 
 
 def _copies(module: nn.Module, memory: int) -> list[nn.Module]:
-    tensors = [*module.parameters(), *getattr(module, "packed", ())]
+    tensors = getattr(module, "packed", ()) or module.parameters()
     size = sum(tensor.untyped_storage().nbytes() for tensor in tensors) or 1
     return [module, *(copy.deepcopy(module) for _ in range(memory // size))]
 

@@ -19,7 +19,7 @@ from hf_quant.kernels.native import layout, library, structs
 from hf_quant.kernels.native.linear import spec_tensor, step_spec
 from hf_quant.kernels.weights import decode_rows, fake_quantize_input
 from tests.kernels.native.test_ops import KERNEL, NONE, OPS, program
-from tests.quantized_linear import CPU, DTYPES, reference_output
+from tests.quantized_linear import CPU, DTYPES, arguments, reference_output
 
 pytestmark = pytest.mark.skipif(library.load() is None, reason="installed without a compiler")
 
@@ -111,14 +111,14 @@ def linear_of(scheme, width, channels, generator, bias=True, dtype=torch.float32
     )
     operands = replace(operands, weight_scale=operands.weight_scale.contiguous())
     assert KERNEL.unsupported(spec, CPU) is None
-    return spec, replace(operands, packed=KERNEL.prepack(operands, spec))
+    return spec, replace(operands, packed=arguments(KERNEL, operands, spec))
 
 
 def on_input_of(first, second):
     """`second` on the very input that `first` has, static scale and all."""
     (_, operands), (spec, other) = first, second
     other = replace(other, input_scale=operands.input_scale, input_zero_point=operands.input_zero_point)
-    return spec, replace(other, packed=KERNEL.prepack(other, spec))
+    return spec, replace(other, packed=arguments(KERNEL, other, spec))
 
 
 def laid_out(rows, how):

@@ -9,7 +9,16 @@ from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.kernels.base import LinearOperands, LinearSpec
 from hf_quant.kernels.native import library, structs
 from hf_quant.kernels.native.linear import NativeKernel, spec_tensor, step_spec
-from tests.quantized_linear import CPU, DTYPES, make_input, make_operands, reference_output, relative_error, spec_for
+from tests.quantized_linear import (
+    CPU,
+    DTYPES,
+    arguments,
+    make_input,
+    make_operands,
+    reference_output,
+    relative_error,
+    spec_for,
+)
 
 pytestmark = pytest.mark.skipif(library.load() is None, reason="installed without a compiler")
 
@@ -23,7 +32,7 @@ def packed(name, inputs=64, outputs=48, seed=0, bias=True, dtype=torch.float32):
     """Spec, operands, blocks, and a bias or what stands for none."""
     spec = spec_for(name, inputs, outputs)
     operands = make_operands(spec, seed=seed, bias=bias, dtype=dtype)
-    blocks, _, none = KERNEL.prepack(operands, spec)
+    blocks, _, none = arguments(KERNEL, operands, spec)
     return spec, operands, blocks, operands.bias if bias else none
 
 
@@ -281,7 +290,7 @@ def test_sums_that_32_bits_do_not_hold_are_left_to_other_kernels(weight_symmetri
     # Codes less zero points as large as can be, and all on one side.
     solved = RoundToNearest().solve(torch.tensor([[1.0], [-1.0]]).expand(2, spec.in_features), scheme.weight, "weight")
     operands = LinearOperands(solved.codes, solved.scale, solved.zero_point)
-    blocks, program_spec, none = KERNEL.prepack(operands, spec)
+    blocks, program_spec, none = arguments(KERNEL, operands, spec)
     for input in (torch.ones(1, spec.in_features), -torch.ones(1, spec.in_features)):
         found = OPS.native_linear(input, blocks, program_spec, none, 2)
         assert relative_error(found, reference_output(input, operands, spec)) < 1e-6

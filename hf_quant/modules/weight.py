@@ -1,0 +1,243 @@
+"""A quantized weight: its codes and scales, and the layout that a kernel has made of them."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hf_quant.config.scheme import Scheme, TensorScheme
+from hf_quant.formats.tensors import TensorFacts, weight_facts
+from hf_quant.kernels import ops
+from hf_quant.kernels.base import LinearKernel, LinearOperands, LinearSpec
+from hf_quant.kernels.dispatch import select_kernel
+from hf_quant.modules.paging import page_out, stand_in, until_spawned
+
+if TYPE_CHECKING:
+    from hf_quant.modules.base import QuantizedModule
+    from hf_quant.modules.tensor import QuantizedTensor
+
+CODES = "codes"
+"""The tensor that has the name of the parameter on disk; others append theirs to it."""
+
+lock = threading.RLock()
+"""Weights are laid out when they are first used, which several threads may do at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """What a kernel made of a weight, in place of the codes.
+
+    Args:
+        kernel: Whose layout it is.
+        tensors: As the kernel's `lay_out` gave them.
+        spec: What it was laid out for.
+        stand_in: Of the shape of the codes, for ops that want some.
+    """
+
+    kernel: LinearKernel
+    tensors: tuple[torch.Tensor, ...]
+    spec: LinearSpec
+    stand_in: torch.Tensor
+
+
+def stored_name(parameter: str, tensor: str) -> str:
+    """Name on disk of one tensor of a quantized weight: ``weight``, ``weight_scale``, ``weight_zero_point``."""
+    return parameter if tensor == CODES else f"{parameter}_{tensor}"
+
+
+class Weight:
+    """A matrix ``[rows, width]`` as the tensors of its format; tied modules hold the same object.
+
+    Args:
+        scheme: What the codes mean; the group size is settled.
+        rows: Output channels, or rows of an embedding.
+        width: Numbers in a row.
+        tensors: ``codes``, ``scale`` and, for asymmetric schemes, ``zero_point`` (`formats.tensors.weight_facts`).
+    """
+
+    def __init__(self, scheme: TensorScheme, rows: int, width: int, tensors: Mapping[str, torch.Tensor]):
+        self.scheme, self.rows, self.width = scheme, rows, width
+        self.name = "a quantized weight"
+        """Of the first module that holds it, for messages."""
+        self.tensors = dict(tensors)
+        """What is in memory: without the codes while `layout` stands for them."""
+        self.layout: Layout | None = None
+        self.products: tuple[LinearSpec, ...] = ()
+        """The ways in which modules multiply with it."""
+        self.is_table = False
+        """Whether rows of it are looked up."""
+        self.readers: weakref.WeakSet[QuantizedModule] = weakref.WeakSet()
+        """Modules that have made something of it, to be told when it changes."""
+        self.is_told = False
+        """Whether it was said that it is decoded for code that does not know it."""
+        self._codes: weakref.ref[torch.Tensor] | None = None
+        self._face: weakref.ref[QuantizedTensor] | None = None
+
+    @property
+    def facts(self) -> TensorFacts:
+        """Name, shape and dtype of its tensors."""
+        return weight_facts(self.scheme, self.rows, self.width)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return self.tensors["scale"].device
+
+    @property
+    def codes(self) -> torch.Tensor:
+        """The neutral codes, int32 ``[rows, words]``; recovered from the layout that replaced them, if one did."""
+        found = self.tensors.get(CODES)
+        if found is None and self._codes is not None:
+            found = self._codes()
+        if found is None:
+            assert self.layout is not None
+            found = self.layout.kernel.unpack(self.layout.tensors, self.layout.spec)
+            # The same tensor for as long as anybody holds it, so that what is tied is saved once.
+            self._codes = weakref.ref(found)
+        return found
+
+    def neutral(self) -> dict[str, torch.Tensor]:
+        """Its tensors as they go to disk, by the names of the format."""
+        return {name: self.codes if name == CODES else self.tensors[name] for name in self.facts}
+
+    def face(self, dtype: torch.dtype) -> QuantizedTensor:
+        """What the weight looks like to code that does not know it: a float tensor ``[rows, width]`` of `dtype`."""
+        from hf_quant.modules.tensor import QuantizedTensor
+
+        found = None if self._face is None else self._face()
+        if found is None or found.dtype != dtype or found.device != self.device:
+            found = QuantizedTensor(self, dtype)
+            found._is_param = True
+            self._face = weakref.ref(found)
+        return found
+
+    def use(self, spec: LinearSpec, multiplies: bool) -> None:
+        """Take note that a module multiplies with the weight as `spec` says, or looks up rows of it."""
+        if multiplies and spec not in self.products:
+            self.release()
+            self.products = (*self.products, spec)
+        elif not multiplies and not self.is_table:
+            self.release()
+            self.is_table = True
+
+    def lay_out(self) -> None:
+        """Let the kernel for the device at hand replace the codes by its own layout, if one layout serves all uses."""
+        with lock:
+            spec = self._only_use()
+            if self.layout is not None or spec is None or self.device.type == "meta":
+                return
+            kernel = select_kernel(spec, self.device)
+            if not kernel.replaces_weight or (self.is_table and kernel.look_up is None):
+                return
+            tensors = kernel.lay_out(self.operands(), spec)
+            codes = self.tensors.pop(CODES)
+            page_out(codes)
+            self.layout = Layout(kernel, tensors, spec, stand_in(codes.shape, codes.device))
+            self.tell()
+
+    def release(self) -> None:
+        """Undo `lay_out`: the codes are in memory again."""
+        with lock:
+            if self.layout is not None:
+                self.tensors[CODES] = self.codes
+                self.layout, self._codes = None, None
+            self.tell()
+
+    def replace(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Stand for other numbers from now on, of the same scheme and shape, for all that hold it."""
+        with lock:
+            self.layout, self._codes = None, None
+            self.tensors = dict(tensors)
+            self.tell()
+
+    def tell(self) -> None:
+        """Let every reader make anew what it has made of the weight."""
+        for reader in list(self.readers):
+            reader.forget()
+
+    def ready(
+        self, spec: LinearSpec, input_scale: torch.Tensor | None = None, input_zero_point: torch.Tensor | None = None
+    ) -> tuple[LinearKernel, tuple[torch.Tensor, ...]]:
+        """The kernel that multiplies with the weight as `spec` says, and what a call of it takes.
+
+        Args:
+            spec: One of `products`, or `plain_spec` where there is none.
+            input_scale: Of static inputs, float32 ``[1]``.
+            input_zero_point: Likewise, int8 or int16 ``[1]``.
+        """
+        self.lay_out()
+        layout = self.layout
+        kernel = select_kernel(spec, self.device, neutral_only=True) if layout is None else layout.kernel
+        self.align(kernel.alignment)
+        operands = replace(self.operands(), input_scale=input_scale, input_zero_point=input_zero_point)
+        tensors = kernel.lay_out(operands, spec) if layout is None else layout.tensors
+        return kernel, kernel.arguments(tensors, operands, spec)
+
+    def operands(self) -> LinearOperands:
+        """As kernels take it, without bias and grid of inputs."""
+        codes = self.tensors[CODES] if self.layout is None else self.layout.stand_in
+        return LinearOperands(codes, self.tensors["scale"], self.tensors.get("zero_point"))
+
+    def dequantize(self) -> torch.Tensor:
+        """The float32 matrix ``[rows, width]`` that the codes stand for, turned back where they are rotated."""
+        layout = self.layout
+        if layout is None:
+            return ops.dequantize(self.operands(), self.plain_spec, None)
+        return ops.dequantize(replace(self.operands(), packed=layout.tensors), layout.spec, layout.kernel.name)
+
+    @property
+    def plain_spec(self) -> LinearSpec:
+        """Of a product with float inputs."""
+        return LinearSpec(Scheme(self.scheme), self.width, self.rows)
+
+    def align(self, bytes: int) -> None:
+        """Copy the codes where their address is no multiple of `bytes`: those of a mapped file lie at any."""
+        if CODES in self.tensors and self.tensors[CODES].data_ptr() % bytes:
+            self.tensors[CODES] = self.tensors[CODES].clone()
+
+    def same_values(self, other: Weight) -> bool:
+        """Whether both stand for the same numbers, code by code."""
+        mine, others = self.neutral(), other.neutral()
+        return self.scheme == other.scheme and all(torch.equal(tensor, others[name]) for name, tensor in mine.items())
+
+    def like(self, tensors: Mapping[str, torch.Tensor]) -> Weight:
+        """Another weight of the same scheme, shape and uses."""
+        made = Weight(self.scheme, self.rows, self.width, tensors)
+        made.name, made.products, made.is_table = self.name, self.products, self.is_table
+        return made
+
+    def apply(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """What ``nn.Module._apply`` does to a parameter: moved, shared, pinned, but never cast."""
+        probe = fn(torch.empty(0, dtype=torch.float32, device=self.device))
+        if probe.device != self.device:
+            self.release()  # a layout is for one device
+
+        def kept(tensor: torch.Tensor) -> torch.Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        self.tensors = {name: kept(tensor) for name, tensor in self.tensors.items()}
+        if self.layout is not None:
+            tensors = tuple(map(kept, self.layout.tensors))
+            self.layout = replace(self.layout, tensors=tensors)
+        self.tell()
+
+    def _only_use(self) -> LinearSpec | None:
+        if len(self.products) == 1:
+            return self.products[0]
+        return self.plain_spec if self.is_table and not self.products else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # For copies and pickles: codes, not a kernel's layout, which another machine may not have.
+        state = {**self.__dict__, "tensors": self.neutral(), "layout": None, "_codes": None, "_face": None}
+        del state["readers"]
+        until_spawned(state["tensors"])
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, readers=weakref.WeakSet())
