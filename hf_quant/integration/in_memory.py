@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.quantizer import HfQuantQuantizer, finish
 from hf_quant.integration.resolve import Resolution
@@ -28,4 +30,6 @@ def become_quantized(model: Any, config: HfQuantConfig, resolution: Resolution, 
     model.hf_quantizer = quantizer
     quantizer.resolution, quantizer.block_errors = resolution, outcome.block_errors
     finish(model, config.resolved(resolution.plan, resolution.kept_float, outcome.fingerprint), quantizer)
-    model.config._is_quantized = True
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            module.config._is_quantized = True  # as from_pretrained does: code of Jamba and others reads it

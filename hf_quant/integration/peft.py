@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import logging
 from typing import Any
@@ -38,9 +39,10 @@ def install() -> None:
                 "DoRA reads the float weight under the adapter at every step: use plain LoRA on quantized modules, "
                 "or call model.dequantize() first"
             )
-        # GPT-2's Conv1D is stored like any linear once it is quantized.
-        lora_config.fan_in_fan_out = False
-        return LoraOnQuantized(target, adapter_name, config=lora_config, **kwargs)
+        # GPT-2's Conv1D is stored like any linear once it is quantized; the user's config is for float ones, too.
+        own_config = copy.copy(lora_config)
+        own_config.fan_in_fan_out = False
+        return LoraOnQuantized(target, adapter_name, config=own_config, **kwargs)
 
     LoraModel._create_new_module = staticmethod(create_new_module)
     _installed = True

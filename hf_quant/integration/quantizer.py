@@ -222,9 +222,9 @@ class HfQuantQuantizer(HfQuantizer):
     def remove_quantization_config(self, model: Any) -> None:
         """Forget that the model was quantized."""
         super().remove_quantization_config(model)
+        # Code of models asks whether the attribute is there, not what it says.
         for module in model.modules():
-            if hasattr(module, "config") and getattr(module.config, "_is_quantized", False):
-                module.config._is_quantized = False
+            vars(getattr(module, "config", model.config)).pop("_is_quantized", None)
 
 
 def finish(model: Any, config: HfQuantConfig, quantizer: HfQuantQuantizer) -> None:

@@ -10,7 +10,7 @@ from transformers.quantizers.auto import (
     register_quantizer,
 )
 
-from hf_quant.integration import attention, extend
+from hf_quant.integration import extend
 from hf_quant.integration.config import QUANT_METHOD, HfQuantConfig
 from hf_quant.integration.quantizer import HfQuantQuantizer
 
@@ -25,5 +25,4 @@ def register() -> None:
     known = getattr(auto, "LOADING_ATTRIBUTES_CONFIG_TYPES", ())
     if HfQuantConfig not in known:
         auto.LOADING_ATTRIBUTES_CONFIG_TYPES = (*known, HfQuantConfig)
-    attention.register()
     extend.install()

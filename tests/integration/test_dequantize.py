@@ -105,3 +105,18 @@ def test_a_dequantized_model_trains_and_quantizes_again(name, load):
     again = hf_quant.quantize(model, "int8", progress=False)
     # Codes of the same grid: rounding what is already rounded moves nothing but the activations.
     assert error(outputs(again), before) < 0.06
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_setting_of_the_config_tells_of_it_while_it_is_quantized_or_after(name):
+    model, reference = tiny_model(name), vars(tiny_model(name).config)
+    hf_quant.quantize(model, "int8", progress=False)
+    changed = {key: value for key, value in vars(model.config).items() if reference.get(key) != value}
+    assert set(changed) == {"quantization_config", "_is_quantized"}
+    assert all(getattr(each.config, "_is_quantized", True) for each in model.modules() if hasattr(each, "config"))
+    model.dequantize()
+    assert {key: value for key, value in vars(model.config).items() if reference.get(key) != value} in (
+        {},
+        {"dtype": torch.float32},
+    )
+    assert "_is_quantized" not in vars(model.config)

@@ -55,6 +55,18 @@ def test_dequantizing_first_merges_exactly(name, load, tmp_path):
     assert error(outputs(merged), unmerged) < 1e-5
 
 
+def test_the_users_config_stays_what_it_was_and_fits_the_float_model(load, tmp_path):
+    config = lora_config("gpt2", fan_in_fan_out=True)  # as its float layers are stored
+    torch.manual_seed(0)
+    model = get_peft_model(load("gpt2", "w8a16"), config)
+    train(model)
+    assert config.fan_in_fan_out and model.peft_config["default"].fan_in_fan_out
+    torch.manual_seed(0)
+    assert torch.equal(outputs(model.eval()), outputs(trained(load, "gpt2", "w8a16")))
+    model.save_pretrained(tmp_path)
+    PeftModel.from_pretrained(load("gpt2", "w8a16").dequantize(), tmp_path)  # without a warning
+
+
 @pytest.mark.parametrize("preset", TOLERANCE)
 def test_unmerging_is_refused(preset, load):
     model = trained(load, "llama", preset)
