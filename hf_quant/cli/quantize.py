@@ -15,6 +15,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from hf_quant.calibration.data import Calibration
 from hf_quant.calibration.files import open_dataset
 from hf_quant.calibration.resume import forget
+from hf_quant.cli.pairs import pairs_of
 from hf_quant.cli.push import push
 from hf_quant.config.presets import PRESETS
 from hf_quant.config.recipe import Recipe
@@ -98,7 +99,8 @@ def run(
         raise ConfigError("nowhere to put the result: give --output DIRECTORY, --push-to-hub ID, or both")
     if output is not None:
         check_output(output, model)
-    config = _config(preset, recipe, dict(_split(entry) for entry in override or []), keep_float or [])
+    overrides = pairs_of(override, "--override", "PATTERN=PRESET", "*.down_proj=int8")
+    config = _config(preset, recipe, overrides, keep_float or [])
     sizes: dict[str, Any] = {"samples": samples, "sequence_length": sequence_length, "text_column": text_column}
     sizes = {name: value for name, value in sizes.items() if value is not None}
     if data is None:
@@ -156,10 +158,3 @@ def _print_errors(errors: dict[str, float]) -> None:
     for name, error in errors.items():
         table.add_row(name, f"{error:.2e}")
     Console().print(table)
-
-
-def _split(entry: str) -> tuple[str, str]:
-    pattern, separator, preset = entry.rpartition("=")
-    if not separator or not pattern:
-        raise ConfigError(f"--override takes PATTERN=PRESET, such as '*.down_proj=int8', not {entry!r}")
-    return pattern, preset
