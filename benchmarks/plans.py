@@ -31,9 +31,10 @@ from benchmarks.kept import Kept, add_record_option, weights_fingerprint
 from benchmarks.memory import in_fresh_process
 from benchmarks.options import add_names, parser_of
 from benchmarks.plan_subjects import batches_of, nats
-from hf_quant import HfQuantConfig, Recipe
+from hf_quant import HfQuantConfig, Judge, Recipe, Search
 from hf_quant.demo.cache import cache_directory
 from hf_quant.planner.offered import SCHEMES
+from hf_quant.planner.search import OPTIONS
 from hf_quant.planner.sensitivity import MEASURES
 
 EXAMPLES = """examples:
@@ -141,13 +142,15 @@ def measure(cell: Cell, threads: int, progress: bool) -> dict[str, Any]:
         model,
         batches,
         f"{cell.bits}bpw",
-        strategy=cell.strategy,
-        measure=cell.measure,
-        recipe=recipe if searches else None,
-        measurements=cell.measurements if cell.strategy == EXACT else 0,
-        evaluations=cell.measurements if searches else 1,
-        seed=cell.seed,
-        losses=losses,
+        search=Search(cell.strategy, cell.measurements if searches else 1, cell.seed)
+        if cell.strategy in OPTIONS
+        else Search(cell.strategy),
+        judge=Judge(
+            cell.measure,
+            losses,
+            measurements=cell.measurements if cell.strategy == EXACT else 0,
+            recipe=recipe if searches else None,
+        ),
         progress=progress,
     )
     seconds = time.perf_counter() - began

@@ -14,6 +14,7 @@ from hf_quant.integration.qat import convert
 from hf_quant.integration.qat_callback import QATCallback
 from hf_quant.integration.register import register as _register
 from hf_quant.planner.optimize_for import optimize_for
+from hf_quant.planner.options import Judge, Offer, Search
 from hf_quant.planner.report import SearchReport
 from hf_quant.qat.distillation import Distillation
 from hf_quant.reporting.report import Report
@@ -34,11 +35,14 @@ __all__ = [
     "Distillation",
     "DropReport",
     "HfQuantConfig",
+    "Judge",
+    "Offer",
     "Plan",
     "QATCallback",
     "Recipe",
     "Report",
     "Scheme",
+    "Search",
     "SearchReport",
     "TensorScheme",
     "Trained",

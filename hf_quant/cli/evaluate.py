@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_quant.cli.outputs import Card, Outputs, check_outputs, write_outputs
+from hf_quant.cli.pairs import pairs_of
 from hf_quant.cli.sections import print_section
 from hf_quant.errors import ConfigError
 from hf_quant.evaluation import METRICS, TASKS
@@ -130,7 +131,7 @@ def run(
         "pair_column": pair_column,
         "question_column": question_column,
         "label_column": label_column,
-        "labels": dict(map(_split, label)) if label else None,
+        "labels": pairs_of(label, "--label", "DATA=MODEL", "1=positive") or None,
         "stride": stride,
         "num_fewshot": num_fewshot,
     }
@@ -188,10 +189,3 @@ def _tokenizer(source: str) -> Any:
     if found is None:
         raise ConfigError(f"there is no tokenizer in {source}: give the directory of the float checkpoint")
     return found
-
-
-def _split(entry: str) -> tuple[str, str]:
-    label, separator, target = entry.rpartition("=")
-    if not separator or not label:
-        raise ConfigError(f"--label takes DATA=MODEL, such as 'pos=POSITIVE', not {entry!r}")
-    return label, target

@@ -19,21 +19,23 @@ from hf_quant.cli.sections import print_section
 from hf_quant.config.plan import Plan
 from hf_quant.config.recipe import Recipe
 from hf_quant.errors import ConfigError
+from hf_quant.planner.options import Judge, Offer, Search
 from hf_quant.planner.page.write import write_plan_page
 from hf_quant.planner.quality import QUALITIES
 from hf_quant.planner.report import SearchReport
-from hf_quant.planner.search import STRATEGIES
+from hf_quant.planner.search import OPTIONS, STRATEGIES
 from hf_quant.planner.sensitivity import MEASURES
 from hf_quant.planner.sensitivity.table import LossTable
 from hf_quant.reporting.json_file import write_text
 from hf_quant.workflows.checkpoints import load_model, load_tokenizer
 from hf_quant.workflows.labelled import is_classifier, labelled_examples
 from hf_quant.workflows.measured_plans import steps_of
-from hf_quant.workflows.plan import offer_for, search_plan
+from hf_quant.workflows.plan import search_plan, search_space
 
 _MOST_ROWS = 40
 """Modules that are printed; the report has all."""
 
+_EVALUATIONS = OPTIONS["evolutionary"]["evaluations"]
 _SEQUENCES, _EXAMPLES = 32, 1024
 """As many as are read by default, of texts and of labelled ones, which are short."""
 
@@ -83,11 +85,11 @@ def run(
             "the output, .NAME.HASH.losses.json, of this model, data and measure]"
         ),
     ] = None,
-    strategy: Annotated[str, typer.Option(help=f"One of: {', '.join(STRATEGIES)}.")] = "ilp",
-    measure: Annotated[str, typer.Option(help=f"Of sensitivity, one of: {', '.join(MEASURES)}.")] = "fisher",
+    strategy: Annotated[str, typer.Option(help=f"One of: {', '.join(STRATEGIES)}.")] = Search.strategy,
+    measure: Annotated[str, typer.Option(help=f"Of sensitivity, one of: {', '.join(MEASURES)}.")] = Judge.measure,
     metric: Annotated[
         str, typer.Option(help=f"What measured plans are judged by, one of: {', '.join(QUALITIES)}.")
-    ] = "loss",
+    ] = Judge.metric,
     hardware: Annotated[
         str | None, typer.Option(help="Keep to what this profile takes; see hf-quant hardware --list.")
     ] = None,
@@ -108,7 +110,7 @@ def run(
     ] = None,
     fused: Annotated[
         bool, typer.Option(help="One scheme for linears of one input, such as query, key and value.")
-    ] = False,
+    ] = Offer.fused,
     pin: Annotated[
         list[str] | None,
         typer.Option(
@@ -119,8 +121,12 @@ def run(
     forbid: Annotated[
         list[str] | None, typer.Option(help="What modules may not have, in the same form; may be repeated.")
     ] = None,
-    measurements: Annotated[int, typer.Option(min=0, help="Most plans to measure after the search.")] = 5,
-    evaluations: Annotated[int, typer.Option(min=1, help="Most plans that evolutionary, rl and random measure.")] = 30,
+    measurements: Annotated[
+        int, typer.Option(min=0, help="Most plans to measure after the search.")
+    ] = Judge.measurements,
+    evaluations: Annotated[
+        int | None, typer.Option(min=1, help=f"Most plans that {', '.join(OPTIONS)} measure. [default: {_EVALUATIONS}]")
+    ] = None,
     samples: Annotated[
         int | None,
         typer.Option(
@@ -158,24 +164,19 @@ def run(
 
         accelerate launch --cpu --num_processes 2 -m hf_quant plan ./smollm2 -b 4.5bpw -d texts.txt
     """
-    STRATEGIES[strategy], MEASURES[measure], QUALITIES[metric]  # unknown ones are told before the model is loaded
+    # What is wrong with options is told before the model is loaded.
     check_files(output, report or (), budget)
     chosen = None if recipe is None else steps_of(Recipe.from_file(recipe))
-    pins, forbidden = choices_of(pin or (), "--pin"), choices_of(forbid or (), "--forbid")
+    pins, forbidden = choices_of(pin, "--pin"), choices_of(forbid, "--forbid")
+    offer = Offer(hardware=hardware, kernels=kernels, fused=fused, pins=pins, forbidden=forbidden)
+    search = Search(strategy, evaluations, seed if strategy in OPTIONS else None)
+    judge = Judge(measure, losses, metric, measurements, chosen)
     with several_processes() as is_first:
         loaded = load_model(model)
         dtype, loaded = loaded.dtype, loaded.float()  # bytes are those of the file that `hf-quant quantize` will write
-        asked: dict[str, Any] = {
-            "hardware": hardware,
-            "kernels": kernels,
-            "step": pass_of(loaded, tokens, context),
-            "pins": pins,
-            "forbidden": forbidden,
-            "dtype": dtype,
-            "progress": is_first,
-        }
+        offer = replace(offer, step=pass_of(loaded, tokens, context), dtype=dtype)
         if len(budget) > 1:
-            offer_for(loaded, budget, **asked)  # the last is told before the first is searched
+            search_space(loaded, budget, offer, is_first)  # the last is told before the first is searched
         tokenizer = load_tokenizer(model)
         if is_classifier(loaded):
             sequences: Any = labelled_examples(
@@ -203,22 +204,11 @@ def run(
         columns = (text_column, label_column, split)
         facts = (model, data, samples, sequence_length, *columns, seed, measure, hardware)
         kept = default_losses(output, facts) if losses is None else losses
+        judge = replace(judge, losses=kept)
         found = []
         for each in budget:
             plan, result = search_plan(
-                loaded,
-                sequences,
-                each,
-                strategy=strategy,
-                measure=measure,
-                metric=metric,
-                recipe=chosen,
-                fused=fused,
-                measurements=measurements,
-                evaluations=evaluations,
-                seed=seed,
-                losses=kept,
-                **asked,
+                loaded, sequences, each, offer=offer, search=search, judge=judge, progress=is_first
             )
             found.append(result)
             if is_first:
@@ -240,14 +230,8 @@ def _write(file: Path, found: Sequence[SearchReport], losses: Path) -> None:
 
 
 def _recipe(plan: Plan, found: SearchReport, steps: Recipe | None) -> str:
-    overrides: dict[str, Any] = {
-        name: None if scheme is None else scheme.to_dict() for name, scheme in plan.modules.items()
-    }
-    # Every module is named; the preset is for none, and says what kind of file this is.
-    recipe = replace(steps or Recipe(), preset="int8", overrides=overrides)
-    return f"# {found.summary()}\n" + yaml.safe_dump(
-        recipe.to_dict(), sort_keys=False, default_flow_style=None, width=120
-    )
+    values = replace(steps or Recipe(), plan=plan).to_dict()
+    return f"# {found.summary()}\n" + yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=120)
 
 
 def _print(found: SearchReport) -> None:

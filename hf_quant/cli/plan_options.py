@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_quant.cli.outputs import require_writable
+from hf_quant.cli.pairs import pairs_of
 from hf_quant.errors import ConfigError
 from hf_quant.planner.budget import Budget
 from hf_quant.planner.cost.latency import Pass
@@ -53,14 +54,7 @@ def pass_of(model: Any, tokens: int | None, context: int | None) -> Pass | None:
     return Pass(tokens=tokens or 1, context=512 if context is None else context, logits=1)
 
 
-def choices_of(entries: Sequence[str], option: str) -> dict[str, list[str]] | None:
+def choices_of(entries: Sequence[str] | None, option: str) -> dict[str, list[str]] | None:
     """Patterns to names of presets, of ``PATTERN=PRESET,PRESET``; None where there are none."""
-    found: dict[str, list[str]] = {}
-    for entry in entries:
-        pattern, separator, presets = entry.rpartition("=")
-        if not separator or not pattern:
-            raise ConfigError(f"{option} takes PATTERN=PRESET, such as 'lm_head=int8', not {entry!r}")
-        if pattern in found:
-            raise ConfigError(f"{option} {pattern!r} is given twice: write both choices at once, {pattern}=int8,int4")
-        found[pattern] = presets.split(",")
-    return found or None
+    pairs = pairs_of(entries, option, "PATTERN=PRESET", "lm_head=int8")
+    return {pattern: presets.split(",") for pattern, presets in pairs.items()} or None

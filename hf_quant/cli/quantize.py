@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,11 +9,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from transformers.quantizers.quantizers_utils import should_convert_module
 
 from hf_quant.calibration.data import Calibration
 from hf_quant.calibration.files import open_dataset
 from hf_quant.calibration.resume import forget
+from hf_quant.cli.pairs import pairs_of
 from hf_quant.cli.push import push
 from hf_quant.config.presets import PRESETS
 from hf_quant.config.recipe import Recipe
@@ -98,22 +97,20 @@ def run(
         raise ConfigError("nowhere to put the result: give --output DIRECTORY, --push-to-hub ID, or both")
     if output is not None:
         check_output(output, model)
-    config = _config(preset, recipe, dict(_split(entry) for entry in override or []), keep_float or [])
+    overrides = pairs_of(override, "--override", "PATTERN=PRESET", "*.down_proj=int8")
+    config = _config(preset, recipe, overrides, keep_float or [])
     sizes: dict[str, Any] = {"samples": samples, "sequence_length": sequence_length, "text_column": text_column}
     sizes = {name: value for name, value in sizes.items() if value is not None}
     if data is None:
         if sizes or resume is not None or restart:
             raise ConfigError("--samples, --sequence-length, --text-column, --resume and --restart need --data, too")
         quantized = load_model(model, config, dtype)
-        _check_kept(quantized, keep_float or [])
     else:
         sizes = {**(config.recipe.calibration if config.recipe is not None else {}), **sizes}
         config.calibration = Calibration(open_dataset(data), load_tokenizer(model), **sizes)
         if resume is None and output is not None:
             resume = output.absolute().parent / f".{output.absolute().name}.progress"
-        loaded = load_model(model, dtype=dtype)
-        _check_kept(loaded, keep_float or [])
-        quantized = quantize(loaded, config, resume=resume, restart=restart)
+        quantized = quantize(load_model(model, dtype=dtype), config, resume=resume, restart=restart)
     typer.echo(str(inspect(quantized)))
     if output is not None:
         quantized.save_pretrained(output)
@@ -127,25 +124,16 @@ def run(
     _print_errors(quantized.hf_quantizer.block_errors)
 
 
-def _check_kept(model: Any, keep_float: list[str]) -> None:
-    names = [name for name, _ in model.named_modules() if name]
-    for entry in keep_float:
-        if all(should_convert_module(name, [entry]) for name in names):
-            near = difflib.get_close_matches(entry, names, n=3, cutoff=0.3) or names[:3]
-            text = f"--keep-float {entry!r} is no module's name, nor a part of one; nearest: {', '.join(near)}"
-            raise ConfigError(text)
-
-
 def _config(preset: str | None, named: str | None, overrides: dict[str, str], keep_float: list[str]) -> HfQuantConfig:
     if (preset is None) == (named is None):
         raise ConfigError(f"give a preset ({', '.join(PRESETS)}) or --recipe with a name or a file, one of them")
     if named is None:
         return HfQuantConfig(preset, overrides=overrides, modules_to_not_convert=keep_float or None)
     recipe = Recipe.from_file(named)
-    if recipe.preset is None and recipe.scheme is None:
-        raise ConfigError(f"{named} names no preset and no scheme: add a line such as `preset: int4`")
+    # The last pattern that matches wins: those of the command line come after all of the recipe's.
+    others = {pattern: value for pattern, value in recipe.overrides.items() if pattern not in overrides}
     kept = dict.fromkeys([*recipe.modules_to_not_convert, *keep_float])
-    recipe = replace(recipe, overrides={**recipe.overrides, **overrides}, modules_to_not_convert=tuple(kept))
+    recipe = replace(recipe, overrides={**others, **overrides}, modules_to_not_convert=tuple(kept))
     return HfQuantConfig.from_recipe(recipe)
 
 
@@ -156,10 +144,3 @@ def _print_errors(errors: dict[str, float]) -> None:
     for name, error in errors.items():
         table.add_row(name, f"{error:.2e}")
     Console().print(table)
-
-
-def _split(entry: str) -> tuple[str, str]:
-    pattern, separator, preset = entry.rpartition("=")
-    if not separator or not pattern:
-        raise ConfigError(f"--override takes PATTERN=PRESET, such as '*.down_proj=int8', not {entry!r}")
-    return pattern, preset

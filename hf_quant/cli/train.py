@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_quant.cli.pairs import pairs_of
 from hf_quant.cli.push import push
 from hf_quant.cli.sections import print_section
 from hf_quant.config.recipe_files import recipe_names
 from hf_quant.config.training_recipe import TrainingRecipe
-from hf_quant.errors import ConfigError
 from hf_quant.evaluation.file_size import weight_files
 from hf_quant.reporting.training.tables import comparison
 from hf_quant.workflows.checkpoints import load_model
@@ -97,7 +97,7 @@ def run(
         "text_column": text_column,
         "pair_column": pair_column,
         "label_column": label_column,
-        "labels": dict(map(_split, label)) if label else None,
+        "labels": pairs_of(label, "--label", "DATA=MODEL", "1=positive") or None,
     }
     result = train(
         model,
@@ -129,10 +129,3 @@ def _with(recipe: TrainingRecipe, max_length: int | None, **training: Any) -> Tr
         training={**recipe.training, **given},
         max_length=recipe.max_length if max_length is None else max_length,
     )
-
-
-def _split(entry: str) -> tuple[str, str]:
-    data, separator, model = entry.partition("=")
-    if not separator or not data or not model:
-        raise ConfigError(f"--label takes DATA=MODEL, such as 1=positive, not {entry!r}")
-    return data, model

@@ -147,7 +147,7 @@ def winning_patterns(patterns: Iterable[str], names: Collection[str]) -> dict[st
     for pattern in patterns:
         matched = [pattern] if pattern in exact else _matching(pattern, names)
         if not matched:
-            raise PlanError(_unmatched(pattern, names))
+            raise PlanError(unmatched("plan pattern", pattern, names))
         for name in matched:
             if pattern in exact or name not in exact:
                 chosen[name] = pattern
@@ -207,14 +207,15 @@ def check_format_version(version: object) -> None:
         )
 
 
+def unmatched(kind: str, pattern: str, names: Iterable[str]) -> str:
+    """The message for a pattern that matches no module, with the nearest of `names`."""
+    known = list(names)
+    near = difflib.get_close_matches(pattern.removeprefix("re:"), known, n=3, cutoff=0.3) or known[:3]
+    return f"{kind} {pattern!r} matches no module; nearest: {', '.join(near)}"
+
+
 def _matching(pattern: str, names: Iterable[str]) -> list[str]:
     if pattern.startswith("re:"):
         expression = re.compile(pattern[3:])
         return [name for name in names if expression.fullmatch(name)]
     return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
-
-
-def _unmatched(pattern: str, candidates: Iterable[str]) -> str:
-    names = list(candidates)
-    near = difflib.get_close_matches(pattern.removeprefix("re:"), names, n=3, cutoff=0.3) or names[:3]
-    return f"plan pattern {pattern!r} matches no module; nearest: {', '.join(near)}"

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
-from hf_quant.config.recipe import Recipe
-from hf_quant.config.recipe_files import recipe_file
+from hf_quant.config.request import Request
 from hf_quant.errors import ConfigError
 from hf_quant.registry import unknown
-
-QUANTIZATION_KEYS = ("preset", "scheme", "overrides", "rotation", "modules_to_not_convert")
-"""What a `Recipe` has that training takes as well."""
 
 QAT_KEYS = (
     "weights",
@@ -60,11 +53,12 @@ _AT_LEAST_ONE = ("per_device_train_batch_size", "per_device_eval_batch_size", "g
 
 
 @dataclass(frozen=True)
-class TrainingRecipe:
-    """How a model is trained with quantization in the loop.
+class TrainingRecipe(Request):
+    """How a model is trained with quantization in the loop: what to quantize it to, and how it learns.
+
+    What to is a `Request`: one of preset, scheme and plan; overrides, rotation, modules_to_not_convert.
 
     Args:
-        quantization: Keys of `QUANTIZATION_KEYS`, as in `Recipe`: a preset or a scheme, and what goes with it.
         qat: Options of `QATCallback`, of `QAT_KEYS`.
         distillation: ``teacher`` (``"self"``, a directory or a repository id) and fields of `Distillation`; empty: no
             teacher.
@@ -75,15 +69,18 @@ class TrainingRecipe:
         ConfigError: Unknown keys (the nearest valid one is named), or values of the wrong type.
     """
 
-    quantization: Mapping[str, Any]
     qat: Mapping[str, Any] = field(default_factory=dict)
     distillation: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     max_length: int | None = None
 
+    kind = "training recipe"
+    trains = True
+
     def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_target()
         for key, known in (
-            ("quantization", QUANTIZATION_KEYS),
             ("qat", QAT_KEYS),
             ("distillation", DISTILLATION_KEYS),
             ("training", tuple(TRAINING_KEYS)),
@@ -96,9 +93,6 @@ class TrainingRecipe:
                 if name not in known:
                     raise ConfigError(unknown(f"{key} key", name, known))
             object.__setattr__(self, key, values)
-        if "preset" not in self.quantization and "scheme" not in self.quantization:
-            raise ConfigError("a training recipe names a preset or a scheme: add a line such as `preset: int8`")
-        Recipe.from_dict(self.quantization)
         if self.distillation and not isinstance(self.distillation.get("teacher", "self"), str):
             raise ConfigError(
                 f'teacher is "self", a directory or a repository id, not {self.distillation["teacher"]!r}'
@@ -110,42 +104,13 @@ class TrainingRecipe:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; inverse of `from_dict`."""
-        values = dict(Recipe.from_dict(self.quantization).to_dict())
+        values = super().to_dict()
         for key in ("qat", "distillation", "training"):
             if getattr(self, key):
                 values[key] = dict(getattr(self, key))
         if self.max_length is not None:
             values["max_length"] = self.max_length
         return values
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainingRecipe:
-        """From the keys of a file, where those of `quantization` stand at the top; rejects unknown keys."""
-        if not isinstance(values, Mapping):
-            raise ConfigError(f"a training recipe is written as keys and values, not as {values!r}")
-        own = [entry.name for entry in fields(cls) if entry.name != "quantization"]
-        for key in values:
-            if key not in (*QUANTIZATION_KEYS, *own):
-                raise ConfigError(unknown("key of a training recipe", key, (*QUANTIZATION_KEYS, *own)))
-        quantization = {key: value for key, value in values.items() if key in QUANTIZATION_KEYS}
-        return cls(quantization, **{key: value for key, value in values.items() if key in own})
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> TrainingRecipe:
-        """From a YAML file, or one that comes with the package by its name (`recipe_files.recipe_names`).
-
-        Raises:
-            ConfigError: The file cannot be read, is no YAML, or no recipe; the message names the file.
-        """
-        path = recipe_file(path, training=True)
-        try:
-            values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path} cannot be read as a training recipe: {error}") from error
-        try:
-            return cls.from_dict(values)
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from error
 
 
 def _check(name: str, value: Any) -> None:

@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from hf_quant.calibration.data import Calibration
-from hf_quant.config.overrides import Override, checked_overrides, resolved_overrides, written_overrides
-from hf_quant.config.plan import FORMAT_VERSION, Candidate, Plan, check_format_version, preset_plan
-from hf_quant.config.presets import PRESETS, get_preset, rotated
+from hf_quant.config.overrides import Override
+from hf_quant.config.plan import FORMAT_VERSION, Candidate, Plan, check_format_version
 from hf_quant.config.recipe import Recipe
-from hf_quant.config.scheme import Scheme, TensorScheme
+from hf_quant.config.request import Request
+from hf_quant.config.scheme import Scheme
 from hf_quant.errors import ConfigError
 from hf_quant.registry import unknown
 
 QUANT_METHOD = "hf_quant"
-
-_KEYS = (
-    "preset",
-    "scheme",
-    "plan",
-    "overrides",
-    "rotation",
-    "recipe",
-    "calibration",
-    "modules_to_not_convert",
-    "kept_float",
-    "calibration_fingerprint",
-    "qat",
-    "format_version",
-)
 
 
 class HfQuantConfig(QuantizationConfigMixin):
@@ -60,8 +44,8 @@ class HfQuantConfig(QuantizationConfigMixin):
         recipe: Algorithms for the weights and static inputs (`Recipe`); without one, weights are rounded to nearest.
             What else it says counts as if it were said here. `from_recipe` takes one from a file.
         calibration: Data for what needs any. It is not written to ``config.json``; its fingerprint is.
-        modules_to_not_convert: Names, prefixes or name parts of modules to keep float, as in every Transformers
-            quantizer. A module tied to one of them stays float with it.
+        modules_to_not_convert: Names, starts or ends of names, or regular expressions, of modules to keep float, as in
+            every Transformers quantizer, and all that is in them. A module tied to one of them stays float with it.
         kept_float: Module name to the reason why it stayed float; written when a model is quantized.
         calibration_fingerprint: Of the data that a model was quantized with; written likewise.
         qat: Give a model that trains with quantization in the loop, in place of a quantized one. A checkpoint that is
@@ -97,11 +81,8 @@ class HfQuantConfig(QuantizationConfigMixin):
         if quant_method != QUANT_METHOD:
             raise ConfigError(f"HfQuantConfig reads quant_method {QUANT_METHOD!r}, not {quant_method!r}")
         for key in unknown_keys:
-            raise ConfigError(unknown("HfQuantConfig key", key, _KEYS))
-        if preset is not None:
-            if not isinstance(preset, str):
-                raise ConfigError(f"preset is a name ({', '.join(PRESETS)}), not {preset!r}")
-            get_preset(preset)
+            known = [name for name in signature(HfQuantConfig).parameters if name != "unknown_keys"]
+            raise ConfigError(unknown("HfQuantConfig key", key, known))
         self.recipe = Recipe.from_dict(recipe) if isinstance(recipe, Mapping) else recipe
         self.calibration = calibration
         self.calibration_fingerprint = calibration_fingerprint
@@ -112,34 +93,30 @@ class HfQuantConfig(QuantizationConfigMixin):
         self.qat = qat
         self.quant_method = QUANT_METHOD
         self.format_version = format_version
-        self.preset = preset
-        self.scheme = Scheme.from_dict(scheme) if isinstance(scheme, Mapping) else scheme
-        self.plan = Plan.from_dict(plan) if isinstance(plan, Mapping) else plan
-        self.overrides = checked_overrides(overrides)
-        self.modules_to_not_convert = _names(modules_to_not_convert)
-        self.rotation = rotation
-        if self.recipe is not None and kept_float is None:
-            self._adopt(self.recipe)
         if not isinstance(kept_float, Mapping | None):
             raise ConfigError(f"kept_float takes a dict, not {kept_float!r}")
+        Request(preset)  # checks the name
+        # A model's own config has the plan that was carried out, and the preset for people.
+        is_written = kept_float is not None and plan is not None
+        asked: dict[str, Any] = {"preset": None if is_written else preset, "scheme": scheme, "plan": plan}
+        asked |= {"overrides": overrides, "rotation": rotation, "modules_to_not_convert": modules_to_not_convert}
+        request = Request(**asked)
+        if self.recipe is not None and kept_float is None:
+            request = request.joined(self.recipe)
+        if request.asked() or self.recipe is not None or not self.qat:
+            request.require_target()
+        self.preset = preset if is_written else request.preset
+        self.scheme, self.plan = request.scheme, request.plan
+        self.overrides, self.rotation = dict(request.overrides), request.rotation
+        self.modules_to_not_convert = list(request.modules_to_not_convert) or None
         self.kept_float = {str(name): str(reason) for name, reason in (kept_float or {}).items()}
-        if not isinstance(self.scheme, Scheme | None) or not isinstance(self.plan, Plan | None):
-            raise ConfigError("scheme takes a Scheme and plan a Plan, or the dicts that their to_dict() writes")
-        given = [name for name in ("preset", "scheme", "plan") if getattr(self, name) is not None]
-        is_written = given == ["preset", "plan"] and kept_float is not None
-        says_more = self.overrides or self.recipe or self.modules_to_not_convert or rotation is not None
-        goes_on = self.qat and not given and not says_more
-        if len(given) != 1 and not is_written and not goes_on:
-            raise ConfigError(
-                f"give exactly one of preset, scheme and plan; got {', '.join(given) or 'none'}. "
-                f"Presets: {', '.join(PRESETS)}"
-            )
-        if self.rotation is not None and (isinstance(self.rotation, bool) or self.rotation != 0):
-            TensorScheme(rotation=self.rotation)  # checks the value
-        if self.plan is not None and (self.overrides or self.rotation is not None):
-            raise ConfigError(
-                "overrides and rotation apply to a preset or a scheme; write the exceptions into the plan itself"
-            )
+
+    @property
+    def request(self) -> Request:
+        """What is asked for; of a model's own config, the plan that was carried out."""
+        preset = self.preset if self.plan is None else None
+        names = tuple(self.modules_to_not_convert or ())
+        return Request(preset, self.scheme, self.plan, self.overrides, self.rotation, names)
 
     @classmethod
     def from_recipe(
@@ -154,23 +131,6 @@ class HfQuantConfig(QuantizationConfigMixin):
             recipe=Recipe.from_file(recipe) if isinstance(recipe, str | Path) else recipe, calibration=calibration
         )
 
-    def _adopt(self, recipe: Recipe) -> None:
-        # Said once, here or there, or twice alike: whatever lost would be ignored in silence.
-        said = {
-            "preset": recipe.preset,
-            "scheme": recipe.scheme,
-            "overrides": checked_overrides(recipe.overrides),
-            "rotation": recipe.rotation,
-            "modules_to_not_convert": list(recipe.modules_to_not_convert),
-        }
-        for key, value in said.items():
-            own = getattr(self, key)
-            if value in (None, {}, []):
-                continue
-            if own not in (None, {}, []) and own != value:
-                raise ConfigError(f"the recipe says {key} {value!r}, the config {own!r}: leave one of them out")
-            setattr(self, key, value)
-
     def requested_plan(self, candidates: Mapping[str, Candidate]) -> Plan:
         """The plan for a model with these modules, before ties and skips are looked at.
 
@@ -178,36 +138,13 @@ class HfQuantConfig(QuantizationConfigMixin):
             ConfigError: ``qat=True`` was all that was said.
             PlanError: A pattern matches nothing, or a group size does not divide a width.
         """
-        if self.plan is not None:
-            return self.plan.resolve(candidates)
-        if self.preset is not None:
-            base = preset_plan(self.preset, candidates)
-        elif self.scheme is None:
+        request = self.request
+        if self.qat and not request.targets():
             raise ConfigError(
                 "qat=True alone is for checkpoints that are quantized, and this model is float: say to what as well, "
                 'such as HfQuantConfig("int4", qat=True)'
             )
-        else:
-            base = Plan({name: self._scheme_for(entry) for name, entry in candidates.items()}).resolve(candidates)
-        modules = {**base.modules, **resolved_overrides(self.overrides, candidates)} if self.overrides else base.modules
-        if self.rotation is None:
-            return Plan(modules)
-        return Plan(
-            {
-                name: None if scheme is None else rotated(scheme, self.rotation, candidates[name].width)
-                for name, scheme in modules.items()
-            }
-        )
-
-    def _scheme_for(self, candidate: Candidate) -> Scheme:
-        # Embeddings and heads as in the preset that quantizes inputs like the scheme of the linears does.
-        assert self.scheme is not None
-        if candidate.kind == "linear":
-            return self.scheme
-        input = self.scheme.input
-        if input is None or input.granularity == "group":
-            return PRESETS["w8a16" if input is None else "int8"].scheme_for(candidate.kind, candidate.width)
-        return replace(PRESETS["int8"].scheme_for(candidate.kind, candidate.width), input=input)
+        return request.requested_plan(candidates)
 
     def resolved(
         self, plan: Plan, kept_float: Mapping[str, str], calibration_fingerprint: str | None = None
@@ -227,26 +164,21 @@ class HfQuantConfig(QuantizationConfigMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; ``HfQuantConfig(**config.to_dict())`` is equal."""
-        values: dict[str, Any] = {"quant_method": self.quant_method, "format_version": self.format_version}
+        values: dict[str, Any] = {
+            "quant_method": self.quant_method,
+            "format_version": self.format_version,
+            **self.request.to_dict(),
+        }
         if self.preset is not None:
             values["preset"] = self.preset
-        if self.scheme is not None:
-            values["scheme"] = self.scheme.to_dict()
         if self.plan is not None:
-            values["plan"] = self.plan.to_dict()
             values["kept_float"] = dict(self.kept_float)
-        if self.rotation is not None:
-            values["rotation"] = self.rotation
         if self.recipe is not None:
             values["recipe"] = self.recipe.to_dict()
         if self.calibration_fingerprint is not None:
             values["calibration_fingerprint"] = self.calibration_fingerprint
-        if self.overrides:
-            values["overrides"] = written_overrides(self.overrides)
         if self.qat:
             values["qat"] = True
-        if self.modules_to_not_convert:
-            values["modules_to_not_convert"] = list(self.modules_to_not_convert)
         return copy.deepcopy(values)
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
@@ -257,20 +189,3 @@ class HfQuantConfig(QuantizationConfigMixin):
         return isinstance(other, HfQuantConfig) and self.to_dict() == other.to_dict()
 
     __hash__ = None  # type: ignore[assignment]
-
-
-def _names(value: Sequence[str] | None) -> list[str] | None:
-    if value is None:
-        return None
-    if isinstance(value, str) or not isinstance(value, Collection) or not all(isinstance(name, str) for name in value):
-        raise ConfigError(f"modules_to_not_convert takes a list of module names, not {value!r}")
-    for name in value:
-        try:
-            re.compile(name)
-        except re.error as error:
-            # Transformers matches them so; its own error would come in the middle of loading.
-            raise ConfigError(
-                f"modules_to_not_convert takes names and regular expressions, and {name!r} is neither: {error}; "
-                f'for every module with that in its name write ".*{re.escape(name.strip("*"))}.*"'
-            ) from error
-    return list(value)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass
 
 from torch import nn
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from hf_quant.config.plan import Candidate, Plan
+from hf_quant.config.plan import Candidate, Plan, unmatched
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import PlanError
 from hf_quant.integration.config import HfQuantConfig
@@ -39,14 +39,16 @@ def resolve(model: nn.Module, config: HfQuantConfig, in_checkpoint: Container[st
         in_checkpoint: Names of the parameters that the checkpoint holds; None when the model holds its weights.
 
     Raises:
-        PlanError: A pattern matches nothing, a group size does not fit, or tied modules get different weights.
+        PlanError: A pattern, or an entry of modules_to_not_convert, matches nothing; a group size does not fit; or
+            tied modules get different weights.
     """
     found = candidates(model)
+    left_out = _left_out(model, config.modules_to_not_convert or ())
     ties = tied_modules(model)
     requested = config.requested_plan(found).modules
     reasons: dict[str, str] = {}
     for name in found:
-        reason = _reason_for_float(name, model, config, requested, ties, in_checkpoint)
+        reason = _reason_for_float(name, model, left_out, requested, ties, in_checkpoint)
         if reason is not None:
             reasons[name] = reason
     _keep_tied_together(ties, found, reasons)
@@ -72,10 +74,26 @@ def unsupported_modules(model: nn.Module, found: dict[str, Candidate]) -> dict[s
     return reasons
 
 
+def _left_out(model: nn.Module, entries: Collection[str]) -> set[str]:
+    """Names of the modules that entries match as Transformers matches them, and of all modules inside of these."""
+    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    left_out: set[str] = set()
+    for entry in entries:
+        matched = {name for name in names if not should_convert_module(name, [entry])}
+        if not matched:
+            ends = {".".join(name.split(".")[-1 - entry.count(".") :]): None for name in names}
+            raise PlanError(unmatched("entry of modules_to_not_convert (--keep-float)", entry, [*ends, *names]))
+        left_out |= matched
+    for name in names:  # parents come first: "vision_tower" matches model.vision_tower, and means what is in it
+        if name.rpartition(".")[0] in left_out:
+            left_out.add(name)
+    return left_out
+
+
 def _reason_for_float(
     name: str,
     model: nn.Module,
-    config: HfQuantConfig,
+    left_out: Container[str],
     requested: Mapping[str, Scheme | None],
     ties: dict[str, str],
     in_checkpoint: Container[str] | None,
@@ -87,7 +105,7 @@ def _reason_for_float(
     weight = model.get_submodule(name).weight
     if isinstance(weight, nn.Parameter) and weight.numel() == 0:
         return "it has no weights"
-    if config.modules_to_not_convert and not should_convert_module(name, config.modules_to_not_convert):
+    if name in left_out:
         return "listed in modules_to_not_convert"
     keep = getattr(model, "_keep_in_fp32_modules", None)
     if keep and not should_convert_module(name, list(keep)):

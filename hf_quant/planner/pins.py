@@ -53,7 +53,7 @@ def pinned(problem: Problem, pins: Pins | None = None, forbidden: Pins | None = 
     names = [module for unit in problem.units for module in unit.modules]
     rules: dict[str, list[_Rule]] = {name: [] for name in names}
     for given, forbids in ((pins or {}, False), (forbidden or {}, True)):
-        table = {pattern: _Rule(pattern, _choices(pattern, value), forbids) for pattern, value in given.items()}
+        table = {pattern: _Rule(pattern, choices(pattern, value), forbids) for pattern, value in given.items()}
         for name, pattern in winning_patterns(table, names).items():
             rules[name].append(table[pattern])
     return replace(problem, units=tuple(_pinned(unit, rules) for unit in problem.units))
@@ -89,7 +89,13 @@ def _contradiction(unit: Unit, applied: Sequence[tuple[str, _Rule]], module: str
     return f"pins contradict each other: {words} against {rule} ({module}){shared}. Keep one of them"
 
 
-def _choices(pattern: str, value: Choice | Sequence[Choice]) -> tuple[Choice, ...]:
+def choices(pattern: str, value: Choice | Sequence[Choice]) -> tuple[Choice, ...]:
+    """What one pattern of `Pins` lists.
+
+    Raises:
+        ConfigError: It lists nothing, or what is no choice.
+        UnknownName: There is no such preset.
+    """
     listed = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
     if not listed:
         raise ConfigError(f"the pin {pattern!r} lists no schemes; leave it out, or name one")

@@ -122,7 +122,7 @@ def test_wrong_arguments_are_refused_with_the_fix(checkpoint, recipe, texts, tmp
         ((*output,), "or --recipe with a name or a file, one of them"),
         (("int4", "--recipe", recipe, *output), "or --recipe with a name or a file, one of them"),
         (("--recipe", tmp_path / "nothing.yaml", *output), r"nothing\.yaml cannot be read"),
-        (("--recipe", empty, *output), "names no preset and no scheme"),
+        (("--recipe", empty, *output), "exactly one of preset, scheme and plan; got none"),
         (("--recipe", recipe, *output), "--data on the command line"),
         (("int4", "--samples", 4, *output), "need --data, too"),
         (("int4", "--restart", *output), "need --data, too"),

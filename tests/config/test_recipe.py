@@ -36,7 +36,7 @@ def test_a_scheme_may_take_the_place_of_a_preset():
     recipe = Recipe.from_dict({"scheme": W3.to_dict(), "solver": "gptq"})
     assert recipe.scheme == W3 and recipe.solver == ("gptq", {})
     assert Recipe.from_dict(recipe.to_dict()) == recipe
-    with pytest.raises(ConfigError, match="a preset or a scheme, not both"):
+    with pytest.raises(ConfigError, match="exactly one of preset, scheme and plan; got preset, scheme"):
         Recipe(preset="int4", scheme=W3)
 
 
@@ -47,9 +47,12 @@ def test_a_scheme_may_take_the_place_of_a_preset():
         ({"preset": "int44"}, "no preset 'int44'; did you mean 'int4'?"),
         ({"preset": "int4", "calibration": {"sample": 3}}, "did you mean 'samples'?"),
         ({"preset": "int4", "calibration": 3}, "calibration of a recipe is written as keys and values"),
-        ({"preset": "int4", "overrides": ["x"]}, "overrides of a recipe is written as keys and values"),
+        ({"preset": "int4", "overrides": ["x"]}, "overrides takes a dict"),
         ({"preset": "int4", "transforms": "awq"}, "transforms of a recipe is a list"),
-        ({"preset": "int4", "modules_to_not_convert": "lm_head"}, "modules_to_not_convert of a recipe is a list"),
+        (
+            {"preset": "int4", "modules_to_not_convert": "lm_head"},
+            "modules_to_not_convert takes a list of module names",
+        ),
         ({"preset": "int4", "solver": {"gptq": {}, "mse": {}}}, "solver of a recipe takes a name"),
         ({"preset": "int4", "solver": {"gptq": "fast"}}, "solver of a recipe takes a name"),
         ({"preset": "int4", "observer": 3}, "observer of a recipe takes a name"),
@@ -115,6 +118,23 @@ def test_a_config_adopts_what_its_recipe_says():
     assert config.overrides == WHOLE["overrides"] and config.modules_to_not_convert == ["lm_head"]
     assert HfQuantConfig(**config.to_dict()) == config
     assert HfQuantConfig(recipe={"scheme": W3.to_dict(), "solver": "gptq"}).scheme == W3
+
+
+def test_a_recipe_may_be_of_a_plan(tmp_path):
+    plan = Plan({"*.down_proj": W3, "lm_head": None})
+    recipe = Recipe(plan=plan, solver="gptq", modules_to_not_convert=["model.layers.0"])
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    (tmp_path / "recipe.yaml").write_text(
+        "plan:\n  format_version: 1\n  schemes: {few: {weight: {bits: 3, symmetric: false, granularity: group}}}\n"
+        "  modules: {'*.down_proj': few, lm_head: float}\nsolver: gptq\nmodules_to_not_convert: [model.layers.0]\n"
+    )
+    assert Recipe.from_file(tmp_path / "recipe.yaml") == recipe
+    config = HfQuantConfig.from_recipe(recipe)
+    assert config.plan == plan and HfQuantConfig(**config.to_dict()) == config
+    with pytest.raises(ConfigError, match="got preset, plan"):
+        HfQuantConfig("int4", recipe=recipe)
+    with pytest.raises(ConfigError, match="the recipe says plan"):
+        HfQuantConfig(plan=Plan({"*": W3}), recipe=recipe)
 
 
 def test_a_recipe_may_leave_preset_and_scheme_to_the_config():

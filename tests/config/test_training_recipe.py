@@ -41,10 +41,10 @@ def test_a_file_is_read(tmp_path):
         ({"training": {"bf16": 1}}, "wrong type"),
         ({"training": [1]}, "keys and values"),
         ({"preset": "int5"}, "int4"),
-        ({"scheme": {"weight": {"bits": 4}}}, "not both"),
+        ({"scheme": {"weight": {"bits": 4}}}, "exactly one of preset, scheme and plan"),
         ({"max_length": 0}, "max_length"),
         ({"distillation": {"teacher": 3}}, "teacher"),
-        ({"solver": "gptq"}, "key of a training recipe"),
+        ({"solver": "gptq"}, "training recipe key"),
     ],
 )
 def test_what_is_wrong_is_named(changes, says):

@@ -1,5 +1,7 @@
 """What the user asks to keep float, or to quantize otherwise."""
 
+import re
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -141,3 +143,55 @@ def test_a_group_size_that_does_not_divide_a_width_is_refused(load):
 def test_a_config_that_contradicts_itself_is_refused(arguments, error_class):
     with pytest.raises(error_class):
         HfQuantConfig(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("entry", "nearest"),
+    [("gate_prj", "gate_proj"), ("model.layers.9", "model.layers"), ("lm_head.weight", "lm_head"), (".*vision.*", "")],
+)
+def test_an_entry_of_modules_to_not_convert_that_matches_nothing_is_refused(entry, nearest, checkpoints):
+    config = HfQuantConfig("int8", modules_to_not_convert=["lm_head", entry])
+    with pytest.raises(PlanError, match=f"'{re.escape(entry)}' matches no module; nearest: .*{nearest}"):
+        AutoModelForCausalLM.from_pretrained(checkpoints["llama"], quantization_config=config)
+    model = tiny_model("llama")
+    before = outputs(model)
+    with pytest.raises(PlanError, match="matches no module; nearest"):
+        hf_quant.quantize(model, config, progress=False)
+    assert torch.equal(outputs(model), before)
+
+
+@pytest.mark.parametrize("entry", ["model.norm", "input_layernorm", "model.layers.1.mlp.act_fn", "model.rotary_emb"])
+def test_modules_that_are_float_anyway_may_be_listed(entry):
+    model, expected = tiny_model("llama"), tiny_model("llama")
+    hf_quant.quantize(model, HfQuantConfig("int8", modules_to_not_convert=[entry]), progress=False)
+    hf_quant.quantize(expected, HfQuantConfig("int8"), progress=False)
+    assert quantized(model) == quantized(expected)
+
+
+@pytest.mark.parametrize(
+    ("entry", "part"),
+    [
+        ("model.layers.1", "model.layers.1."),  # from the start
+        ("layers.1", "model.layers.1."),  # the end of a block's name: what is in it
+        ("mlp", ".mlp."),
+        ("up_proj", ".up_proj"),
+        (r"model\.layers\.\d+\.self_attn", ".self_attn."),
+    ],
+)
+def test_all_that_a_listed_module_holds_stays_float(entry, part):
+    model, whole = tiny_model("llama"), tiny_model("llama")
+    hf_quant.quantize(model, HfQuantConfig("int8", modules_to_not_convert=[entry]), progress=False)
+    hf_quant.quantize(whole, HfQuantConfig("int8"), progress=False)
+    left_out = {name for name in quantized(whole) if part in name}
+    assert left_out and quantized(model) == quantized(whole) - left_out
+    reasons = model.config.quantization_config.kept_float
+    assert {reasons[name] for name in left_out} == {"listed in modules_to_not_convert"}
+
+
+def test_a_model_without_its_base_prefix_takes_names_as_they_are_in_it():
+    model = tiny_model("llama").model
+    hf_quant.quantize(model, HfQuantConfig("int8", modules_to_not_convert=["layers.0"]), progress=False)
+    assert quantized(model) and not any(name.startswith("layers.0.") for name in quantized(model))
+    config = HfQuantConfig("int8", modules_to_not_convert=["model.layers.0"])
+    with pytest.raises(PlanError, match=r"'model\.layers\.0' matches no module; nearest: .*layers\.0"):
+        hf_quant.quantize(tiny_model("llama").model, config, progress=False)

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 import hf_quant
-from hf_quant import Calibration, HfQuantConfig, Recipe, SearchReport
+from hf_quant import Calibration, HfQuantConfig, Judge, Offer, Recipe, Search, SearchReport
 from hf_quant.cli.main import app
 from hf_quant.errors import (
     CalibrationError,
@@ -30,7 +30,7 @@ from hf_quant.planner.offered import SCHEMES
 from hf_quant.planner.quality import mean_loss
 from hf_quant.planner.sensitivity import MEASURES
 from hf_quant.workflows.checkpoints import load_model
-from hf_quant.workflows.plan import offer_for
+from hf_quant.workflows.plan import search_space
 from tests.evaluation.tiny import task_model, task_rows, tiny_tokenizer
 from tests.integration.calibration_data import calibration
 from tests.integration.test_distributed_runs import in_all_ranks
@@ -63,6 +63,24 @@ def test_a_plan_loses_less_than_the_same_bits_for_all():
     uniform = planned("4.5bpw", strategy="uniform", measurements=1)[1]
     assert searched.bytes <= uniform.bytes * 1.02
     assert searched.predicted_loss < uniform.predicted_loss
+
+
+def test_objects_dicts_and_keywords_ask_for_the_same_search():
+    keywords = {
+        "pins": {"*.down_proj": "int8"},
+        "strategy": "evolutionary",
+        "seed": 3,
+        "evaluations": 4,
+        "metric": "loss",
+    }
+    expected = planned(measurements=1, **keywords)
+    offer, search = Offer(pins=keywords["pins"]), Search("evolutionary", evaluations=4, seed=3)
+    for options in (
+        {"offer": offer, "search": search, "judge": Judge(measurements=1)},
+        {"offer": {"pins": keywords["pins"]}, "search": search, "seed": 3, "judge": {"measurements": 1}},
+    ):
+        found = hf_quant.search_plan(tiny_model("llama-gqa"), calibration(), "4.5bpw", progress=False, **options)
+        assert found == expected
 
 
 def test_the_model_is_left_as_it_was():
@@ -105,8 +123,8 @@ def test_pins_hold():
     ],
 )
 def test_hardware_is_offered_what_it_has(hardware, offered):
-    offer = offer_for(tiny_model("llama-gqa"), ["90%"], hardware=hardware)
-    assert {str(scheme).split()[0] for scheme in offer.schemes} == offered
+    space = search_space(tiny_model("llama-gqa"), ["90%"], Offer(hardware=hardware))
+    assert {str(scheme).split()[0] for scheme in space.schemes} == offered
     plan, _ = planned("60%", hardware=hardware, measurements=0)
     linears = [scheme for name, scheme in plan.modules.items() if scheme is not None and "embed" not in name]
     assert {str(scheme).split()[0] for scheme in linears} <= offered
@@ -119,7 +137,7 @@ def test_integers_are_not_offered_to_widths_that_do_not_suit_the_hardware():
     offers = {
         hardware: {
             name: {str(option.scheme).split()[0] for option in unit.options}
-            for unit in offer_for(model, ["90%"], hardware=hardware).problem().units
+            for unit in search_space(model, ["90%"], Offer(hardware=hardware)).problem().units
             for name in unit.modules
         }
         for hardware in ("apple-m1", "raspberry-pi-4")
@@ -131,7 +149,8 @@ def test_integers_are_not_offered_to_widths_that_do_not_suit_the_hardware():
 
 def test_schemes_that_are_given_are_kept_where_the_hardware_has_such():
     given = (SCHEMES["8 bits"], SCHEMES["3 bits"], SCHEMES["16 bits"])
-    assert list(offer_for(tiny_model("llama"), ["90%"], hardware="nvidia-sm75", schemes=given).schemes) == [given[0]]
+    space = search_space(tiny_model("llama"), ["90%"], Offer(given, "nvidia-sm75"))
+    assert list(space.schemes) == [given[0]]
     with pytest.raises(ConfigError, match="such as"):
         planned("60%", hardware="apple-m1", schemes=(SCHEMES["4 bits"],))
 
@@ -173,6 +192,9 @@ def test_pins_that_leave_everything_float_have_no_alternatives():
         ("4.5bpw", {"metric": "acuracy"}, UnknownName),
         ("4.5bpw", {"recipe": Recipe(solver="gpqt")}, ConfigError),
         ("4.5bpw", {"schemes": ()}, ConfigError),
+        ("4.5bpw", {"seed": 1}, ConfigError),
+        ("4.5bpw", {"search": Search("rl"), "strategy": "ilp"}, ConfigError),
+        ("4.5bpw", {"stratgy": "ilp"}, ConfigError),
         ("4.5bpw", {"pins": {"*.no_such": "int8"}}, PlanError),
     ],
 )
@@ -388,6 +410,9 @@ def test_a_report_of_another_kind_is_refused_before_any_work(place, tmp_path):
         (("-b", "30%", "-b", "30 %"), ConfigError),
         (("-b", "30%", "-b", "much"), ConfigError),
         (("-b", "30%", "--measure", "fischer"), UnknownName),
+        (("-b", "30%", "--evaluations", 9), ConfigError),
+        (("-b", "30%", "--pin", "lm_head=int9"), UnknownName),
+        (("-b", "30%", "--hardware", "raspberry-pi-50"), UnknownName),
     ],
 )
 def test_wrong_arguments_are_told_before_the_model_is_loaded(options, error, place, tmp_path):
@@ -429,7 +454,7 @@ def test_a_model_that_reads_is_timed_as_in_python(place, tmp_path):
     found = []
     for call in (
         lambda: run(*arguments, "-b", "0.001ms", "--kernels", tmp_path / "kernels.json"),
-        lambda: offer_for(load_model(str(place / "bert")), ["0.001ms"], kernels=TABLE),
+        lambda: search_space(load_model(str(place / "bert")), ["0.001ms"], Offer(kernels=TABLE)),
     ):
         with pytest.raises(InfeasibleBudget) as caught:
             call()
@@ -468,8 +493,8 @@ def test_pins_may_list_choices_and_are_given_once(place, tmp_path):
     with pytest.raises(ConfigError, match="given twice"):
         run(*arguments, "--pin", "lm_head=int8", "--pin", "lm_head=int4")
     run(*arguments, "--pin", "*.down_proj=int8,float", "--forbid", "*.q_proj=int8,bf16")
-    chosen = yaml.safe_load((tmp_path / "plan.yaml").read_text())["overrides"]
-    bits = {name: scheme and scheme["weight"].get("bits", 8) for name, scheme in chosen.items()}
+    chosen = Recipe.from_file(tmp_path / "plan.yaml").plan.modules
+    bits = {name: scheme and scheme.weight.bits for name, scheme in chosen.items()}
     assert {bit for name, bit in bits.items() if name.endswith("down_proj")} <= {8, None}
     assert not {bit for name, bit in bits.items() if name.endswith("q_proj")} & {8, 16}
 

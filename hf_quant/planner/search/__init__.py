@@ -14,3 +14,6 @@ STRATEGIES = Registry(
         "proportional": "hf_quant.planner.search.proportional:proportional",
     },
 )
+
+OPTIONS = {name: {"evaluations": 30, "seed": 0} for name in ("evolutionary", "rl", "random")}
+"""Options, with their defaults, of the strategies that measure plans themselves; others have none."""

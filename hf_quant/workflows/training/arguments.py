@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_quant.config.recipe import Recipe
 from hf_quant.config.training_recipe import TrainingRecipe
 from hf_quant.errors import ConfigError
 from hf_quant.integration.config import HfQuantConfig
@@ -24,14 +23,7 @@ _PARTS = {"eval_steps": 5, "save_steps": 5, "logging_steps": 50}
 
 def quantization_of(recipe: TrainingRecipe) -> HfQuantConfig:
     """What it quantizes to."""
-    chosen = Recipe.from_dict(recipe.quantization)
-    return HfQuantConfig(
-        chosen.preset,
-        scheme=chosen.scheme,
-        overrides=chosen.overrides or None,
-        rotation=chosen.rotation,
-        modules_to_not_convert=list(chosen.modules_to_not_convert) or None,
-    )
+    return HfQuantConfig(**recipe.asked())
 
 
 def callback_of(recipe: TrainingRecipe, teacher: Any = None) -> QATCallback:

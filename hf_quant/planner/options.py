@@ -1,0 +1,196 @@
+"""Options of `hf_quant.search_plan`, by what they are about: what is offered, how it is searched, how it is judged.
+
+This file alone knows their defaults; the command line and the keywords of `search_plan` read them here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from hf_quant.config.recipe import Recipe
+from hf_quant.config.scheme import Scheme
+from hf_quant.errors import ConfigError
+from hf_quant.planner.cost.latency import Pass
+from hf_quant.planner.cost.table import KernelTable
+from hf_quant.planner.offered import offered
+from hf_quant.planner.pins import Pins, choices
+from hf_quant.planner.quality import QUALITIES
+from hf_quant.planner.search import OPTIONS, STRATEGIES
+from hf_quant.planner.sensitivity import MEASURES
+from hf_quant.registry import unknown
+
+_Group = TypeVar("_Group", "Offer", "Search", "Judge")
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What schemes modules are offered, and what these cost.
+
+    Args:
+        schemes: What modules are offered, beside staying float; None for `planner.offered.SCHEMES`.
+        hardware: Offer the preset of this profile that is fastest there, for each number of bits; of `schemes` that are
+            given, those of which the profile has such; and no module what its width or groups do not suit there.
+        kernels: Times of kernels on the machine in question, or their file, of ``hf-quant hardware --measure``. Without
+            them a budget of milliseconds is one of this machine, whose kernels are measured if they were not yet.
+        step: The pass that milliseconds are of; None for one token after 512, or for 128 of models that only read.
+        fused: Whether linears of one input, such as query, key and value, share one scheme, as they have to where a
+            runtime computes them together.
+        pins: What modules may have: ``{"lm_head": "int8", "*.down_proj": ["int8", "float"]}``.
+        forbidden: What they may not have, in the same form.
+        dtype: In which whatever stays float will be saved, as bytes count; None: that of the model.
+
+    Raises:
+        ConfigError: No scheme is offered, or a value is of the wrong type.
+        UnknownName: There is no such hardware, or no such preset.
+    """
+
+    schemes: Sequence[Scheme] | None = None
+    hardware: str | None = None
+    kernels: KernelTable | str | Path | None = None
+    step: Pass | None = None
+    fused: bool = False
+    pins: Pins | None = None
+    forbidden: Pins | None = None
+    dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        if self.schemes is not None:
+            object.__setattr__(self, "schemes", tuple(self.schemes))
+        for scheme in offered(self.schemes, self.hardware):
+            _check("schemes", scheme, Scheme)
+        _check("kernels", self.kernels, KernelTable | str | Path | None)
+        _check("step", self.step, Pass | None)
+        _check("fused", self.fused, bool)
+        _check("dtype", self.dtype, torch.dtype | None)
+        for name in ("pins", "forbidden"):
+            _check(name, getattr(self, name), Mapping | None)
+            for pattern, value in (getattr(self, name) or {}).items():
+                choices(pattern, value)
+
+
+@dataclass(frozen=True)
+class Search:
+    """How plans are looked for.
+
+    Args:
+        strategy: A name of `planner.search.STRATEGIES`.
+        evaluations: Most plans that a strategy which measures plans, such as ``evolutionary``, may measure; others have
+            no such option. None: what `planner.search.OPTIONS` says.
+        seed: Of what such a strategy draws, likewise.
+
+    Raises:
+        ConfigError: The strategy has no such option, or it is no whole number.
+        UnknownName: There is no such strategy.
+    """
+
+    strategy: str = "ilp"
+    evaluations: int | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        STRATEGIES[self.strategy]
+        for name, least in (("evaluations", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is None:
+                object.__setattr__(self, name, OPTIONS.get(self.strategy, {}).get(name))
+            elif self.strategy not in OPTIONS:
+                raise ConfigError(
+                    f"{self.strategy} has no option {name}, which is one of {', '.join(OPTIONS)}: leave it out"
+                )
+            else:
+                _check_count(name, value, least)
+
+    @property
+    def options(self) -> dict[str, int]:
+        """What goes to the strategy; empty for those that go by predictions alone."""
+        return {name: getattr(self, name) for name in OPTIONS.get(self.strategy, {})}
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How plans are judged: what they are predicted and measured to lose, and carried out by what.
+
+    Args:
+        measure: Of sensitivity, a name of `planner.sensitivity.MEASURES`.
+        losses: File to keep the sensitivities in, and to take them from: several budgets need one analysis only. One
+            that was interrupted goes on from what it left beside the file.
+        metric: What plans that are measured are judged by, a name of `planner.quality.QUALITIES`. With ``"accuracy"``,
+            ``"drop<=1%"`` is one point of it: the search begins with what is predicted to raise the loss by so much,
+            and measuring finds out what that does to the accuracy.
+        measurements: Most plans to measure after the search; 0 leaves it at the prediction.
+        recipe: The plan is to be carried out by these transforms and this solver, and so it is when it is measured,
+            calibrated on what the analysis sees. Sensitivities are of rounding to nearest: those of linears are scaled
+            by the part of the loss that the recipe leaves there, which is measured first. The recipe's own schemes
+            and data do not count.
+
+    Raises:
+        ConfigError: A value is of the wrong type.
+        UnknownName: There is no such measure or metric.
+    """
+
+    measure: str = "fisher"
+    losses: str | Path | None = None
+    metric: str = "loss"
+    measurements: int = 5
+    recipe: Recipe | None = None
+
+    def __post_init__(self) -> None:
+        MEASURES[self.measure], QUALITIES[self.metric]
+        _check("losses", self.losses, str | Path | None)
+        _check_count("measurements", self.measurements, 0)
+        _check("recipe", self.recipe, Recipe | None)
+
+
+def option_groups(
+    offer: Offer | Mapping[str, Any] | None,
+    search: Search | Mapping[str, Any] | None,
+    judge: Judge | Mapping[str, Any] | None,
+    keywords: Mapping[str, Any],
+) -> tuple[Offer, Search, Judge]:
+    """The three objects, of what was given of them and of keywords by the names of their fields.
+
+    Raises:
+        ConfigError: A keyword, or a key of a dict, is unknown (the nearest valid one is named), or a keyword and an
+            object say different things.
+    """
+    known = [entry.name for group in (Offer, Search, Judge) for entry in fields(group)]
+    for key in keywords:
+        if key not in known:
+            raise ConfigError(unknown("option of search_plan", key, ["offer", "search", "judge", *known]))
+    return _group(Offer, offer, keywords), _group(Search, search, keywords), _group(Judge, judge, keywords)
+
+
+def _group(group: type[_Group], given: _Group | Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> _Group:
+    word, known = group.__name__.lower(), [entry.name for entry in fields(group)]
+    said = {name: keywords[name] for name in known if name in keywords}
+    if given is None:
+        return group(**said)
+    if isinstance(given, Mapping):
+        for key in given:
+            if key not in known:
+                raise ConfigError(unknown(f"key of {word}", key, known))
+        given = group(**given)
+    if not isinstance(given, group):
+        raise ConfigError(f"{word} takes {group.__name__}(...), or a dict of {', '.join(known)}, not {given!r}")
+    other = replace(given, **said)
+    for name in said:
+        if getattr(other, name) != getattr(given, name):
+            raise ConfigError(
+                f"{word} says {name}={getattr(given, name)!r}, and beside it is {name}={said[name]!r}: leave one out"
+            )
+    return given
+
+
+def _check(name: str, value: Any, kinds: Any) -> None:
+    if not isinstance(value, kinds):
+        raise ConfigError(f"{name} takes {getattr(kinds, '__name__', kinds)}, not {value!r}")
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name} is a whole number from {least} on, not {value!r}")

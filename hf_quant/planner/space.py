@@ -1,0 +1,49 @@
+"""What a search chooses among: everything of a problem but the losses, which an analysis finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hf_quant.config.scheme import Scheme
+from hf_quant.hardware.profiles import get_profile
+from hf_quant.planner.build import build_problem
+from hf_quant.planner.cost.disk import DiskCosts
+from hf_quant.planner.cost.latency import LatencyCosts
+from hf_quant.planner.offered import offered
+from hf_quant.planner.options import Offer
+from hf_quant.planner.pins import pinned
+from hf_quant.planner.problem import Problem
+from hf_quant.planner.sensitivity.table import LossTable
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What modules of one model may be given, and what that takes.
+
+    Args:
+        costs: Bytes of each choice.
+        offer: Schemes, hardware and pins.
+        times: Milliseconds of each choice, where they matter.
+        groups: Of modules that share one scheme, the first of them.
+    """
+
+    costs: DiskCosts
+    offer: Offer
+    times: LatencyCosts | None = None
+    groups: Mapping[str, str] | None = None
+
+    @property
+    def schemes(self) -> list[Scheme]:
+        """What modules are offered, beside staying float."""
+        return offered(self.offer.schemes, self.offer.hardware)
+
+    def problem(self, losses: LossTable | None = None) -> Problem:
+        """With losses, or without any: enough to tell what is feasible.
+
+        Raises:
+            PlanError: Pins contradict each other.
+        """
+        alignment = 1 if self.offer.hardware is None else get_profile(self.offer.hardware).alignment
+        whole = build_problem(self.costs, losses, self.schemes, self.times, self.groups, alignment)
+        return pinned(whole, self.offer.pins, self.offer.forbidden)
