@@ -10,6 +10,8 @@ import psutil
 import torch
 from torch import nn
 
+from hf_quant.modules.base import QuantizedModule
+
 _INTERVAL = 0.002
 """Seconds between samples."""
 
@@ -77,9 +79,10 @@ def weight_bytes(model: nn.Module) -> int:
         packed = getattr(module, "packed", None)
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         own += [tensor for tensor in packed if isinstance(tensor, torch.Tensor)] if isinstance(packed, tuple) else []
+        if isinstance(module, QuantizedModule):
+            own += [tensor for weight in module.weights.values() for tensor in weight.tensors.values()]
         for tensor in own:
             if not tensor.is_meta:
-                # Codes that a kernel's layout took the place of have a shape, but no memory.
                 storage = tensor.untyped_storage()
                 storages[str(tensor.device), storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())

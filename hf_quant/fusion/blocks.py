@@ -122,7 +122,7 @@ def on_native(linears: list[Any]) -> list[QuantizedLinear] | None:
     for linear in linears:
         if type(linear) not in (QuantizedLinear, QuantizedConv1D):
             return None
-        if not linear.is_current and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and not linear.is_current:
             if linear._visiting() is not None:
                 return None
             linear.prepare()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ _Tensor = torch.Tensor
 
 FIX = "dequantize() the model, or keep the module float with modules_to_not_convert"
 
+_TRACERS = ("torch._subclasses", "torch._functorch", "torch._dynamo", "torch._inductor", "torch.fx", "torch.export")
 _LIKE = ("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like")
 _SHAPE_ONLY = (*_LIKE, "new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided")
 
@@ -241,6 +243,12 @@ def _set_data(tensor: Any, value: Any) -> Any:
     return None
 
 
+def _storage(tensor: QuantizedTensor) -> Any:
+    # What makes fake tensors of this one wants to know that it has no storage.
+    asks = sys._getframe(2).f_globals.get("__name__", "")
+    return NotImplemented if asks.startswith(_TRACERS) else tensor.of.memory.untyped_storage()
+
+
 def _shared(tensor: QuantizedTensor) -> QuantizedTensor:
     tensor.of.apply(_Tensor.share_memory_)
     return tensor
@@ -261,8 +269,9 @@ _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     _Tensor.data.__set__: _set_data,  # type: ignore[attr-defined]
     _Tensor.share_memory_: _shared,
     _Tensor.is_shared: lambda tensor: all(each.is_shared() for each in tensor.of.tensors.values()),
-    # Some take the address for what tells tensors apart.
-    _Tensor.data_ptr: lambda tensor: tensor.of.tensors["scale"].data_ptr(),
+    # Addresses tell tensors apart, and storages are counted.
+    _Tensor.data_ptr: lambda tensor: tensor.of.memory.data_ptr(),
+    _Tensor.untyped_storage: _storage,
     _Tensor.numpy: lambda tensor, *args, **kwargs: tensor.decoded("numpy").numpy(*args, **kwargs),
     _Tensor.tolist: lambda tensor: tensor.decoded("tolist").tolist(),
 }

@@ -101,6 +101,11 @@ class Weight:
             self._codes = weakref.ref(found)
         return found
 
+    @property
+    def memory(self) -> torch.Tensor:
+        """The largest tensor that is in memory: the codes, or what took their place."""
+        return self.tensors[CODES] if self.layout is None else self.layout.tensors[0]
+
     def neutral(self) -> dict[str, torch.Tensor]:
         """Its tensors as they go to disk, by the names of the format."""
         return {name: self.codes if name == CODES else self.tensors[name] for name in self.facts}

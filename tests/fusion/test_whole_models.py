@@ -13,6 +13,7 @@ import torch
 import hf_quant
 from hf_quant.fusion.siblings import Siblings
 from hf_quant.kernels.native import library
+from hf_quant.modules.tensor import QuantizedTensor
 from tests.integration.tiny import FAMILIES, error, outputs, run_python, tiny_model, token_ids
 from tests.quantized_modules import saved_and_loaded
 
@@ -92,8 +93,11 @@ def test_copies_share_nothing_and_compile(name):
     for module in twin.modules():
         siblings = getattr(module, "siblings", None)
         assert siblings is None or ours.isdisjoint(map(id, siblings.members))
+    for module in model.modules():
+        for weight in getattr(module, "weights", {}).values():
+            weight.replace({name: torch.zeros_like(tensor) for name, tensor in weight.neutral().items()})
     for parameter in model.parameters():
-        if parameter.is_floating_point():
+        if not isinstance(parameter, QuantizedTensor):
             parameter.data.zero_()
     assert torch.equal(outputs(twin), expected)
     if name == "llama-gqa":

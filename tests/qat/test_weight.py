@@ -77,8 +77,7 @@ def test_what_is_stored_passes_the_checks_of_a_checkpoint(scheme):
     weight = matrix()
     made = quantizer(scheme, weight)
     linear = QuantizedLinear(WIDTH, ROWS, False, Scheme(scheme))
-    for key, tensor in made.solved(weight, "weight").tensors().items():
-        getattr(linear, key).data = tensor
+    linear.fill(made.solved(weight, "weight").tensors())
     linear.check_values("linear")
 
 
