@@ -15,6 +15,7 @@ from hf_quant.integration.prepared import ATTRIBUTE, begin_training, check_confi
 from hf_quant.integration.quantizer import DTYPES, require_pretrained
 from hf_quant.integration.resolve import resolve
 from hf_quant.integration.solve import Outcome
+from hf_quant.kernels.openmp import no_threads_left
 from hf_quant.qat.convert import convert as convert_modules
 from hf_quant.qat.options import QATOptions
 from hf_quant.qat.prepare import fake_quantized_modules
@@ -84,6 +85,7 @@ def _begin_adapted(adapters: Adapters, config: HfQuantConfig, options: QATOption
         adapters.put_back()
 
 
+@no_threads_left()
 @torch.no_grad()
 def convert(model: Any) -> Any:
     """Turn a model that was trained with quantization in the loop into a quantized one, in place.

@@ -24,6 +24,7 @@ from hf_quant.integration.prepared import begin_training, check_config, go_on_tr
 from hf_quant.integration.resolve import Resolution, resolve
 from hf_quant.integration.solve import Outcome, check_data, quantize_weights
 from hf_quant.integration.weight_ops import QuantizeOnLoad
+from hf_quant.kernels.openmp import no_threads_left
 from hf_quant.modules.base import QuantizedModule, stored_state
 from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.swap import candidates, quantized_modules, restore_float, share_tied, swap, tied_modules
@@ -152,6 +153,7 @@ class HfQuantQuantizer(HfQuantizer):
         """The conversion for one such tensor."""
         return QuantizeOnLoad(self.resolution.ties, self.in_checkpoint, self.failures, self.solver)
 
+    @no_threads_left()
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         if self.failures:
             raise self.failures[0]
@@ -204,6 +206,7 @@ class HfQuantQuantizer(HfQuantizer):
         """``torch.compile`` makes one graph of a quantized model."""
         return True
 
+    @no_threads_left()
     def _dequantize(self, model: Any, dtype: torch.dtype | str | None = None) -> Any:
         # After a save, Transformers keeps config.dtype as a string.
         if isinstance(dtype, str):

@@ -14,8 +14,10 @@ from hf_quant.integration.in_memory import become_quantized
 from hf_quant.integration.quantizer import DTYPES, require_pretrained
 from hf_quant.integration.resolve import Resolution, resolve
 from hf_quant.integration.solve import quantize_weights
+from hf_quant.kernels.openmp import no_threads_left
 
 
+@no_threads_left()
 @torch.no_grad()
 def quantize(
     model: Any,

@@ -1,5 +1,3 @@
-// The functions that hf_quant/kernels/native calls.
-
 #include "abi.h"
 
 #include <atomic>
@@ -38,58 +36,52 @@ const Kernels& kernels() { return *chosen.load(std::memory_order_relaxed); }
 
 using namespace hf_quant;
 
-HF_QUANT_API std::int32_t hf_quant_abi_version() { return kAbiVersion; }
+std::int32_t hf_quant_abi_version() { return kAbiVersion; }
 
-HF_QUANT_API std::int32_t hf_quant_isa_runs(std::int32_t isa) { return kernels_of(static_cast<Isa>(isa)) != nullptr; }
+std::int32_t hf_quant_isa_runs(std::int32_t isa) { return kernels_of(static_cast<Isa>(isa)) != nullptr; }
 
-// Use the kernels of `isa` from now on; 0, or 1 where it does not run. To be called before anything below.
-HF_QUANT_API std::int32_t hf_quant_use_isa(std::int32_t isa) {
+std::int32_t hf_quant_use_isa(std::int32_t isa) {
   const Kernels* found = kernels_of(static_cast<Isa>(isa));
   if (!found) return 1;
   chosen.store(found, std::memory_order_relaxed);
   return 0;
 }
 
-HF_QUANT_API std::int32_t hf_quant_has_threads() { return has_threads(); }
+std::int32_t hf_quant_has_threads() { return has_threads(); }
 
-HF_QUANT_API std::int64_t hf_quant_packed_bytes(const Neutral* weight) { return packed_bytes(*weight); }
+std::int64_t hf_quant_packed_bytes(const Neutral* weight) { return packed_bytes(*weight); }
 
-HF_QUANT_API void hf_quant_pack(const Neutral* weight, std::uint8_t* blocks, std::int32_t threads) {
-  pack(*weight, blocks, threads);
-}
+void hf_quant_pack(const Neutral* weight, std::uint8_t* blocks, std::int32_t threads) { pack(*weight, blocks, threads); }
 
-HF_QUANT_API void hf_quant_unpack(const Neutral* weight, const std::uint8_t* blocks, std::uint32_t* words,
-                                  std::int32_t threads) {
+void hf_quant_unpack(const Neutral* weight, const std::uint8_t* blocks, std::uint32_t* words, std::int32_t threads) {
   unpack(*weight, blocks, words, threads);
 }
 
-// 0, or 1 when memory ran out; so for all that follow.
-HF_QUANT_API std::int32_t hf_quant_run(const Step* steps, std::int32_t count, std::int32_t threads) {
+std::int32_t hf_quant_run(const Step* steps, std::int32_t count, std::int32_t threads) {
   return kernels().run(steps, count, threads);
 }
 
-HF_QUANT_API std::int32_t hf_quant_quantize(const Quantize* request, std::int32_t threads) {
+std::int32_t hf_quant_quantize(const Quantize* request, std::int32_t threads) {
   return kernels().quantize(*request, threads);
 }
 
-HF_QUANT_API std::int32_t hf_quant_embed(const Embedding* request, std::int32_t threads) {
+std::int32_t hf_quant_embed(const Embedding* request, std::int32_t threads) {
   return kernels().embed(*request, threads);
 }
 
-HF_QUANT_API std::int32_t hf_quant_normalize(const Input* input, std::int64_t rows, void* output, std::int64_t stride,
-                                             std::int32_t threads) {
+std::int32_t hf_quant_normalize(const Input* input, std::int64_t rows, void* output, std::int64_t stride,
+                                std::int32_t threads) {
   return kernels().normalize(*input, rows, output, stride, threads);
 }
 
-HF_QUANT_API std::int32_t hf_quant_attend(const Attention* request, std::int32_t threads) {
+std::int32_t hf_quant_attend(const Attention* request, std::int32_t threads) {
   return kernels().attend(*request, threads);
 }
 
-// For benchmarks: reads memory once, and returns a sum of it; multiplies in registers, and returns the operations done.
-HF_QUANT_API std::int64_t hf_quant_read(const std::uint8_t* data, std::int64_t bytes, std::int32_t threads) {
+std::int64_t hf_quant_read(const std::uint8_t* data, std::int64_t bytes, std::int32_t threads) {
   return kernels().read(data, bytes, threads);
 }
 
-HF_QUANT_API std::int64_t hf_quant_dots(std::int64_t rounds, std::int32_t threads) {
+std::int64_t hf_quant_dots(std::int64_t rounds, std::int32_t threads) {
   return kernels().dots(rounds, threads);
 }

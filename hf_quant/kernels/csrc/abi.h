@@ -1,5 +1,5 @@
-// The C interface between this library and hf_quant/kernels/native. It checks nothing: the Python side validates every
-// shape, dtype, stride and range before it passes a pointer.
+// The C interface between this library and hf_quant/kernels/native. It checks nothing: the Python side, or the op that
+// calls, validates every shape, dtype, stride and range before it passes a pointer.
 //
 // A program is an array of steps that run inside one parallel region. A step reads rows of floats (normalises, rotates
 // and quantizes them as it says), multiplies them with one or more packed weights, and writes rows of floats. A step
@@ -12,6 +12,8 @@
 #define HF_QUANT_API extern "C" __attribute__((visibility("default")))
 
 namespace hf_quant {
+
+struct Neutral;  // pack.h
 
 constexpr std::int32_t kAbiVersion = 2;
 
@@ -164,3 +166,33 @@ struct ProgramSpec {
 };
 
 }  // namespace hf_quant
+
+HF_QUANT_API std::int32_t hf_quant_abi_version();
+HF_QUANT_API std::int32_t hf_quant_isa_runs(std::int32_t isa);
+
+// Use the kernels of `isa` from now on; 0, or 1 where it does not run. To be called before anything below.
+HF_QUANT_API std::int32_t hf_quant_use_isa(std::int32_t isa);
+
+// Give the ops of the namespace hf_quant, defined before, their implementations. `path` is that of libtorch_cpu, which
+// is loaded already. 0, or 1 where this torch lacks a function that is needed.
+HF_QUANT_API std::int32_t hf_quant_register_ops(const char* path);
+
+// Whether a runtime with threads was found.
+HF_QUANT_API std::int32_t hf_quant_has_threads();
+
+HF_QUANT_API std::int64_t hf_quant_packed_bytes(const hf_quant::Neutral* weight);
+HF_QUANT_API void hf_quant_pack(const hf_quant::Neutral* weight, std::uint8_t* blocks, std::int32_t threads);
+HF_QUANT_API void hf_quant_unpack(const hf_quant::Neutral* weight, const std::uint8_t* blocks, std::uint32_t* words,
+                                  std::int32_t threads);
+
+// 0, or 1 when memory ran out; so for all that follow.
+HF_QUANT_API std::int32_t hf_quant_run(const hf_quant::Step* steps, std::int32_t count, std::int32_t threads);
+HF_QUANT_API std::int32_t hf_quant_quantize(const hf_quant::Quantize* request, std::int32_t threads);
+HF_QUANT_API std::int32_t hf_quant_embed(const hf_quant::Embedding* request, std::int32_t threads);
+HF_QUANT_API std::int32_t hf_quant_normalize(const hf_quant::Input* input, std::int64_t rows, void* output,
+                                             std::int64_t stride, std::int32_t threads);
+HF_QUANT_API std::int32_t hf_quant_attend(const hf_quant::Attention* request, std::int32_t threads);
+
+// For benchmarks: reads memory once, and returns a sum of it; multiplies in registers, and returns the operations done.
+HF_QUANT_API std::int64_t hf_quant_read(const std::uint8_t* data, std::int64_t bytes, std::int32_t threads);
+HF_QUANT_API std::int64_t hf_quant_dots(std::int64_t rounds, std::int32_t threads);

@@ -25,7 +25,13 @@ using hf_quant::kLanes;
 
 #include "dot.inl"
 
-#include "linear.inl"
+#include "tiles.inl"
+
+#include "multiply.inl"
+
+#include "memory.inl"
+
+#include "program.inl"
 
 #include "rows.inl"
 

@@ -12,6 +12,7 @@ from hf_quant.formats.zero_points import zero_point_words
 from hf_quant.kernels.base import LinearOperands, LinearSpec
 from hf_quant.kernels.native import structs
 from hf_quant.kernels.native.library import load
+from hf_quant.kernels.openmp import end_threads
 from hf_quant.kernels.weights import weight_zero_points
 
 GROUP_MULTIPLE = 32
@@ -70,6 +71,7 @@ def unpack(blocks: torch.Tensor, spec: LinearSpec) -> torch.Tensor:
         raise KernelError(f"not a packed weight of {spec.out_features} x {spec.in_features} in {spec.scheme}")
     words = torch.empty(spec.out_features, row, dtype=torch.int32, device="cpu")
     library.hf_quant_unpack(ctypes.byref(neutral), blocks.data_ptr(), words.data_ptr(), torch.get_num_threads())
+    end_threads()  # saving and copying a float model starts none
     return words
 
 

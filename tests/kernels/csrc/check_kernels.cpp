@@ -18,19 +18,6 @@
 
 using namespace hf_quant;
 
-extern "C" {
-std::int32_t hf_quant_use_isa(std::int32_t isa);
-std::int64_t hf_quant_packed_bytes(const Neutral* weight);
-void hf_quant_pack(const Neutral* weight, std::uint8_t* blocks, std::int32_t threads);
-void hf_quant_unpack(const Neutral* weight, const std::uint8_t* blocks, std::uint32_t* words, std::int32_t threads);
-std::int32_t hf_quant_run(const Step* steps, std::int32_t count, std::int32_t threads);
-std::int32_t hf_quant_quantize(const Quantize* request, std::int32_t threads);
-std::int32_t hf_quant_embed(const Embedding* request, std::int32_t threads);
-std::int32_t hf_quant_attend(const Attention* request, std::int32_t threads);
-std::int32_t hf_quant_normalize(const Input* input, std::int64_t rows, void* output, std::int64_t stride,
-                                std::int32_t threads);
-}
-
 namespace {
 
 std::uint64_t seed = 1;
