@@ -18,6 +18,7 @@ class QuantizedEmbedding(QuantizedModule, nn.Embedding):  # type: ignore[misc]
         embedding_dim: Width of a row.
         padding_idx: As in ``nn.Embedding``.
         scheme: Format of the table; its input format must be None.
+        tied: The table belongs to another module.
         device: Where the tensors are made.
         dtype: Dtype of the output; follows casts of the model.
     """
@@ -31,6 +32,7 @@ class QuantizedEmbedding(QuantizedModule, nn.Embedding):  # type: ignore[misc]
         embedding_dim: int,
         padding_idx: int | None,
         scheme: Scheme,
+        tied: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -39,7 +41,7 @@ class QuantizedEmbedding(QuantizedModule, nn.Embedding):  # type: ignore[misc]
         self.embedding_dim = embedding_dim
         self.padding_idx = padding_idx
         self.max_norm, self.norm_type, self.scale_grad_by_freq, self.sparse = None, 2.0, False, False
-        self.setup(scheme, embedding_dim, num_embeddings, tied=False, device=device)
+        self.setup(scheme, embedding_dim, num_embeddings, tied, device)
         # A tensor without elements: whatever casts the model's floats casts it too, and with it the output.
         self.register_buffer("output_like", torch.empty(0, device=device, dtype=dtype), persistent=False)
 

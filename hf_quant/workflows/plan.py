@@ -21,6 +21,7 @@ from hf_quant.errors import CalibrationError, ConfigError
 from hf_quant.hardware.profiles import get_profile
 from hf_quant.integration.algorithms import algorithms_of
 from hf_quant.integration.fingerprint import weights_fingerprint
+from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.budget import Budget
 from hf_quant.planner.confirm import confirmed
 from hf_quant.planner.cost.disk import DiskCosts
@@ -138,6 +139,7 @@ def search_plan(
         dtype=dtype,
         progress=progress,
     )
+    inventory = offer.costs.inventory
     batches = data.batches(model.config) if isinstance(data, Calibration) else list(data)
     analysed, held_out = _divided(batches)
     measures = strategy in _MEASURING
@@ -145,17 +147,19 @@ def search_plan(
         next(sequences_of(held_out, model, labelled=True))  # a loss that cannot be measured is told before the analysis
     if fused:
         example = next(sequences_of(analysed[:1], model, labelled=False))
-        offer = replace(offer, groups=fusion_groups(model, example))
+        offer = replace(offer, groups=fusion_groups(model, example, inventory))
         limits_of(offer.problem(), budget)
-    table = _analysis(model, analysed, offer.schemes, measure, losses, progress)
+    table = _analysis(model, inventory, analysed, offer.schemes, measure, losses, progress)
     rounding = ""
     if recipe is not None:
         recipe = steps_of(recipe)
         unscaled = offer.problem(table)
-        uniform = unscaled.plan(STRATEGIES["uniform"](unscaled, budget).assignment)
-        left = left_by(recipe, model, uniform, held_out, analysed, mean_loss)
+        uniform = unscaled.plan(STRATEGIES["uniform"](unscaled, budget).assignment).modules
+        linears = inventory.linears()
+        plan = Plan({name: uniform[name] for name in linears if name in uniform})
+        left = left_by(recipe, model, plan, held_out, analysed, mean_loss)
         rounding = f"{recipe.steps()}, which leaves {left:.0%} of what rounding to nearest loses in linears"
-        table = with_less_lost(table, model, left)
+        table = with_less_lost(table, set(linears), left)
     problem = offer.problem(table)
     measure_plan = MeasuredPlans(model, held_out, quality, recipe, analysed).of(problem)
     search_for = partial(
@@ -194,11 +198,13 @@ def offer_for(
         PlanError: Pins contradict each other.
         UnknownName: There is no such hardware, or no such preset.
     """
-    times = None
+    inventory, times = Inventory.of(model), None
     for budget in budgets:
-        times = times or _times(model, budget, hardware, kernels, step, progress)
+        times = times or _times(model, inventory, budget, hardware, kernels, step, progress)
     alignment = 1 if hardware is None else get_profile(hardware).alignment
-    offer = Offer(DiskCosts(model, dtype), offered(schemes, hardware), times, pins, forbidden, alignment=alignment)
+    offer = Offer(
+        DiskCosts(model, dtype, inventory), offered(schemes, hardware), times, pins, forbidden, alignment=alignment
+    )
     problem = offer.problem()
     for budget in budgets:
         limits_of(problem, budget)
@@ -207,6 +213,7 @@ def offer_for(
 
 def _times(
     model: Any,
+    inventory: Inventory,
     budget: Budget | str | float,
     hardware: str | None,
     kernels: KernelTable | str | Path | None,
@@ -226,7 +233,7 @@ def _times(
     table = kernels if isinstance(kernels, KernelTable) else read_table(Path(kernels))
     if step is None:
         step = Pass(tokens=1, context=512, logits=1) if writes_text(model) else Pass(tokens=128)
-    return LatencyCosts(model, table, step)
+    return LatencyCosts(model, table, step, inventory=inventory)
 
 
 def _divided(batches: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -243,6 +250,7 @@ def _divided(batches: list[Any]) -> tuple[list[Any], list[Any]]:
 
 def _analysis(
     model: Any,
+    inventory: Inventory,
     rows: list[Any],
     schemes: Sequence[Scheme],
     measure: str,
@@ -250,10 +258,13 @@ def _analysis(
     progress: bool,
 ) -> LossTable:
     if losses is None:
-        return analyse(model, rows, schemes, measure, progress=progress)
+        return analyse(model, rows, schemes, measure, progress=progress, inventory=inventory)
     digest = hashlib.sha256(f"{measure} {weights_fingerprint(model)}".encode())
     digest.update(json.dumps([scheme.to_dict() for scheme in schemes], sort_keys=True).encode())
     for row in rows:
         for name, tensor in sorted(row.items()):
             digest.update(name.encode() + tensor.cpu().numpy().tobytes())
-    return analyse(model, rows, schemes, measure, file=Path(losses), fingerprint=digest.hexdigest(), progress=progress)
+    file, fingerprint = Path(losses), digest.hexdigest()
+    return analyse(
+        model, rows, schemes, measure, file=file, fingerprint=fingerprint, progress=progress, inventory=inventory
+    )
