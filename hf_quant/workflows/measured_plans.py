@@ -86,13 +86,22 @@ class MeasuredPlans:
         return self.quality(quantized, self.rows) - self._float
 
 
-def left_by(recipe: Recipe, model: Any, plan: Plan, rows: Rows, calibration_rows: Rows, quality: Quality) -> float:
+def left_by(
+    recipe: Recipe,
+    model: Any,
+    plan: Plan,
+    linears: Container[str],
+    rows: Rows,
+    calibration_rows: Rows,
+    quality: Quality,
+) -> float:
     """The part of the loss of rounding to nearest that a recipe leaves in the linears of a plan, measured.
 
     Args:
         recipe: Algorithms, with data.
         model: Float, in memory.
-        plan: Of linears only; carried out both ways.
+        plan: What it has for `linears` is carried out both ways.
+        linears: Names.
         rows: To measure on.
         calibration_rows: To calibrate on.
         quality: In the unit of the sensitivities.
@@ -100,6 +109,7 @@ def left_by(recipe: Recipe, model: Any, plan: Plan, rows: Rows, calibration_rows
     Returns:
         A factor from 0.05 to 1; 1 where rounding to nearest loses nothing on these rows.
     """
+    plan = Plan({name: scheme for name, scheme in plan.modules.items() if name in linears})
     nearest = MeasuredPlans(model, rows, quality).rise(plan)
     if nearest <= 0:
         logger.warning("rounding to nearest loses nothing on the sequences measured on: give more data")

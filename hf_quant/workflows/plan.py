@@ -154,12 +154,11 @@ def search_plan(
     if recipe is not None:
         recipe = steps_of(recipe)
         unscaled = offer.problem(table)
-        uniform = unscaled.plan(STRATEGIES["uniform"](unscaled, budget).assignment).modules
-        linears = inventory.linears()
-        plan = Plan({name: uniform[name] for name in linears if name in uniform})
-        left = left_by(recipe, model, plan, held_out, analysed, mean_loss)
+        uniform = unscaled.plan(STRATEGIES["uniform"](unscaled, budget).assignment)
+        linears = set(inventory.linears())
+        left = left_by(recipe, model, uniform, linears, held_out, analysed, mean_loss)
         rounding = f"{recipe.steps()}, which leaves {left:.0%} of what rounding to nearest loses in linears"
-        table = with_less_lost(table, set(linears), left)
+        table = with_less_lost(table, linears, left)
     problem = offer.problem(table)
     measure_plan = MeasuredPlans(model, held_out, quality, recipe, analysed).of(problem)
     search_for = partial(
