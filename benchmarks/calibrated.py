@@ -30,7 +30,7 @@ from benchmarks.memory import PeakAnonymous, in_fresh_process
 from benchmarks.options import parser_of
 from hf_quant import HfQuantConfig, Recipe
 from hf_quant.modules.base import QuantizedModule
-from hf_quant.modules.swap import candidates
+from hf_quant.modules.inventory import Inventory
 
 EXAMPLES = """examples:
   python -m benchmarks.calibrated                                       everything, the most telling cells first
@@ -135,7 +135,7 @@ def measure(cell: Cell, threads: int, progress: bool) -> dict[str, Any]:
         if cell.recipe is not None:
             recipe = Recipe.from_dict(cell.recipe)
             data = subject.calibration(tokenizer, **recipe.calibration) if recipe.calibration else None
-            floats = [name for name, entry in candidates(model).items() if entry.kind != "linear"]
+            floats = [name for name, entry in Inventory.of(model).candidates.items() if entry.kind != "linear"]
             config = HfQuantConfig(
                 recipe=recipe, calibration=data, modules_to_not_convert=floats if cell.float_embeddings else None
             )

@@ -43,7 +43,7 @@ from benchmarks.peers.packed import read
 from hf_quant import Calibration, HfQuantConfig, Recipe
 from hf_quant.demo.texts import news_split
 from hf_quant.evaluation.perplexity import perplexity
-from hf_quant.modules.swap import candidates
+from hf_quant.modules.inventory import Inventory
 
 EXAMPLES = """examples:
   python -m benchmarks.calibration_peers                           everything
@@ -179,7 +179,7 @@ def _quantized_here(cell: Cell) -> tuple[Any, float, float, int]:
         began = time.perf_counter()
         model, tokenizer = _SUBJECT.load()
         if cell.settings is not None:
-            floats = [name for name, entry in candidates(model).items() if entry.kind != "linear"]
+            floats = [name for name, entry in Inventory.of(model).candidates.items() if entry.kind != "linear"]
             config = HfQuantConfig(
                 recipe=Recipe.from_dict(cell.settings),
                 calibration=_data(cell, tokenizer),

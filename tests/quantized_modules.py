@@ -13,9 +13,10 @@ from hf_quant.config.plan import preset_plan
 from hf_quant.formats import affine_format
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.conv1d import QuantizedConv1D
+from hf_quant.modules.inventory import Inventory
 from hf_quant.modules.linear import QuantizedLinear
 from hf_quant.modules.stored import StoredModule
-from hf_quant.modules.swap import candidates, quantized_modules, share_tied, swap, tied_modules
+from hf_quant.modules.swap import quantized_modules, share_tied, swap
 from tests.quantized_linear import make_operands
 
 
@@ -92,7 +93,7 @@ def fill(module, source):
 
 def quantize(model, plan):
     """`model`, float, with the modules of `plan` swapped, filled, tied and laid out; in place."""
-    ties = tied_modules(model)
+    ties = Inventory.of(model).ties
     sources = {name: model.get_submodule(name) for name, scheme in plan.modules.items() if scheme is not None}
     swap(model, plan, ties)
     for name, source in sources.items():
@@ -108,7 +109,7 @@ def quantize(model, plan):
 def quantized_model(preset, seed=0):
     """The model under a preset."""
     model = Model(seed)
-    return quantize(model, preset_plan(preset, candidates(model)))
+    return quantize(model, preset_plan(preset, Inventory.of(model).candidates))
 
 
 def saved_and_loaded(value):

@@ -14,8 +14,9 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from hf_quant.errors import CheckpointError, WeightError
 from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.inventory import Inventory
 from hf_quant.modules.stored import StoredModule
-from hf_quant.modules.swap import candidates, quantized_modules
+from hf_quant.modules.swap import quantized_modules
 
 _DTYPES = {
     torch.int32: "I32",
@@ -92,20 +93,21 @@ def check_float_headers(names: Iterable[str], headers: Headers) -> None:
             )
 
 
-def check_quantized_headers(model: Any, headers: Headers) -> None:
+def check_quantized_headers(model: Any, headers: Headers, inventory: Inventory) -> None:
     """Compare a quantized checkpoint with the modules its plan asks for.
 
     Args:
         model: With quantized modules in place.
         headers: From `model_names`.
+        inventory: Of the float model.
 
     Raises:
         CheckpointError: A tensor of a quantized module is missing, has another shape or dtype, or is one that its
             scheme does not have; or a module that the plan keeps float holds codes.
     """
     tied = getattr(model, "all_tied_weights_keys", None) or {}
-    for name in candidates(model):
-        _check_float_weight(model, headers, name, tied.get(f"{name}.weight", "").removesuffix(".weight"))
+    for name in _left_float(model, inventory):
+        _check_float_weight(model, headers, name, inventory.ties.get(name, ""))
     for name, module in quantized_modules(model):
         for key, (shape, dtype) in module.saved_tensors().items():
             _check_header(headers, f"{name}.{key}", shape, (_DTYPES[dtype],), str(module.spec.scheme))
@@ -153,20 +155,21 @@ def _check_float_weight(model: Any, headers: Headers, name: str, source: str) ->
         )
 
 
-def check_same_model(model: Any, headers: Headers, kept_float: Container[str]) -> None:
+def check_same_model(model: Any, headers: Headers, kept_float: Container[str], inventory: Inventory) -> None:
     """Refuse a config.json that describes another model than the one whose weights are here.
 
     Args:
         model: With quantized modules in place.
         headers: From `model_names`.
         kept_float: Names that stayed float when the checkpoint was written.
+        inventory: Of the float model.
 
     Raises:
         CheckpointError: Nothing of the base model is in the checkpoint; or, for the class that the checkpoint was
             written by, a module is in neither the plan, nor the checkpoint, nor the list of those left float.
     """
     expected = model.state_dict()
-    base = [name for name in expected if name.startswith(f"{model.base_model_prefix}.")] or list(expected)
+    base = [name for name in expected if name.startswith(f"{inventory.prefix}.")] or list(expected)
     if not any(name in headers for name in base):
         raise CheckpointError(
             f"the checkpoint holds nothing of the base model of {type(model).__name__}: "
@@ -175,13 +178,17 @@ def check_same_model(model: Any, headers: Headers, kept_float: Container[str]) -
     if not written_by(model):
         return
     tied = getattr(model, "all_tied_weights_keys", None) or {}
-    for name in candidates(model):
+    for name in _left_float(model, inventory):
         full = f"{name}.weight"
         if name not in kept_float and full not in headers and full not in tied:
             raise CheckpointError(
                 f"the model that config.json describes has {name}, which neither its plan nor the weights know: "
                 "config.json and weights do not belong together"
             )
+
+
+def _left_float(model: Any, inventory: Inventory) -> list[str]:
+    return [n for n in inventory.candidates if not isinstance(model.get_submodule(n), QuantizedModule | StoredModule)]
 
 
 def written_by(model: Any) -> bool:

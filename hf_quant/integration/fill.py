@@ -31,7 +31,7 @@ def replace_module(
         model: Changed in place.
         name: Of the module.
         scheme: Resolved for it.
-        ties: From `tied_modules`; a module that is tied to another gets no weight here.
+        ties: Of a `Resolution`; a module that is tied to another gets no weight here.
         solved: Codes, or None where the module is tied or its scheme stores floats.
         mean: Means of the inputs, if the bias is to make up for the mean error.
         input_grid: Scale and zero point of static inputs.

@@ -10,7 +10,7 @@ import torch
 from hf_quant.errors import ConfigError
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.resolve import Resolution
-from hf_quant.modules.swap import quantized_modules, restore_float, tied_modules
+from hf_quant.modules.swap import quantized_modules, restore_float
 from hf_quant.qat.input import StaticInput
 from hf_quant.qat.options import QATOptions
 from hf_quant.qat.prepare import prepare
@@ -78,9 +78,7 @@ def go_on_training(model: Any, config: HfQuantConfig, resolution: Resolution) ->
         for name, module in quantized_modules(model)
     }
     restore_float(model, model.dtype)
-    chosen = resolution.plan.modules
-    ties = {target: source for target, source in tied_modules(model).items() if target in chosen and source in chosen}
-    begin_training(model, config, Resolution(resolution.plan, ties, resolution.kept_float))
+    begin_training(model, config, resolution)
     for name, (weight, input_scale, input_zero_point) in stored.items():
         module = model.get_submodule(name)
         if module.sharing[0] is module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container
 from dataclasses import replace
 from typing import Any
 
@@ -26,8 +25,9 @@ from hf_quant.integration.solve import Outcome, check_data, quantize_weights
 from hf_quant.integration.weight_ops import QuantizeOnLoad
 from hf_quant.kernels.openmp import no_threads_left
 from hf_quant.modules.base import QuantizedModule, stored_state
+from hf_quant.modules.inventory import Inventory
 from hf_quant.modules.stored import StoredModule
-from hf_quant.modules.swap import candidates, quantized_modules, restore_float, share_tied, swap, tied_modules
+from hf_quant.modules.swap import quantized_modules, restore_float, share_tied, swap
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class HfQuantQuantizer(HfQuantizer):
         super().__init__(quantization_config, **kwargs)
         if self.pre_quantized and quantization_config.plan is None:
             raise CheckpointError('quantization_config in config.json has no "plan": the checkpoint is not complete')
-        self.resolution = Resolution(Plan({}), {}, {})
+        self.resolution = Resolution(Plan({}), {}, {}, Inventory())
         self.failures: list[HfQuantError] = []
         self.in_checkpoint: set[str] = set()
         self.solver: Solver = SOLVERS["rtn"]()
@@ -80,8 +80,7 @@ class HfQuantQuantizer(HfQuantizer):
         if self.pre_quantized:
             self._prepare_quantized(model, headers)
         else:
-            resolution = resolve(model, self.quantization_config, self.in_checkpoint)
-            self.resolution = replace(resolution, ties=self._ties_without_own_weight(resolution.ties))
+            self.resolution = resolve(model, self.quantization_config, self.in_checkpoint)
             checkpoint.check_float_headers(self.resolution.plan, names)
             algorithms = algorithms_of(self.quantization_config.recipe)
             self.solver = algorithms.solver
@@ -100,18 +99,18 @@ class HfQuantQuantizer(HfQuantizer):
     def _prepare_quantized(self, model: Any, headers: checkpoint.Headers) -> None:
         config = self.quantization_config
         assert config.plan is not None
-        found = candidates(model)
+        inventory = Inventory.of(model)
+        found = inventory.candidates
         same_class = checkpoint.written_by(model)
-        names = checkpoint.match_names(config.plan.modules, found, model.base_model_prefix, same_class)
+        names = checkpoint.match_names(config.plan.modules, found, inventory.prefix, same_class)
         plan = Plan({names[name]: scheme for name, scheme in config.plan.modules.items() if name in names})
         chosen = plan.resolve(found)
         if dict(chosen.modules) != dict(plan.modules):
             raise CheckpointError("the plan in config.json does not fit the modules of the model: save it again")
         if not same_class:
-            chosen = self._with_tied_heads(model, chosen, found)
-        ties = {t: s for t, s in tied_modules(model).items() if t in chosen.modules and s in chosen.modules}
-        ties = self._ties_without_own_weight(ties)
-        prefix = f"{model.base_model_prefix}."
+            chosen = self._with_tied_heads(chosen, inventory)
+        ties = inventory.ties_among(chosen.modules, self.in_checkpoint)
+        prefix = f"{inventory.prefix}."
         reasons = {
             next((other for other in (name, prefix + name, name.removeprefix(prefix)) if other in found), name): reason
             for name, reason in config.kept_float.items()
@@ -119,26 +118,18 @@ class HfQuantQuantizer(HfQuantizer):
         for name in found:
             if name not in chosen.modules:
                 reasons.setdefault(name, "float in the checkpoint, or not in it")
-        self.resolution = Resolution(chosen, ties, reasons)
+        self.resolution = Resolution(chosen, ties, reasons, inventory)
         swap(model, chosen, ties, device="meta")
         headers = checkpoint.model_names(model, headers)
-        checkpoint.check_quantized_headers(model, headers)
-        checkpoint.check_same_model(model, headers, config.kept_float)
+        checkpoint.check_quantized_headers(model, headers, inventory)
+        checkpoint.check_same_model(model, headers, config.kept_float, inventory)
 
-    def _ties_without_own_weight(self, ties: dict[str, str]) -> dict[str, str]:
-        # A checkpoint may hold both weights of a tie, and different ones; each then needs a scale of its own.
-        return {
-            target: source
-            for target, source in ties.items()
-            if not {f"{target}.weight", f"{source}.weight"} <= self.in_checkpoint
-        }
-
-    def _with_tied_heads(self, model: Any, plan: Plan, found: Container[str]) -> Plan:
+    def _with_tied_heads(self, plan: Plan, inventory: Inventory) -> Plan:
         # A head that the checkpoint of another class lacks, tied to an embedding, reads the embedding's codes.
         modules = dict(plan.modules)
-        for target, source in tied_modules(model).items():
+        for target, source in inventory.ties.items():
             scheme = modules.get(source)
-            if target in found and scheme is not None and f"{target}.weight" not in self.in_checkpoint:
+            if scheme is not None and f"{target}.weight" not in self.in_checkpoint:
                 modules.setdefault(target, Scheme(scheme.weight))
         return Plan(modules)
 
@@ -160,12 +151,11 @@ class HfQuantQuantizer(HfQuantizer):
         if self.quantization_config.qat:
             return self._trainable(model)
         if self.is_calibrated:
-            # Which weights are tied is only certain now that they are loaded.
-            self.resolution = replace(self.resolution, ties=tied_in(model, self.resolution))
+            self.resolution = as_loaded(model, self.resolution)
             outcome = quantize_weights(model, self.quantization_config, self.resolution)
         else:
             outcome = Outcome()
-            share_tied(model, _settled_ties(model))
+            self._share_tied(model)
         self.block_errors = outcome.block_errors
         self.quantization_config = self.quantization_config.resolved(
             self.resolution.plan, self.resolution.kept_float, outcome.fingerprint
@@ -176,12 +166,12 @@ class HfQuantQuantizer(HfQuantizer):
     def _trainable(self, model: Any) -> Any:
         config = self.quantization_config
         if self.pre_quantized:
-            share_tied(model, _settled_ties(model))
+            self._share_tied(model)
             for name, module in quantized_modules(model):
                 module.check_values(name)
             go_on_training(model, config, self.resolution)
         else:
-            self.resolution = replace(self.resolution, ties=tied_in(model, self.resolution))
+            self.resolution = as_loaded(model, self.resolution)
             begin_training(model, config, self.resolution)
         trainer.install()
         # In training it is a float model, to Trainer and to its checkpoints.
@@ -191,6 +181,22 @@ class HfQuantQuantizer(HfQuantizer):
     def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Quantized weights as the tensors that go to disk."""
         return stored_state(model, model.state_dict()), {}
+
+    def _share_tied(self, model: Any) -> None:
+        # Transformers ties two weights of a checkpoint whose codes are equal, even where their scales are not.
+        resolution = self.resolution
+        ties = dict(resolution.ties)
+        for name, owner in resolution.inventory.ties_among(resolution.plan.modules).items():
+            target, source = model.get_submodule(name), model.get_submodule(owner)
+            if name in ties or not isinstance(target, QuantizedModule) or not isinstance(source, QuantizedModule):
+                continue
+            is_on_disk = target.weight.is_meta or source.weight.is_meta
+            if not is_on_disk and _same(target.neutral(), source.neutral()):
+                ties[name] = owner
+                continue
+            model.all_tied_weights_keys.pop(f"{name}.weight", None)
+        self.resolution = replace(resolution, ties=ties)
+        share_tied(model, ties)
 
     def is_serializable(self) -> bool:
         """Quantized models are saved as they are."""
@@ -262,21 +268,11 @@ def require_pretrained(model: Any) -> None:
         raise UnsupportedModel("the model is quantized already; call model.dequantize() first")
 
 
-def tied_in(model: Any, resolution: Resolution) -> dict[str, str]:
-    """Ties of a float model among the modules of the plan."""
-    plan = resolution.plan.modules
-    return {target: source for target, source in tied_modules(model).items() if target in plan and source in plan}
+def as_loaded(model: Any, resolution: Resolution) -> Resolution:
+    """`resolution` with the ties of the float model, which are only certain once it is loaded."""
+    inventory = Inventory.of(model)
+    return replace(resolution, ties=inventory.ties_among(resolution.plan.modules), inventory=inventory)
 
 
-def _settled_ties(model: Any) -> dict[str, str]:
-    # Transformers ties two weights of a checkpoint whose codes are equal, even where their scales are not.
-    ties = tied_modules(model)
-    for name, source_name in list(ties.items()):
-        target, source = model.get_submodule(name), model.get_submodule(source_name)
-        if not isinstance(target, QuantizedModule) or not isinstance(source, QuantizedModule) or target.tied:
-            continue
-        mine, theirs = target.neutral(), source.neutral()
-        is_on_disk = target.weight.is_meta or source.weight.is_meta
-        if is_on_disk or not all(torch.equal(tensor, theirs[key]) for key, tensor in mine.items()):
-            del ties[name], model.all_tied_weights_keys[f"{name}.weight"]
-    return ties
+def _same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(tensor, second[name]) for name, tensor in first.items())

@@ -14,7 +14,6 @@ from hf_quant.integration.fill import replace_module
 from hf_quant.integration.resolve import Resolution
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.stored import StoredModule
-from hf_quant.modules.swap import candidates
 
 
 class Replacements:
@@ -32,14 +31,12 @@ class Replacements:
         self.blocks = f"{blocks}."
 
     def outside(self, kind: str | None = None) -> dict[str, Scheme]:
-        """Modules outside of blocks that get a scheme; those of one kind that are float yet, if `kind` names one."""
-        kinds = candidates(self.model) if kind is not None else {}
+        """Modules outside of blocks that get a scheme; those of one kind, if `kind` names one."""
+        kinds = self.resolution.inventory.candidates
         return {
             name: scheme
             for name, scheme in self.resolution.plan.modules.items()
-            if scheme is not None
-            and not name.startswith(self.blocks)
-            and (kind is None or (name in kinds and kinds[name].kind == kind))
+            if scheme is not None and not name.startswith(self.blocks) and kind in (None, kinds[name].kind)
         }
 
     def is_replaced(self, name: str) -> bool:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from torch import nn
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from hf_quant.config.plan import Candidate, Plan, unmatched
+from hf_quant.config.plan import Plan, unmatched
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import PlanError
 from hf_quant.integration.config import HfQuantConfig
-from hf_quant.modules.swap import candidates, tied_modules
+from hf_quant.modules.inventory import Inventory
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,16 @@ class Resolution:
 
     Args:
         plan: Exact names to schemes.
-        ties: Module whose weight belongs to another, to that other, among the modules of `plan`.
+        ties: Module whose weight belongs to another, to that other, among the modules of `plan`; without those of which
+            the checkpoint holds a weight of its own.
         kept_float: Every other module that holds weights, to the reason.
+        inventory: Of the float model.
     """
 
     plan: Plan
     ties: dict[str, str]
     kept_float: dict[str, str]
+    inventory: Inventory
 
 
 def resolve(model: nn.Module, config: HfQuantConfig, in_checkpoint: Container[str] | None = None) -> Resolution:
@@ -42,36 +45,17 @@ def resolve(model: nn.Module, config: HfQuantConfig, in_checkpoint: Container[st
         PlanError: A pattern, or an entry of modules_to_not_convert, matches nothing; a group size does not fit; or
             tied modules get different weights.
     """
-    found = candidates(model)
+    inventory = Inventory.of(model)
     left_out = _left_out(model, config.modules_to_not_convert or ())
-    ties = tied_modules(model)
-    requested = config.requested_plan(found).modules
+    requested = config.requested_plan(inventory.candidates).modules
     reasons: dict[str, str] = {}
-    for name in found:
-        reason = _reason_for_float(name, model, left_out, requested, ties, in_checkpoint)
+    for name in inventory.candidates:
+        reason = _reason_for_float(name, model, left_out, requested, inventory, in_checkpoint)
         if reason is not None:
             reasons[name] = reason
-    _keep_tied_together(ties, found, reasons)
-    chosen = {name: scheme for name, scheme in requested.items() if scheme is not None and name not in reasons}
-    ties = {target: source for target, source in ties.items() if target in chosen and source in chosen}
-    _check_tied_schemes(ties, chosen)
-    return Resolution(Plan(chosen), ties, {**reasons, **unsupported_modules(model, found)})
-
-
-def unsupported_modules(model: nn.Module, found: dict[str, Candidate]) -> dict[str, str]:
-    """Modules that hold parameters of their own and have no quantized counterpart, to the reason."""
-    reasons = {}
-    for name, module in model.named_modules():
-        if name in found or not any(True for _ in module.parameters(recurse=False)):
-            continue
-        kind = type(module).__name__
-        if "norm" in kind.lower():
-            reasons[name] = "normalisation: few weights, sensitive"
-        elif all(parameter.ndim < 2 for parameter in module.parameters(recurse=False)):
-            reasons[name] = "holds vectors only, such as a bias"
-        else:
-            reasons[name] = f"no quantized counterpart for {kind}"
-    return reasons
+    chosen = inventory.carried_out(requested, reasons)
+    ties = inventory.ties_among(chosen, in_checkpoint)
+    return Resolution(Plan(chosen), ties, {**reasons, **inventory.unsupported}, inventory)
 
 
 def _left_out(model: nn.Module, entries: Collection[str]) -> set[str]:
@@ -95,7 +79,7 @@ def _reason_for_float(
     model: nn.Module,
     left_out: Container[str],
     requested: Mapping[str, Scheme | None],
-    ties: dict[str, str],
+    inventory: Inventory,
     in_checkpoint: Container[str] | None,
 ) -> str | None:
     if name not in requested:
@@ -110,32 +94,8 @@ def _reason_for_float(
     keep = getattr(model, "_keep_in_fp32_modules", None)
     if keep and not should_convert_module(name, list(keep)):
         return "the model class keeps it in float32"
-    if in_checkpoint is not None and not _has_weight(name, ties, in_checkpoint):
+    if in_checkpoint is None or name in inventory.held:
+        return None
+    if not any(f"{member}.weight" in in_checkpoint for member in inventory.group(name)):
         return "not in the checkpoint: newly initialised, to be trained"
     return None
-
-
-def _has_weight(name: str, ties: dict[str, str], in_checkpoint: Container[str]) -> bool:
-    group = {name, ties.get(name, name)} | {target for target, source in ties.items() if source == name}
-    return any(f"{member}.weight" in in_checkpoint for member in group)
-
-
-def _keep_tied_together(ties: dict[str, str], found: dict[str, Candidate], reasons: dict[str, str]) -> None:
-    # One set of codes serves both ends of a tie, so one end that must stay float keeps the other.
-    changed = True
-    while changed:
-        changed = False
-        for pair in ties.items():
-            for name, other in (pair, pair[::-1]):
-                if name in found and name not in reasons and (other in reasons or other not in found):
-                    reasons[name] = f"tied to {other}, which stays float"
-                    changed = True
-
-
-def _check_tied_schemes(ties: dict[str, str], chosen: dict[str, Scheme]) -> None:
-    for target, source in ties.items():
-        if chosen[target].weight != chosen[source].weight:
-            raise PlanError(
-                f"{target} ({chosen[target]}) is tied to {source} ({chosen[source]}): one set of codes serves both, "
-                "so give both the same weight scheme, or keep both float"
-            )

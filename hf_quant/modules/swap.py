@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from hf_quant.config.plan import Candidate, Plan
+from hf_quant.config.plan import Plan
 from hf_quant.config.scheme import Scheme
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.conv1d import QuantizedConv1D
@@ -20,8 +20,9 @@ Build = Callable[..., nn.Module]
 
 
 def _quantized_linear(module: nn.Linear, scheme: Scheme, tied: bool, device: torch.device) -> nn.Module:
-    sizes = (module.in_features, module.out_features, module.bias is not None)
-    return QuantizedLinear(*sizes, scheme, tied, device, module.weight.dtype)
+    # Of the weight: Transformers resizes some heads without a word to their out_features.
+    rows, width = module.weight.shape
+    return QuantizedLinear(width, rows, module.bias is not None, scheme, tied, device, module.weight.dtype)
 
 
 def _quantized_conv1d(module: Conv1D, scheme: Scheme, tied: bool, device: torch.device) -> nn.Module:
@@ -30,8 +31,8 @@ def _quantized_conv1d(module: Conv1D, scheme: Scheme, tied: bool, device: torch.
 
 
 def _quantized_embedding(module: nn.Embedding, scheme: Scheme, tied: bool, device: torch.device) -> nn.Module:
-    sizes = (module.num_embeddings, module.embedding_dim, module.padding_idx)
-    return QuantizedEmbedding(*sizes, scheme, tied, device, module.weight.dtype)
+    rows, width = module.weight.shape
+    return QuantizedEmbedding(rows, width, module.padding_idx, scheme, tied, device, module.weight.dtype)
 
 
 def _stored(stored_class: type[StoredModule]) -> Build:
@@ -56,55 +57,16 @@ SWAPS: dict[type[nn.Module], tuple[Build, Build]] = {
 compute something else."""
 
 
-def candidates(model: nn.Module) -> dict[str, Candidate]:
-    """Every module that can be quantized, by name.
-
-    Linears outside the base model (``model.base_model_prefix``) are heads: they make the model's output.
-    """
-    prefix = getattr(model, "base_model_prefix", "")
-    base = f"{prefix}." if prefix and hasattr(model, prefix) else None
-    found = {}
-    for name, module in model.named_modules():
-        if type(module) not in SWAPS or not name:
-            continue
-        weight = module.weight
-        assert isinstance(weight, torch.Tensor)
-        if weight.ndim != 2:
-            continue
-        width = int(weight.shape[0] if isinstance(module, Conv1D) else weight.shape[1])
-        is_head = base is not None and not name.startswith(base)
-        kind = "embedding" if isinstance(module, nn.Embedding) else "head" if is_head else "linear"
-        found[name] = Candidate(kind, width)
-    return found
-
-
-def tied_modules(model: nn.Module) -> dict[str, str]:
-    """Module whose weight belongs to another one, to that other one: ``{"lm_head": "model.embed_tokens"}``."""
-    declared = getattr(model, "all_tied_weights_keys", None) or {}
-    ties = {
-        target.removesuffix(".weight"): source.removesuffix(".weight")
-        for target, source in declared.items()
-        if target.endswith(".weight")
-    }
-    first: dict[int, str] = {}
-    for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if type(module) in SWAPS and isinstance(weight, nn.Parameter) and not weight.is_meta:
-            source = first.setdefault(id(weight), name)
-            if source != name and name not in ties and ties.get(source) != name:
-                ties[name] = source
-    return ties
-
-
 def swap(model: nn.Module, plan: Plan, ties: dict[str, str], device: torch.device | str | None = None) -> None:
     """Replace the modules that `plan` names by quantized ones with uninitialised tensors, in place.
 
     Args:
         model: Changed in place.
         plan: Resolved for this model.
-        ties: From `tied_modules`, before anything was replaced.
+        ties: Of an `Inventory`, made before anything was replaced.
         device: Where new tensors are made; None keeps each module's own device.
     """
+    replacements = {}
     for name, scheme in plan.modules.items():
         if scheme is None:
             continue
@@ -113,8 +75,16 @@ def swap(model: nn.Module, plan: Plan, ties: dict[str, str], device: torch.devic
         weight = module.weight
         assert isinstance(weight, torch.Tensor)
         replacement = build(module, scheme, name in ties, weight.device if device is None else device)
-        replacement.train(module.training)
-        model.set_submodule(name, replacement)
+        replacements[name] = replacement.train(module.training)
+    exchange(model, replacements)
+
+
+def exchange(model: nn.Module, replacements: Mapping[str, nn.Module]) -> None:
+    """Put other modules in the places of those with these names, in place: in all, where one has several names."""
+    meant = {id(model.get_submodule(name)): replacement for name, replacement in replacements.items()}
+    for parent in list(model.modules()):
+        for key, child in parent._modules.items():
+            parent._modules[key] = meant.get(id(child), child)
 
 
 def share_tied(model: nn.Module, ties: dict[str, str]) -> None:
@@ -139,10 +109,9 @@ def restore_float(model: nn.Module, dtype: torch.dtype) -> None:
         model: Changed in place.
         dtype: Of the restored weights.
     """
-    ties = {name: source for name, source in _current_ties(model).items()}
-    for name, module in list(model.named_modules()):
-        if isinstance(module, QuantizedModule | StoredModule):
-            model.set_submodule(name, _float_module(module, dtype))
+    ties = _current_ties(model)
+    stored = [(n, module) for n, module in model.named_modules() if isinstance(module, QuantizedModule | StoredModule)]
+    exchange(model, {name: _float_module(module, dtype) for name, module in stored})
     for target, source in ties.items():
         model.get_submodule(target).weight = model.get_submodule(source).weight
 

@@ -39,7 +39,7 @@ def build_problem(
             is multiplied with.
     """
     known = [scheme for scheme in schemes if times is None or _is_timed(times, scheme)]
-    leaders = {name: costs.ties.get(name, (groups or {}).get(name, name)) for name in costs.candidates}
+    leaders = {name: costs.inventory.ties.get(name, (groups or {}).get(name, name)) for name in costs.candidates}
     members: dict[str, list[str]] = {}
     for name in costs.candidates:
         members.setdefault(_root(leaders, name), []).append(name)
@@ -78,7 +78,8 @@ def _unit(
         return None if times is None else math.fsum(times.of(name, scheme) for name in names)
 
     options = [Option(None, costs.of_unit(names, None), 0.0, milliseconds(None))]
-    for scheme in schemes:
+    # What is tied to something that stays float has no choice.
+    for scheme in [] if costs.inventory.held.keys() & names else schemes:
         losses = [0.0 if table is None else table.loss(name, scheme) for name in names]
         fitted = _fitted(costs, scheme, names, alignment)
         # One that is fitted to the width may be the same as another.

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_quant.modules.swap import candidates
+from hf_quant.modules.inventory import Inventory
 
 
 @torch.no_grad()
-def fusion_groups(model: Any, example: Mapping[str, Any]) -> dict[str, str]:
+def fusion_groups(model: Any, example: Mapping[str, Any], inventory: Inventory) -> dict[str, str]:
     """Linears that share one input and one parent, such as query, key and value, or gate and up.
 
     They are seen in one pass, not known by name.
@@ -20,11 +20,12 @@ def fusion_groups(model: Any, example: Mapping[str, Any]) -> dict[str, str]:
     Args:
         model: Float; it is as it was afterwards.
         example: What to call it with.
+        inventory: Of the model.
 
     Returns:
         Of every linear that has siblings, the name of the first of them.
     """
-    names = [name for name, candidate in candidates(model).items() if candidate.kind != "embedding"]
+    names = [name for name, candidate in inventory.candidates.items() if candidate.kind != "embedding"]
     # Inputs are kept, so that no two of them have one address.
     seen: dict[tuple[str, int], list[str]] = {}
     kept: list[Tensor] = []

@@ -10,11 +10,11 @@ from torch import nn
 
 from hf_quant.config.plan import Candidate, Plan, fit
 from hf_quant.config.presets import PRESETS
-from hf_quant.config.scheme import Scheme
+from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.errors import ConfigError
 from hf_quant.hardware.profile import Profile
 from hf_quant.hardware.profiles import get_profile
-from hf_quant.modules.swap import candidates, tied_modules
+from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.cost.disk import plan_bytes
 from hf_quant.planner.offered import is_aligned
 from hf_quant.registry import unknown
@@ -114,10 +114,10 @@ def advise(model: Any, hardware: str | Profile, target: str = "speed") -> Advice
     profile = get_profile(hardware) if isinstance(hardware, str) else hardware
     if target not in TARGETS:
         raise ConfigError(unknown("target", target, TARGETS))
-    ranked = _ranked(profile, target)
+    inventory, ranked = Inventory.of(model), _ranked(profile, target)
     for index, preset in enumerate(ranked):
-        choices = _choices(model, profile, target, preset)
-        size = plan_bytes(model, Plan({choice.module: choice.scheme for choice in choices}))
+        choices = _choices(inventory, profile, target, preset)
+        size = plan_bytes(model, Plan({choice.module: choice.scheme for choice in choices}), inventory=inventory)
         fits, memory = _memory(profile, size)
         # For accuracy, the first that fits; for the others the first is meant, whether or not it does.
         if fits is not False or target != "accuracy" or index == len(ranked) - 1:
@@ -143,19 +143,25 @@ def _is_allowed(profile: Profile, preset: str) -> bool:
     return not (profile.per_channel and PRESETS[preset].linear.weight.granularity == "group")
 
 
-def _choices(model: nn.Module, profile: Profile, target: str, preset: str) -> tuple[Choice, ...]:
-    found, ties = candidates(model), tied_modules(model)
+def _choices(inventory: Inventory, profile: Profile, target: str, preset: str) -> tuple[Choice, ...]:
+    found = inventory.candidates
     chosen = {name: _choice(name, candidate, profile, target, preset) for name, candidate in found.items()}
-    for name, source in ties.items():
-        if name in chosen and source in chosen:
-            one, other = chosen[name], chosen[source]
-            if (one.scheme is None) != (other.scheme is None) or (
-                one.scheme is not None and other.scheme is not None and one.scheme.weight != other.scheme.weight
-            ):
-                # What is multiplied with has to suit the kernels; rows can be read from any codes.
-                scheme = None if one.scheme is None else fit(one.scheme, found[source], source)
-                chosen[source] = Choice(source, scheme, one.preset, f"tied to {name}: one set of codes serves both")
+    for name, other in inventory.held.items():
+        chosen[name] = Choice(name, None, "float", f"tied to {other}, which stays float")
+    for owner in dict.fromkeys(inventory.ties.values()):
+        group = inventory.group(owner)
+        # What is multiplied with has to suit the kernels; rows can be read from any codes.
+        leader = next((name for name in group if found[name].kind != "embedding"), owner)
+        one = chosen[leader]
+        for name in group:
+            scheme = None if one.scheme is None else fit(one.scheme, found[name], name)
+            if _weight(scheme) != _weight(chosen[name].scheme):
+                chosen[name] = Choice(name, scheme, one.preset, f"tied to {leader}: one set of codes serves both")
     return tuple(chosen.values())
+
+
+def _weight(scheme: Scheme | None) -> TensorScheme | None:
+    return None if scheme is None else scheme.weight
 
 
 def _choice(name: str, candidate: Candidate, profile: Profile, target: str, preset: str) -> Choice:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hf_quant.modules.swap import share_tied
+from hf_quant.modules.swap import exchange, share_tied
 from hf_quant.qat.check import check_grids
 from hf_quant.qat.input import StaticInput
 from hf_quant.qat.prepare import fake_quantized_modules
@@ -37,12 +37,10 @@ def convert(model: nn.Module, ties: dict[str, str]) -> None:
             module.input_quantizer.next_step(name)
             module.input_quantizer.initialise(name)
         made[name] = quantized_twin(module, tied=name in ties)
-    for name, twin in made.items():
-        model.set_submodule(name, twin)
+    exchange(model, made)
     share_tied(model, ties)
 
 
 def take_out(model: nn.Module) -> None:
     """Put the float modules back, with the masters as training left them, in place."""
-    for name, module in list(fake_quantized_modules(model)):
-        model.set_submodule(name, float_twin(module))
+    exchange(model, {name: float_twin(module) for name, module in fake_quantized_modules(model)})

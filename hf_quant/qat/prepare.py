@@ -11,6 +11,7 @@ from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.config.plan import Plan
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import PlanError
+from hf_quant.modules.swap import exchange
 from hf_quant.qat.modules import FAKES, FakeQuantized
 from hf_quant.qat.options import QATOptions
 
@@ -21,7 +22,7 @@ def prepare(model: nn.Module, plan: Plan, ties: dict[str, str], options: QATOpti
     Args:
         model: Float.
         plan: Resolved for this model.
-        ties: Module whose weight belongs to another one, to that other one, from `modules.swap.tied_modules`.
+        ties: Module whose weight belongs to another one, to that other one, from an `Inventory`.
         options: How grids are found; None for the defaults.
 
     Raises:
@@ -36,8 +37,7 @@ def prepare(model: nn.Module, plan: Plan, ties: dict[str, str], options: QATOpti
     # Owners of shared weights before those who share them.
     for name in sorted(chosen, key=lambda name: name in ties):
         made[name] = _fake(model.get_submodule(name), name, chosen[name], made.get(ties.get(name, "")), options)
-    for name, fake in made.items():
-        model.set_submodule(name, fake)
+    exchange(model, made)
 
 
 def fake_quantized_modules(model: nn.Module) -> Iterator[tuple[str, FakeQuantized]]:

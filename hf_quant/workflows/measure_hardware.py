@@ -14,7 +14,7 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, LlamaConf
 from hf_quant.config.plan import Plan
 from hf_quant.config.presets import PRESETS
 from hf_quant.integration.config import HfQuantConfig
-from hf_quant.modules.swap import candidates
+from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.cost.measure import QUICK, THOROUGH, measure_table
 from hf_quant.planner.cost.overhead import measure_overhead
 from hf_quant.planner.cost.quiet import Quiet
@@ -79,7 +79,7 @@ def _built(make: Callable[[int, int], nn.Module], kind: str, hidden: int, layers
             built = quantize(built, "int8", progress=False)
         elif kind == "mixed":
             # No two neighbours alike, so that nothing is computed together.
-            names = [name for name, entry in candidates(built).items() if entry.kind == "linear"]
+            names = Inventory.of(built).linears()
             schemes = itertools.cycle(PRESETS[name].linear for name in ("int8", "int4", "w8a16"))
             built = quantize(built, HfQuantConfig(plan=Plan(dict(zip(names, schemes, strict=False)))), progress=False)
     torch.set_rng_state(state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,6 @@ from hf_quant.calibration.data import Calibration
 from hf_quant.config.plan import Plan
 from hf_quant.config.recipe import Recipe
 from hf_quant.integration.config import HfQuantConfig
-from hf_quant.modules.swap import candidates
 from hf_quant.planner.problem import Assignment, Problem
 from hf_quant.planner.quality import Quality
 from hf_quant.planner.search.base import Evaluate
@@ -87,13 +86,22 @@ class MeasuredPlans:
         return self.quality(quantized, self.rows) - self._float
 
 
-def left_by(recipe: Recipe, model: Any, plan: Plan, rows: Rows, calibration_rows: Rows, quality: Quality) -> float:
+def left_by(
+    recipe: Recipe,
+    model: Any,
+    plan: Plan,
+    linears: Container[str],
+    rows: Rows,
+    calibration_rows: Rows,
+    quality: Quality,
+) -> float:
     """The part of the loss of rounding to nearest that a recipe leaves in the linears of a plan, measured.
 
     Args:
         recipe: Algorithms, with data.
         model: Float, in memory.
-        plan: Its linears are quantized, both ways.
+        plan: What it has for `linears` is carried out both ways.
+        linears: Names.
         rows: To measure on.
         calibration_rows: To calibrate on.
         quality: In the unit of the sensitivities.
@@ -101,18 +109,17 @@ def left_by(recipe: Recipe, model: Any, plan: Plan, rows: Rows, calibration_rows
     Returns:
         A factor from 0.05 to 1; 1 where rounding to nearest loses nothing on these rows.
     """
-    linears = {name: scheme for name, scheme in plan.modules.items() if name in _linears(model)}
-    nearest = MeasuredPlans(model, rows, quality).rise(Plan(linears))
+    plan = Plan({name: scheme for name, scheme in plan.modules.items() if name in linears})
+    nearest = MeasuredPlans(model, rows, quality).rise(plan)
     if nearest <= 0:
         logger.warning("rounding to nearest loses nothing on the sequences measured on: give more data")
         return 1.0
-    rise = MeasuredPlans(model, rows, quality, recipe, calibration_rows).rise(Plan(linears))
+    rise = MeasuredPlans(model, rows, quality, recipe, calibration_rows).rise(plan)
     return min(1.0, max(_LEAST_LEFT, rise / nearest))
 
 
-def with_less_lost(table: LossTable, model: Any, factor: float) -> LossTable:
+def with_less_lost(table: LossTable, linears: Container[str], factor: float) -> LossTable:
     """Losses of integer weights of linears, which is what recipes better, times `factor`; the others as they are."""
-    linears = _linears(model)
     rows = []
     for name, losses in zip(table.modules, table.losses, strict=True):
         rows.append(
@@ -122,10 +129,6 @@ def with_less_lost(table: LossTable, model: Any, factor: float) -> LossTable:
             )
         )
     return replace(table, losses=tuple(rows))
-
-
-def _linears(model: Any) -> set[str]:
-    return {name for name, candidate in candidates(model).items() if candidate.kind == "linear"}
 
 
 def _calibration(rows: Rows) -> Calibration:

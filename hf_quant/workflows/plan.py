@@ -18,6 +18,7 @@ from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CalibrationError, ConfigError
 from hf_quant.integration.algorithms import algorithms_of
 from hf_quant.integration.fingerprint import weights_fingerprint
+from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.budget import Budget
 from hf_quant.planner.confirm import confirmed
 from hf_quant.planner.cost.disk import DiskCosts
@@ -89,6 +90,7 @@ def search_plan(
             "hessian, kl or loss, or a budget of bytes"
         )
     space = search_space(model, [budget], offer, progress)
+    inventory = space.costs.inventory
     batches = data.batches(model.config) if isinstance(data, Calibration) else list(data)
     analysed, held_out = _divided(batches)
     measures = bool(search.options)
@@ -96,17 +98,18 @@ def search_plan(
         next(sequences_of(held_out, model, labelled=True))  # a loss that cannot be measured is told before the analysis
     if offer.fused:
         example = next(sequences_of(analysed[:1], model, labelled=False))
-        space = replace(space, groups=fusion_groups(model, example))
+        space = replace(space, groups=fusion_groups(model, example, inventory))
         limits_of(space.problem(), budget)
-    table = _analysis(model, analysed, space.schemes, judge, progress)
+    table = _analysis(model, inventory, analysed, space.schemes, judge, progress)
     rounding, recipe = "", judge.recipe
     if recipe is not None:
         recipe = steps_of(recipe)
         unscaled = space.problem(table)
         uniform = unscaled.plan(STRATEGIES["uniform"](unscaled, budget).assignment)
-        left = left_by(recipe, model, uniform, held_out, analysed, mean_loss)
+        linears = set(inventory.linears())
+        left = left_by(recipe, model, uniform, linears, held_out, analysed, mean_loss)
         rounding = f"{recipe.steps()}, which leaves {left:.0%} of what rounding to nearest loses in linears"
-        table = with_less_lost(table, model, left)
+        table = with_less_lost(table, linears, left)
     problem = space.problem(table)
     measure_plan = MeasuredPlans(model, held_out, QUALITIES[judge.metric], recipe, analysed).of(problem)
     search_for = partial(
@@ -139,17 +142,19 @@ def search_space(
         ConfigError: A budget cannot be read, or needs times that are not known.
         PlanError: Pins contradict each other.
     """
-    times = None
+    inventory, times = Inventory.of(model), None
     for budget in budgets:
-        times = times or _times(model, budget, offer, progress)
-    space = SearchSpace(DiskCosts(model, offer.dtype), offer, times)
+        times = times or _times(model, inventory, budget, offer, progress)
+    space = SearchSpace(DiskCosts(model, offer.dtype, inventory), offer, times)
     problem = space.problem()
     for budget in budgets:
         limits_of(problem, budget)
     return space
 
 
-def _times(model: Any, budget: Budget | str | float, offer: Offer, progress: bool) -> LatencyCosts | None:
+def _times(
+    model: Any, inventory: Inventory, budget: Budget | str | float, offer: Offer, progress: bool
+) -> LatencyCosts | None:
     """Milliseconds, where they are limited or a table is given."""
     kernels, step = offer.kernels, offer.step
     if kernels is None:
@@ -164,7 +169,7 @@ def _times(model: Any, budget: Budget | str | float, offer: Offer, progress: boo
     table = kernels if isinstance(kernels, KernelTable) else read_table(Path(kernels))
     if step is None:
         step = Pass(tokens=1, context=512, logits=1) if writes_text(model) else Pass(tokens=128)
-    return LatencyCosts(model, table, step)
+    return LatencyCosts(model, table, step, inventory=inventory)
 
 
 def _divided(batches: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -179,14 +184,18 @@ def _divided(batches: list[Any]) -> tuple[list[Any], list[Any]]:
     return rows[:-kept], rows[-kept:]
 
 
-def _analysis(model: Any, rows: list[Any], schemes: Sequence[Scheme], judge: Judge, progress: bool) -> LossTable:
+def _analysis(
+    model: Any, inventory: Inventory, rows: list[Any], schemes: Sequence[Scheme], judge: Judge, progress: bool
+) -> LossTable:
     measure = judge.measure
     if judge.losses is None:
-        return analyse(model, rows, schemes, measure, progress=progress)
+        return analyse(model, rows, schemes, measure, progress=progress, inventory=inventory)
     digest = hashlib.sha256(f"{measure} {weights_fingerprint(model)}".encode())
     digest.update(json.dumps([scheme.to_dict() for scheme in schemes], sort_keys=True).encode())
     for row in rows:
         for name, tensor in sorted(row.items()):
             digest.update(name.encode() + tensor.cpu().numpy().tobytes())
-    file = Path(judge.losses)
-    return analyse(model, rows, schemes, measure, file=file, fingerprint=digest.hexdigest(), progress=progress)
+    file, fingerprint = Path(judge.losses), digest.hexdigest()
+    return analyse(
+        model, rows, schemes, measure, file=file, fingerprint=fingerprint, progress=progress, inventory=inventory
+    )

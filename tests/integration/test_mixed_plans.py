@@ -8,7 +8,8 @@ from hf_quant import HfQuantConfig, Plan
 from hf_quant.fusion.fuse import unfuse
 from hf_quant.integration import attention
 from hf_quant.integration.qat import convert
-from hf_quant.modules.swap import candidates, quantized_modules, tied_modules
+from hf_quant.modules.inventory import Inventory
+from hf_quant.modules.swap import quantized_modules
 from hf_quant.planner.cost.disk import plan_bytes
 from hf_quant.planner.offered import SCHEMES
 from tests.integration.qat_training import trainer
@@ -21,8 +22,8 @@ EVERY = (*SCHEMES.values(), None)
 def mixed(name):
     """Each of the schemes that a search offers, module after module; tied ones have one choice."""
     model, schemes = tiny_model(name), {}
-    ties = tied_modules(model)
-    for number, module in enumerate(each for each in candidates(model) if each not in ties):
+    ties = Inventory.of(model).ties
+    for number, module in enumerate(each for each in Inventory.of(model).candidates if each not in ties):
         schemes[module] = EVERY[number % len(EVERY)]
     schemes |= {module: schemes[owner] for module, owner in ties.items()}
     return Plan(schemes)

@@ -12,8 +12,9 @@ from hf_quant.config.presets import PRESETS, get_preset
 from hf_quant.modules.base import QuantizedModule, stored_state
 from hf_quant.modules.conv1d import QuantizedConv1D
 from hf_quant.modules.embedding import QuantizedEmbedding
+from hf_quant.modules.inventory import Inventory
 from hf_quant.modules.linear import QuantizedLinear
-from hf_quant.modules.swap import candidates, quantized_modules, restore_float, swap, tied_modules
+from hf_quant.modules.swap import quantized_modules, restore_float, swap
 from tests.quantized_linear import relative_error
 from tests.quantized_modules import COPIES, IDS, Body, Model, quantize, quantized_model
 
@@ -34,7 +35,7 @@ def head_and_table(model):
 
 
 def test_candidates_are_linears_embeddings_and_heads_with_their_widths():
-    assert candidates(Model()) == {
+    assert Inventory.of(Model()).candidates == {
         "body.embed": Candidate("embedding", 64),
         "body.linear": Candidate("linear", 64),
         "body.conv": Candidate("linear", 64),
@@ -44,31 +45,31 @@ def test_candidates_are_linears_embeddings_and_heads_with_their_widths():
 
 
 def test_without_a_base_model_no_linear_is_a_head():
-    assert {entry.kind for entry in candidates(Body()).values()} == {"embedding", "linear"}
+    assert {entry.kind for entry in Inventory.of(Body()).candidates.values()} == {"embedding", "linear"}
 
 
 def test_subclasses_of_linear_are_left_alone():
     model = nn.ModuleDict({"plain": nn.Linear(8, 8), "special": ScaledLinear(8, 8)})
-    assert list(candidates(model)) == ["plain"]
+    assert list(Inventory.of(model).candidates) == ["plain"]
     special, expected = model["special"], model["special"](torch.ones(8))
-    quantize(model, preset_plan("int8", candidates(model)))
+    quantize(model, preset_plan("int8", Inventory.of(model).candidates))
     assert model["special"] is special and torch.equal(model["special"](torch.ones(8)), expected)
     assert type(model["plain"]) is QuantizedLinear
 
 
 def test_a_quantized_module_is_no_candidate_again():
-    assert candidates(quantized_model("int8")) == {}
+    assert Inventory.of(quantized_model("int8")).candidates == {}
 
 
 def test_ties_are_found_on_real_tensors_and_in_what_transformers_declares():
-    assert tied_modules(Model()) == {"head": "body.embed"}
+    assert Inventory.of(Model()).ties == {"head": "body.embed"}
     with torch.device("meta"):
         declared = Model()
     declared.all_tied_weights_keys = {"head.weight": "body.embed.weight"}
-    assert tied_modules(declared) == {"head": "body.embed"}
+    assert Inventory.of(declared).ties == {"head": "body.embed"}
     untied = Model()
     untied.head.weight = nn.Parameter(untied.head.weight.clone())
-    assert tied_modules(untied) == {}
+    assert Inventory.of(untied).ties == {}
 
 
 @integer_preset
@@ -97,7 +98,7 @@ def test_the_quantized_model_is_close_to_the_float_one(preset):
 def test_none_in_a_plan_leaves_a_module_as_it_is(preset):
     model = Model()
     linear = model.body.linear
-    plan = preset_plan(preset, candidates(model))
+    plan = preset_plan(preset, Inventory.of(model).candidates)
     quantize(model, Plan({**plan.modules, "body.linear": None}))
     assert model.body.linear is linear and type(linear) is nn.Linear
 
@@ -105,7 +106,7 @@ def test_none_in_a_plan_leaves_a_module_as_it_is(preset):
 @pytest.mark.parametrize("training", [True, False])
 def test_modules_stay_in_their_mode(training):
     model = Model().train(training)
-    quantize(model, preset_plan("int8", candidates(model)))
+    quantize(model, preset_plan("int8", Inventory.of(model).candidates))
     assert all(module.training == training for module in model.modules())
     restore_float(model, torch.float32)
     assert all(module.training == training for module in model.modules())
@@ -114,7 +115,7 @@ def test_modules_stay_in_their_mode(training):
 def test_on_meta_nothing_is_allocated():
     with torch.device("meta"):
         model = Model()
-    swap(model, preset_plan("int4", candidates(model)), {"head": "body.embed"}, device="meta")
+    swap(model, preset_plan("int4", Inventory.of(model).candidates), {"head": "body.embed"}, device="meta")
     assert all(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
     assert model.head.tied and not model.body.embed.tied
 
@@ -202,7 +203,7 @@ def test_a_restored_model_can_be_quantized_again_to_the_same_outputs(preset):
     model = quantized_model(preset)
     expected = model(IDS)
     restore_float(model, torch.float32)
-    quantize(model, preset_plan(preset, candidates(model)))
+    quantize(model, preset_plan(preset, Inventory.of(model).candidates))
     # Scales of groups are rounded to bfloat16, so that the range decoded differs a little from the one encoded.
     assert relative_error(model(IDS).detach(), expected.detach()) < (0.05 if "4" in preset else 1e-3)
 
@@ -211,7 +212,7 @@ def test_two_linears_that_share_a_weight_share_its_codes():
     model = nn.ModuleDict({"one": nn.Linear(64, 64), "two": nn.Linear(64, 64)})
     model["two"].weight = model["one"].weight
     scheme = get_preset("w4a16").linear
-    twin = copy.deepcopy(quantize(model, Plan({"*": scheme}).resolve(candidates(model))))
+    twin = copy.deepcopy(quantize(model, Plan({"*": scheme}).resolve(Inventory.of(model).candidates)))
     input = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
     assert torch.equal(twin["one"](input), model["one"](input)) and torch.equal(twin["two"](input), model["two"](input))
     assert torch.equal(model["one"].dequantized_weight(), model["two"].dequantized_weight())

@@ -11,7 +11,7 @@ from hf_quant.errors import ConfigError, UnknownName, UnsupportedModel
 from hf_quant.evaluation.file_size import directory_bytes
 from hf_quant.hardware.profile import Figure
 from hf_quant.hardware.profiles import PROFILES, get_profile
-from hf_quant.modules.swap import candidates
+from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.optimize_for import TARGETS, advise, optimize_for
 from tests.integration.tiny import FAMILIES, outputs, tiny_model
 
@@ -22,7 +22,7 @@ from tests.integration.tiny import FAMILIES, outputs, tiny_model
 def test_every_machine_and_target_has_a_plan_for_every_module_with_a_reason(name, hardware, target):
     model = tiny_model(name)
     advice = advise(model, hardware, target)
-    assert [choice.module for choice in advice.choices] == list(candidates(model))
+    assert [choice.module for choice in advice.choices] == list(Inventory.of(model).candidates)
     assert all(choice.reason for choice in advice.choices)
     assert {choice.preset for choice in advice.choices} <= {*get_profile(hardware).schemes, "float"}
     assert advice.memory == advice.lines()[-1]

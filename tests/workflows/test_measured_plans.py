@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hf_quant import Plan, Recipe
+from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.offered import SCHEMES
 from hf_quant.planner.sensitivity.analysis import analyse
 from hf_quant.workflows.measured_plans import MeasuredPlans, left_by, with_less_lost
@@ -33,22 +34,26 @@ def distance(model):
     return measure
 
 
+def linears(model):
+    return set(Inventory.of(model).linears())
+
+
 def test_a_recipe_that_compensates_leaves_a_part(setup):
     model, rows, _, plan = setup
-    left = left_by(GPTQ, model, plan, rows[:4], rows[4:], distance(model))
+    left = left_by(GPTQ, model, plan, linears(model), rows[:4], rows[4:], distance(model))
     assert 0.05 <= left < 0.9
-    assert left_by(Recipe(), model, plan, rows[:4], rows[4:], distance(model)) == 1.0
+    assert left_by(Recipe(), model, plan, linears(model), rows[:4], rows[4:], distance(model)) == 1.0
 
 
 def test_only_linears_count(setup):
     model, rows, _, plan = setup
     outside = Plan({name: scheme for name, scheme in plan.modules.items() if not name.startswith("model.layers")})
-    assert left_by(GPTQ, model, outside, rows[:4], rows[4:], distance(model)) == 1.0
+    assert left_by(GPTQ, model, outside, linears(model), rows[:4], rows[4:], distance(model)) == 1.0
 
 
 def test_losses_of_linears_are_scaled_and_no_others(setup):
     model, _, table, _ = setup
-    scaled = with_less_lost(table, model, 0.25)
+    scaled = with_less_lost(table, linears(model), 0.25)
     for name, before, after in zip(table.modules, table.losses, scaled.losses, strict=True):
         factor = 0.25 if name.startswith("model.layers") else 1.0
         assert after[0] == pytest.approx(factor * before[0])

@@ -9,7 +9,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_quant.errors import ConfigError
-from hf_quant.modules.swap import candidates
+from hf_quant.modules.inventory import Inventory
 
 
 def activation_bytes(
@@ -41,7 +41,7 @@ def activation_bytes(
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{name} must be a positive integer, not {value!r}")
     outputs: dict[str, list[int]] = {"linear": [], "head": [0]}
-    for name, candidate in candidates(model).items():
+    for name, candidate in Inventory.of(model).candidates.items():
         if candidate.kind != "embedding":
             outputs[candidate.kind].append(output_width(model.get_submodule(name)))
     if not outputs["linear"]:

@@ -14,7 +14,8 @@ from hf_quant.config.scheme import Scheme
 from hf_quant.errors import PlanError
 from hf_quant.evaluation.file_size import MAX_SHARD, computed_bytes, header_entry, saved_tensors
 from hf_quant.modules.base import TensorFacts
-from hf_quant.modules.swap import SWAPS, candidates, tied_modules
+from hf_quant.modules.inventory import Inventory
+from hf_quant.modules.swap import SWAPS
 from hf_quant.planner.cost.skeleton import quantized_skeleton, require_float, skeleton
 from hf_quant.registry import unknown
 
@@ -34,17 +35,18 @@ class DiskCosts:
     Args:
         model: Float, on any device; nothing is read, so the meta device serves.
         dtype: Of what stays float; None: that of the model.
+        inventory: Of the model, where it was made already.
 
     Raises:
         UnsupportedModel: The model is quantized already.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype | None = None):
+    def __init__(self, model: nn.Module, dtype: torch.dtype | None = None, inventory: Inventory | None = None):
         require_float(model)
+        self.inventory = Inventory.of(model) if inventory is None else inventory
+        self.candidates = self.inventory.candidates
         self.model = model if dtype is None else skeleton(model).to(dtype)
         model = self.model
-        self.candidates = candidates(model)
-        self.ties = tied_modules(model)
         self.facts = saved_tensors(model)
         self.float_bytes = computed_bytes(model)
         """Of the whole float model, to the byte."""
@@ -73,7 +75,7 @@ class DiskCosts:
             return self._bytes({weight: self.facts[weight]}) if weight in self.facts else 0
         module = self.model.get_submodule(name)
         fitted = fit(scheme, self.candidates[name], name)
-        tied = name in self.ties
+        tied = name in self.inventory.ties
         build = SWAPS[type(module)][0 if fitted.weight.is_integer else 1]
         facts = saved_tensors(build(module, fitted, tied, torch.device("meta")))
         kept = {
@@ -93,7 +95,7 @@ class DiskCosts:
         Raises:
             PlanError: The plan does not fit the model.
         """
-        return computed_bytes(quantized_skeleton(self.model, plan), max_shard)
+        return computed_bytes(quantized_skeleton(self.model, plan, self.inventory), max_shard)
 
     def slack(self, tensors: int) -> int:
         """How far a sum for one file of so many tensors can lie above the exact bytes."""
@@ -111,16 +113,17 @@ class DiskCosts:
         return total
 
 
-def plan_bytes(model: nn.Module, plan: Plan, max_shard: str = MAX_SHARD) -> int:
+def plan_bytes(model: nn.Module, plan: Plan, max_shard: str = MAX_SHARD, inventory: Inventory | None = None) -> int:
     """Bytes of the files that a float model is saved to when it is quantized by `plan`, to the byte.
 
     Args:
         model: Float, on any device.
         plan: Names or patterns to schemes.
         max_shard: As ``max_shard_size`` of ``save_pretrained``.
+        inventory: Of the model, where it was made already.
 
     Raises:
         PlanError: The plan does not fit the model.
         UnsupportedModel: The model is quantized already.
     """
-    return computed_bytes(quantized_skeleton(model, plan), max_shard)
+    return computed_bytes(quantized_skeleton(model, plan, inventory), max_shard)

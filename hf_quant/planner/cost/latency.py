@@ -17,11 +17,10 @@ from hf_quant.config.scheme import Scheme
 from hf_quant.errors import ConfigError, PlanError
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.conv1d import QuantizedConv1D
+from hf_quant.modules.inventory import Inventory
 from hf_quant.modules.stored import StoredModule
-from hf_quant.modules.swap import candidates
 from hf_quant.planner.cost.interpolate import Interpolation
 from hf_quant.planner.cost.kv_cache import key_value_heads, kv_cache_bytes
-from hf_quant.planner.cost.skeleton import carried_out
 from hf_quant.planner.cost.table import KernelTable, Overhead
 from hf_quant.registry import unknown
 
@@ -83,7 +82,7 @@ class Latency:
 
     Args:
         linears: Those of the blocks.
-        heads: Linears outside the base model.
+        heads: Linears that make an output.
         attention: Products of queries, keys and values, and what the cache takes with each byte that it holds.
         overhead: Norms, activation functions, calls; what fusing blocks saves is taken off.
     """
@@ -109,14 +108,23 @@ class LatencyCosts:
         table: From ``hf-quant hardware --measure``.
         step: The pass that is timed.
         refuse_slower: Whether `of` raises for a scheme that is slower than float32 there.
+        inventory: Of the model, where it was made already.
     """
 
-    def __init__(self, model: Any, table: KernelTable, step: Pass, refuse_slower: bool = False):
+    def __init__(
+        self,
+        model: Any,
+        table: KernelTable,
+        step: Pass,
+        refuse_slower: bool = False,
+        inventory: Inventory | None = None,
+    ):
         self.interpolation = Interpolation(table)
         self.step = step
         self.refuse_slower = refuse_slower
-        self.candidates = candidates(model)
-        self.linears = {linear.name: linear for linear in linears(model)}
+        inventory = Inventory.of(model) if inventory is None else inventory
+        self.candidates = inventory.candidates
+        self.linears = {linear.name: linear for linear in linears(model, inventory)}
         self.fixed_milliseconds = max(0.0, sum(_besides_linears(model, table, step, {"mixed": 1.0})))
         """What no choice changes, in a model whose blocks have several schemes."""
 
@@ -163,10 +171,11 @@ def predict_latency(model: Any, table: KernelTable, step: Pass, plan: Plan | Non
         ConfigError: A scheme has no relative in the table.
     """
     interpolation = Interpolation(table)
-    schemes = None if plan is None else carried_out(model, plan)[0]
+    inventory = Inventory.of(model)
+    schemes = None if plan is None else inventory.carried_out(plan.resolve(inventory.candidates).modules, {})
     blocks = heads = 0.0
     chosen: dict[str, Scheme | None] = {}
-    for linear in linears(model):
+    for linear in linears(model, inventory):
         scheme = linear.scheme if schemes is None else schemes.get(linear.name)
         if not linear.is_head:
             chosen[linear.name] = scheme
@@ -176,10 +185,9 @@ def predict_latency(model: Any, table: KernelTable, step: Pass, plan: Plan | Non
     return Latency(blocks, heads, *_besides_linears(model, table, step, kinds_of_blocks(chosen)))
 
 
-def linears(model: nn.Module) -> Iterator[LinearFacts]:
-    """Every linear of a model and how it is quantized; heads are those outside the base model."""
-    prefix = getattr(model, "base_model_prefix", "")
-    base = f"{prefix}." if prefix and hasattr(model, prefix) else None
+def linears(model: nn.Module, inventory: Inventory | None = None) -> Iterator[LinearFacts]:
+    """Every linear of a model and how it is quantized; the inventory is made unless it is given."""
+    heads = (Inventory.of(model) if inventory is None else inventory).heads
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             inputs, outputs = module.in_features, module.out_features
@@ -192,7 +200,7 @@ def linears(model: nn.Module) -> Iterator[LinearFacts]:
             scheme = module.spec.scheme
         elif isinstance(module, StoredModule):
             scheme = module.scheme
-        yield LinearFacts(name, int(inputs), int(outputs), base is not None and not name.startswith(base), scheme)
+        yield LinearFacts(name, int(inputs), int(outputs), name in heads, scheme)
 
 
 def takes_logits_to_keep(model: Any) -> bool:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_quant.config.plan import Candidate, Plan
-from hf_quant.config.scheme import Scheme
-from hf_quant.errors import PlanError, UnsupportedModel
+from hf_quant.config.plan import Plan
+from hf_quant.errors import UnsupportedModel
 from hf_quant.modules.base import QuantizedModule
-from hf_quant.modules.swap import candidates, share_tied, swap, tied_modules
+from hf_quant.modules.inventory import Inventory
+from hf_quant.modules.swap import share_tied, swap
 
 
 def require_float(model: nn.Module) -> None:
@@ -33,42 +33,22 @@ def skeleton(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, stand_ins)
 
 
-def carried_out(model: nn.Module, plan: Plan) -> tuple[dict[str, Scheme], dict[str, str]]:
-    """The modules that `plan` quantizes in `model`, and the ties among them.
-
-    As when a model is loaded, a module that is tied to one that stays float stays float with it.
-
-    Raises:
-        PlanError: A pattern matches nothing, a group size does not fit, or tied modules get different weight schemes.
-    """
-    found: dict[str, Candidate] = candidates(model)
-    chosen = {name: scheme for name, scheme in plan.resolve(found).modules.items() if scheme is not None}
-    every = tied_modules(model)
-    left = len(chosen) + 1
-    while len(chosen) < left:
-        left = len(chosen)
-        for target, source in every.items():
-            if (target in chosen) != (source in chosen):
-                chosen.pop(target, None)
-                chosen.pop(source, None)
-    ties = {target: source for target, source in every.items() if target in chosen}
-    for target, source in ties.items():
-        if chosen[target].weight != chosen[source].weight:
-            raise PlanError(
-                f"{target} ({chosen[target]}) is tied to {source} ({chosen[source]}): give both one weight scheme"
-            )
-    return chosen, ties
-
-
-def quantized_skeleton(model: nn.Module, plan: Plan) -> nn.Module:
+def quantized_skeleton(model: nn.Module, plan: Plan, inventory: Inventory | None = None) -> nn.Module:
     """What `plan` makes of a float model, without numbers.
+
+    Args:
+        model: On any device.
+        plan: Names or patterns to schemes.
+        inventory: Of the model, where it was made already.
 
     Raises:
         PlanError: The plan does not fit the model.
         UnsupportedModel: The model is quantized already.
     """
     require_float(model)
-    chosen, ties = carried_out(model, plan)
+    inventory = Inventory.of(model) if inventory is None else inventory
+    chosen = inventory.carried_out(plan.resolve(inventory.candidates).modules, {})
+    ties = inventory.ties_among(chosen)
     copied = skeleton(model)
     swap(copied, Plan(chosen), ties, device="meta")
     share_tied(copied, ties)

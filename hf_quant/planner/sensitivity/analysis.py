@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from hf_quant.algorithms.rtn import checked_range
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CalibrationError, ConfigError
+from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.processes import place
 from hf_quant.planner.sensitivity import MEASURES
 from hf_quant.planner.sensitivity.base import Losses, Measure
@@ -31,6 +32,7 @@ def analyse(
     file: Path | None = None,
     fingerprint: str = "",
     progress: bool = True,
+    inventory: Inventory | None = None,
 ) -> LossTable:
     """What each scheme for each module loses, by one of `MEASURES`.
 
@@ -46,6 +48,7 @@ def analyse(
             it, and goes on from there: what Ctrl-C stops, from the last sequence, what is killed, from a minute ago.
         fingerprint: Of model and data, which the file has to have.
         progress: Show a progress bar.
+        inventory: Of the model, where it was made already.
 
     Raises:
         CalibrationError: There is no data, no loss without labels, or a loss is NaN.
@@ -62,7 +65,7 @@ def analyse(
     if not rows:
         raise CalibrationError("there is no data to measure sensitivities on: give texts")
     rank, ranks = place()
-    work = kind(model, schemes)
+    work = kind(model, schemes, inventory)
     mine = _shared(len(rows), work.parts, rank, ranks)
     kept = None if file is None else KeptSums(file.with_name(f".{file.name}.{rank}-of-{ranks}"), fingerprint)
     done = 0 if kept is None else kept.read(work)

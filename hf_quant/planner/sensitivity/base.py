@@ -13,7 +13,7 @@ from torch import Tensor
 from hf_quant.config.plan import Candidate, fit
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import PlanError
-from hf_quant.modules.swap import candidates, tied_modules
+from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.sensitivity.sequences import Sequence as Row
 from hf_quant.planner.sensitivity.sequences import unit_of
 
@@ -30,6 +30,7 @@ class Measure(ABC):
     Args:
         model: Float. It is called, and is as it was afterwards.
         schemes: With integer or float weights; inputs dynamic or none.
+        inventory: Of the model, where it was made already.
     """
 
     name: ClassVar[str]
@@ -38,14 +39,15 @@ class Measure(ABC):
     in_nats: ClassVar[bool] = True
     """Whether its losses are those of the model, so that a target for them can be given."""
 
-    def __init__(self, model: Any, schemes: Sequence[Scheme]):
+    def __init__(self, model: Any, schemes: Sequence[Scheme], inventory: Inventory | None = None):
         self.model, self.schemes = model, tuple(schemes)
-        self.candidates = candidates(model)
+        self.inventory = Inventory.of(model) if inventory is None else inventory
+        self.candidates = self.inventory.candidates
         self.fitted = {
             name: tuple(_fitted(scheme, candidate, name) for scheme in self.schemes)
             for name, candidate in self.candidates.items()
         }
-        self.owners = {name: tied_modules(model).get(name, name) for name in self.candidates}
+        self.owners = {name: self.inventory.ties.get(name, name) for name in self.candidates}
         """Of each module, the one whose weight it shares, or itself."""
         self.sums: dict[str, Tensor] = {}
         """Under the name of a module what only `losses_of` that module reads, under other names what all read."""

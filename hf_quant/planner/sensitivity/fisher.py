@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.config.scheme import Scheme
+from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.sensitivity.base import Measure
 from hf_quant.planner.sensitivity.gradients import gradients_of, require_finite
 from hf_quant.planner.sensitivity.rounded import input_errors, weight_changes
@@ -36,8 +37,8 @@ class Fisher(Measure):
 
     name = "fisher"
 
-    def __init__(self, model: Any, schemes: Sequence[Scheme]):
-        super().__init__(model, schemes)
+    def __init__(self, model: Any, schemes: Sequence[Scheme], inventory: Inventory | None = None):
+        super().__init__(model, schemes, inventory)
         self.weights: dict[str, nn.Parameter] = {
             name: model.get_submodule(name).weight for name in self.candidates if self.counts_weight(name)
         }

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hf_quant.calibration.blocks import find_blocks
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import UnsupportedModel
+from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.sensitivity.base import Measure
 from hf_quant.planner.sensitivity.gradients import gradients_of, require_finite
 from hf_quant.planner.sensitivity.rounded import input_errors, weight_changes
@@ -37,8 +38,8 @@ class HessianTrace(Measure):
 
     name = "hessian"
 
-    def __init__(self, model: Any, schemes: Sequence[Scheme]):
-        super().__init__(model, schemes)
+    def __init__(self, model: Any, schemes: Sequence[Scheme], inventory: Inventory | None = None):
+        super().__init__(model, schemes, inventory)
         self.weights: dict[str, nn.Parameter] = {
             name: model.get_submodule(name).weight for name in self.candidates if self.counts_weight(name)
         }

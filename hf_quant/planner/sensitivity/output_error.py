@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.config.scheme import Scheme
+from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.sensitivity.base import Measure
 from hf_quant.planner.sensitivity.rounded import input_errors, weight_changes
 from hf_quant.planner.sensitivity.sequences import Sequence as Row
@@ -35,8 +36,8 @@ class OutputError(Measure):
     labelled = False
     in_nats = False
 
-    def __init__(self, model: Any, schemes: Sequence[Scheme]):
-        super().__init__(model, schemes)
+    def __init__(self, model: Any, schemes: Sequence[Scheme], inventory: Inventory | None = None):
+        super().__init__(model, schemes, inventory)
         for name, candidate in self.candidates.items():
             rows, width = weight_matrix(model.get_submodule(name)).shape
             shape = (rows,) if candidate.kind == "embedding" else (width, width)

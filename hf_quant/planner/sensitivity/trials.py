@@ -17,6 +17,7 @@ from hf_quant.calibration.blocks import find_blocks, hidden_of, passed_over
 from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import UnsupportedModel
+from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.sensitivity.base import Measure
 from hf_quant.planner.sensitivity.rounded import quantized_weight, rounded_inputs
 from hf_quant.planner.sensitivity.sequences import Sequence as Row
@@ -31,8 +32,8 @@ class Trials(Measure):
     the inputs of its blocks and its outputs, for one sequence.
     """
 
-    def __init__(self, model: Any, schemes: Sequence[Scheme]):
-        super().__init__(model, schemes)
+    def __init__(self, model: Any, schemes: Sequence[Scheme], inventory: Inventory | None = None):
+        super().__init__(model, schemes, inventory)
         self.names = list(self.candidates)
         self.sums = {_SCORES: self.zeros()}
         try:
@@ -112,18 +113,9 @@ class Trials(Measure):
             return 0
         if name.startswith(f"{self._prefix}."):
             return int(name[len(self._prefix) + 1 :].split(".")[0])
-        # Linears outside the blocks are heads, unless they are tied to what comes first.
-        is_first = self.candidates[name].kind == "embedding" or (self.owners[name] == name and self._is_shared(name))
-        return 0 if is_first or not self._comes_last(name) else len(self._blocks)
-
-    def _is_shared(self, name: str) -> bool:
-        weight = self.model.get_submodule(name).weight
-        return sum(self.model.get_submodule(other).weight is weight for other in self.names) > 1
-
-    def _comes_last(self, name: str) -> bool:
-        head = getattr(self.model, "get_output_embeddings", lambda: None)()
-        base = getattr(self.model, "base_model_prefix", "")
-        return self.model.get_submodule(name) is head or not name.startswith(f"{base}.")
+        # Only heads come after the blocks, and not what one that owns the weight of others shares with them.
+        owns_shared = self.owners[name] == name and len(self.inventory.group(name)) > 1
+        return len(self._blocks) if name in self.inventory.heads and not owns_shared else 0
 
     @contextmanager
     def _quantized(self, name: str, scheme: Scheme) -> Iterator[None]:

@@ -11,7 +11,7 @@ from hf_quant.config.presets import PRESETS
 from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.errors import PlanError, UnsupportedModel
 from hf_quant.evaluation.file_size import directory_bytes, saved_tensors
-from hf_quant.modules.swap import candidates, tied_modules
+from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.cost.disk import DiskCosts, plan_bytes
 from hf_quant.planner.cost.skeleton import quantized_skeleton
 from tests.integration.tiny import CHECKPOINTS, tiny_model
@@ -32,8 +32,8 @@ CHOICES = (
 def random_choices(model, seed):
     """A scheme for each module, the same for those that are tied."""
     draw = random.Random(seed)
-    chosen = {name: draw.choice(CHOICES) for name in candidates(model)}
-    for target, source in tied_modules(model).items():
+    chosen = {name: draw.choice(CHOICES) for name in Inventory.of(model).candidates}
+    for target, source in Inventory.of(model).ties.items():
         chosen[target] = chosen[source]
     return chosen
 

@@ -5,7 +5,7 @@ import torch
 
 from hf_quant.algorithms.rounding import rounded_input
 from hf_quant.config.plan import fit
-from hf_quant.modules.swap import candidates
+from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.offered import SCHEMES
 from hf_quant.planner.sensitivity.analysis import analyse
 from hf_quant.planner.sensitivity.rounded import quantized_weight
@@ -27,7 +27,7 @@ def test_the_error_is_that_of_the_output(name, module):
     inputs = torch.cat(seen)
     weight = (linear.weight.T if name == "gpt2" else linear.weight).detach()
     real = inputs @ weight.T
-    fitted = fit(scheme, candidates(model)[module], module)
+    fitted = fit(scheme, Inventory.of(model).candidates[module], module)
     rounded = rounded_input(inputs, fitted, inputs.abs().amax(0)) @ quantized_weight(linear, fitted, module).T
     expected = ((rounded - real).square().sum() / real.square().sum()).item()
     assert table.loss(module, scheme) == pytest.approx(expected, rel=0.1)
