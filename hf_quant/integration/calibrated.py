@@ -23,7 +23,7 @@ from hf_quant.hardware.free_memory import give_back_memory
 from hf_quant.integration.algorithms import Algorithms, is_static
 from hf_quant.integration.replacements import Replacements
 from hf_quant.integration.resolve import Resolution
-from hf_quant.modules.base import stored_state
+from hf_quant.modules.state import stored_state
 from hf_quant.modules.swap import share_tied
 from hf_quant.observers.base import grid
 

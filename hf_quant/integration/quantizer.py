@@ -24,8 +24,9 @@ from hf_quant.integration.resolve import Resolution, resolve
 from hf_quant.integration.solve import Outcome, check_data, quantize_weights
 from hf_quant.integration.weight_ops import QuantizeOnLoad
 from hf_quant.kernels.openmp import no_threads_left
-from hf_quant.modules.base import QuantizedModule, stored_state
+from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.inventory import Inventory
+from hf_quant.modules.state import stored_state
 from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.swap import quantized_modules, restore_float, share_tied, swap
 

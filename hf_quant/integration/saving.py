@@ -21,7 +21,7 @@ from transformers.utils.hub import PushToHubMixin
 from hf_quant.errors import SaveError
 from hf_quant.hub.card import extend_card
 from hf_quant.integration.original import original_method
-from hf_quant.modules.base import stored_state
+from hf_quant.modules.state import stored_state
 from hf_quant.modules.stored import StoredModule
 
 _SHARED_ARGUMENTS = ("token", "max_shard_size")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from hf_quant.formats import affine_format
 from hf_quant.formats.tensors import TensorFacts, weight_facts
 from hf_quant.kernels.base import FastLinear, LinearOperands, LinearSpec, LookUp
 from hf_quant.kernels.dispatch import select_kernel
+from hf_quant.modules.state import take_state
 from hf_quant.modules.tensor import QuantizedTensor
 from hf_quant.modules.validation import check_grid, check_weight
 from hf_quant.modules.weight import CODES, Weight, lock, stored_name
@@ -283,28 +284,19 @@ class QuantizedModule(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        codes = state_dict.get(prefix + PARAMETER)
-        if isinstance(codes, QuantizedTensor) and not self.weights and codes.of.scheme == self.spec.scheme.weight:
-            self.hold(codes.of.like(codes.of.neutral()))
+        full = prefix + PARAMETER
+        given = state_dict.get(full)
+        if isinstance(given, QuantizedTensor) and not self.weights and given.of.scheme == self.spec.scheme.weight:
+            self.hold(given.of.like(given.of.neutral()))
         weight = self.weights.get(PARAMETER)
-        rest = state_dict
-        if weight is not None and codes is not None and not isinstance(codes, QuantizedTensor):
-            # As it lies on disk.
-            names = {prefix + stored_name(PARAMETER, name): name for name in weight.facts}
-            found = {name: state_dict[full] for full, name in names.items() if full in state_dict}
-            rest = {full: tensor for full, tensor in state_dict.items() if full not in names}
-            wrong = [
-                f"{prefix}{stored_name(PARAMETER, name)} should be {kind} {list(shape)}"
-                for name, (shape, kind) in weight.facts.items()
-                if name in found and (tuple(found[name].shape) != shape or found[name].dtype != kind)
-            ]
-            error_msgs.extend(wrong)
-            missing_keys.extend(full for full, name in names.items() if name not in found)
-            if not wrong and len(found) == len(names):
-                weight.replace({name: tensor.detach().to(weight.device, copy=True) for name, tensor in found.items()})
-        super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        if rest is not state_dict and prefix + PARAMETER in missing_keys:
-            missing_keys.remove(prefix + PARAMETER)
+        is_taken = weight is not None and given is not None and not isinstance(given, QuantizedTensor)
+        if is_taken and weight is not None:
+            state_dict = take_state(weight, full, state_dict, missing_keys, error_msgs)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if is_taken and full in missing_keys:
+            missing_keys.remove(full)
         self.rescaled = self.input_scale is not None
         if weight is not None:
             self.forget()
@@ -327,34 +319,3 @@ class QuantizedModule(nn.Module):
             "torch.jit cannot trace or script a quantized module: use torch.export.export or torch.compile, or call "
             "model.dequantize() first"
         )
-
-
-def stored_state(module: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
-    """A state dict as it goes to disk: quantized weights as their tensors, each once, under the name of who saves it.
-
-    Args:
-        module: Whose state it is.
-        state: From ``module.state_dict()``; not changed.
-    """
-    tied = {
-        f"{name}.{parameter}" if name else parameter
-        for name, child in module.named_modules()
-        if isinstance(child, QuantizedModule) and child.tied
-        for parameter in child.weights
-    }
-    split: dict[str, Any] = {}
-    for name, tensor in state.items():
-        if not isinstance(tensor, QuantizedTensor):
-            split[name] = tensor
-        elif name not in tied:
-            split.update((stored_name(name, key), value) for key, value in tensor.of.neutral().items())
-    return split
-
-
-def holders(modules: Iterator[tuple[str, QuantizedModule]]) -> dict[int, list[str]]:
-    """Names of the modules that hold one weight together, by the identity of the weight."""
-    found: dict[int, list[str]] = {}
-    for name, module in modules:
-        for weight in module.weights.values():
-            found.setdefault(id(weight), []).append(name)
-    return found

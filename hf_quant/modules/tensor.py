@@ -27,6 +27,7 @@ _Tensor = torch.Tensor
 FIX = "dequantize() the model, or keep the module float with modules_to_not_convert"
 
 _TRACERS = ("torch._subclasses", "torch._functorch", "torch._dynamo", "torch._inductor", "torch.fx", "torch.export")
+_MOVERS = ("torch", "accelerate", "transformers", "hf_quant", "peft")
 _LIKE = ("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like")
 _SHAPE_ONLY = (*_LIKE, "new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided")
 
@@ -243,10 +244,41 @@ def _set_data(tensor: Any, value: Any) -> Any:
     return None
 
 
+def _in_memory(tensor: QuantizedTensor) -> torch.Tensor | None:
+    """What stands for a tensor where its address is asked for; None where it has none.
+
+    Libraries that load and move models ask to tell tensors apart. Whoever else asks may read what is there, as writers
+    of files do: they get the decoded numbers, which live as long as the tensor.
+    """
+    asks = sys._getframe(3).f_globals.get("__name__", "")
+    if asks.startswith(_TRACERS):
+        return None
+    if asks.startswith(_MOVERS):
+        return tensor.of.memory
+    if "real" not in tensor.__dict__:
+        tensor.__dict__["real"] = tensor.decoded(asks).contiguous()
+    real: torch.Tensor = tensor.__dict__["real"]
+    return real
+
+
 def _storage(tensor: QuantizedTensor) -> Any:
-    # What makes fake tensors of this one wants to know that it has no storage.
-    asks = sys._getframe(2).f_globals.get("__name__", "")
-    return NotImplemented if asks.startswith(_TRACERS) else tensor.of.memory.untyped_storage()
+    found = _in_memory(tensor)
+    return NotImplemented if found is None else found.untyped_storage()
+
+
+def _address(tensor: QuantizedTensor) -> Any:
+    found = _in_memory(tensor)
+    return NotImplemented if found is None else found.data_ptr()
+
+
+def _index_copy(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+    if not isinstance(tensor, QuantizedTensor) or not any(spec.scheme.input for spec in tensor.of.products):
+        return NotImplemented
+    # As PEFT does to train single tokens: a product with the copy would not round its inputs as the module does.
+    raise QuantizedWeightError(
+        f"rows of {_name(tensor)} cannot be exchanged, since a head with quantized inputs reads them: keep embedding "
+        "and head float with modules_to_not_convert"
+    )
 
 
 def _shared(tensor: QuantizedTensor) -> QuantizedTensor:
@@ -270,8 +302,9 @@ _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     _Tensor.share_memory_: _shared,
     _Tensor.is_shared: lambda tensor: all(each.is_shared() for each in tensor.of.tensors.values()),
     # Addresses tell tensors apart, and storages are counted.
-    _Tensor.data_ptr: lambda tensor: tensor.of.memory.data_ptr(),
+    _Tensor.data_ptr: _address,
     _Tensor.untyped_storage: _storage,
+    _Tensor.index_copy: _index_copy,
     _Tensor.numpy: lambda tensor, *args, **kwargs: tensor.decoded("numpy").numpy(*args, **kwargs),
     _Tensor.tolist: lambda tensor: tensor.decoded("tolist").tolist(),
 }

@@ -9,7 +9,8 @@ import hf_quant
 from hf_quant import HfQuantConfig, Plan, Scheme, TensorScheme
 from hf_quant.algorithms.signround import SignRound
 from hf_quant.errors import CalibrationError, ConfigError, WeightError
-from hf_quant.modules.base import QuantizedModule, stored_state
+from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.state import stored_state
 from hf_quant.modules.swap import quantized_modules
 from tests.integration.calibration_data import HELD_OUT, calibration, config, sequences
 from tests.integration.tiny import CHECKPOINTS, LAYERS, auto_class, error, outputs, saved_tensors, tiny_model

@@ -9,7 +9,7 @@ import torch
 import hf_quant
 from hf_quant import HfQuantConfig
 from hf_quant.config.presets import PRESETS
-from hf_quant.modules.base import stored_state
+from hf_quant.modules.state import stored_state
 from tests.integration.calibration_data import preset_config
 from tests.integration.tiny import CHECKPOINTS, FAMILIES, auto_class, error, outputs, saved_tensors, tiny_model
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from hf_quant import quantize
 from hf_quant.errors import SaveError
 from hf_quant.integration import extend
-from hf_quant.modules.base import stored_state
+from hf_quant.modules.state import stored_state
 from tests.integration.tampering import CONFIG, SCHEMES, WEIGHTS, float_model, inner, load, logits
 
 NAMES = ["bert-int8", "gpt2-int4", "llama-int4", "llama-3bit", "bert-fp16"]
@@ -73,7 +73,7 @@ def test_an_unwritable_target_raises_save_error(tmp_path, place):
 FULL_DISK = """
 import pathlib, resource, signal, sys
 from hf_quant.errors import SaveError
-from hf_quant.modules.base import stored_state
+from hf_quant.modules.state import stored_state
 from tests.integration.tampering import logits, load
 from tests.integration.test_saving import contents, quantized
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from hf_quant.modules.base import stored_state
 from hf_quant.modules.embedding import QuantizedEmbedding
+from hf_quant.modules.state import stored_state
 from tests.quantized_linear import DTYPES, SCHEMES, make_operands, spec_for
 from tests.quantized_modules import COPIES
 

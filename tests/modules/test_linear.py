@@ -13,8 +13,8 @@ from hf_quant.errors import CheckpointError
 from hf_quant.kernels import ops
 from hf_quant.kernels.base import LinearSpec
 from hf_quant.kernels.dispatch import KERNEL_VARIABLE, KERNELS, get_kernel
-from hf_quant.modules.base import stored_state
 from hf_quant.modules.linear import QuantizedLinear
+from hf_quant.modules.state import stored_state
 from tests.quantized_linear import (
     CPU,
     DTYPES,

@@ -9,11 +9,12 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_quant.config.plan import Candidate, Plan, preset_plan
 from hf_quant.config.presets import PRESETS, get_preset
-from hf_quant.modules.base import QuantizedModule, stored_state
+from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.conv1d import QuantizedConv1D
 from hf_quant.modules.embedding import QuantizedEmbedding
 from hf_quant.modules.inventory import Inventory
 from hf_quant.modules.linear import QuantizedLinear
+from hf_quant.modules.state import stored_state
 from hf_quant.modules.swap import quantized_modules, restore_float, swap
 from tests.quantized_linear import relative_error
 from tests.quantized_modules import COPIES, IDS, Body, Model, quantize, quantized_model
