@@ -1,6 +1,6 @@
 """INT8 and INT4 on real checkpoints of the three families: size, load memory, exactness of reload, quality.
 
-    python -m benchmarks.real_models                      # MiniLM (BERT), SmolLM2-135M (Llama), small GPT-2
+    python -m benchmarks.real_models                      # MiniLM (BERT), SmolLM2-135M (Llama), Gemma 3, small GPT-2
     python -m benchmarks.real_models --models smollm2 --articles 5
 
 GPT-2 has to be trained once with benchmarks/train_gpt2.py; being small, it hardly reacts to INT4, so it is shown at 3
@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from benchmarks.memory import PeakAnonymous, in_fresh_process
 from hf_quant import HfQuantConfig, Scheme, TensorScheme
-from hf_quant.demo.packaged import gpt2_directory, minilm_directory, smollm2_directory
+from hf_quant.demo.packaged import gemma3_directory, gpt2_directory, minilm_directory, smollm2_directory
 from hf_quant.demo.quality import topic_accuracy
 from hf_quant.demo.texts import news_split
 from hf_quant.evaluation.perplexity import perplexity
@@ -32,6 +32,7 @@ MODELS = {
         AutoModelForCausalLM,
         ("fp32", "bf16", "int8", "int8 unrotated", "w8a16", "int4", "w4a16"),
     ),
+    "gemma3": (gemma3_directory, AutoModelForCausalLM, ("fp32", "int8", "int4", "w4a16")),
     "gpt2": (gpt2_directory, AutoModelForCausalLM, ("fp32", "bf16", "int8", "int4", "3 bits", "2 bits")),
 }
 

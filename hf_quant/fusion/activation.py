@@ -19,9 +19,14 @@ _FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+_SIZES = torch.logspace(-6, 6, 97, device="cpu")
+_POINTS = torch.cat([-_SIZES.flip(0), torch.linspace(-8, 8, 101, device="cpu"), _SIZES])
+"""Up to where half precision ends: a clamp may lie anywhere."""
+
+
 def activation_number(module: nn.Module) -> int | None:
     """The number of an activation in the native library; None for a module that is none of them."""
-    points = torch.linspace(-8, 8, 101, device="cpu")
+    points = _POINTS
     try:
         with torch.no_grad():
             found = module(points)
@@ -30,6 +35,11 @@ def activation_number(module: nn.Module) -> int | None:
     if not isinstance(found, torch.Tensor) or found.shape != points.shape:
         return None
     for name, function in _FUNCTIONS.items():
-        if torch.allclose(found, function(points), rtol=0, atol=1e-6):
+        if torch.allclose(found, function(points), rtol=1e-5, atol=1e-6):
             return ACTIVATIONS[name]
     return None
+
+
+def activation_function(number: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The function that `activation_number` gave a number to."""
+    return next(_FUNCTIONS[name] for name, known in ACTIVATIONS.items() if known == number and name is not None)

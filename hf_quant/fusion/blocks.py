@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from hf_quant.fusion.activation import activation_number
-from hf_quant.fusion.mixin import Fused, random_rows
+from hf_quant.fusion.activation import activation_function, activation_number
+from hf_quant.fusion.agreement import ROUNDING, rows
+from hf_quant.fusion.composition import composes
+from hf_quant.fusion.mixin import Fused
 from hf_quant.kernels.native import structs
 from hf_quant.kernels.native.linear import spec_tensor, step_spec
 from hf_quant.modules.conv1d import QuantizedConv1D
@@ -19,6 +22,9 @@ _linear_op = torch.ops.hf_quant.native_linear.default
 
 NATIVE = "native"
 _MOST = 3
+_ORDINARY = (0.1, 1.0, 8.0)
+_STEP = 2**-7
+"""Of inputs of 8 bits, relative to the largest."""
 
 
 class Parts(NamedTuple):
@@ -26,11 +32,15 @@ class Parts(NamedTuple):
 
     Args:
         names: Of the linears, in the order in which the op takes them.
+        others: The other children by name, as they were when the block was tried.
+        activation: Its number in the native library.
         spec: Of the program.
         none: An empty tensor for what is not there.
     """
 
     names: tuple[str, ...]
+    others: tuple[tuple[str, nn.Module], ...]
+    activation: int
     spec: torch.Tensor
     none: torch.Tensor
 
@@ -47,10 +57,12 @@ class FusedBlock(Fused):
         return super().forward(*args, **kwargs)  # type: ignore[misc]
 
     def linears(self, input: Any) -> list[QuantizedLinear] | None:
-        """The linears, if all of them are what they were and nothing needs a gradient or dropout."""
-        if not isinstance(input, torch.Tensor) or drops_out(self):  # type: ignore[arg-type]
+        """The linears, if the children are what they were, outside of training, and nothing needs a gradient."""
+        if not isinstance(input, torch.Tensor) or self.training:  # type: ignore[attr-defined]
             return None
         modules = self._modules  # type: ignore[attr-defined]
+        if any(modules.get(name) is not module for name, module in self.fused.others):
+            return None
         if torch.is_grad_enabled() and (input.requires_grad or any(needs_gradient(each) for each in modules.values())):
             return None
         if any(is_hooked(each) for each in modules.values()):
@@ -58,10 +70,40 @@ class FusedBlock(Fused):
         return on_native([modules[name] for name in self.fused.names])
 
     @staticmethod
-    def inputs(module: nn.Module) -> tuple[torch.Tensor, ...]:
-        """Rows of the width of the first linear."""
-        linear = next(child for child in module.children() if isinstance(child, QuantizedLinear))
-        return (random_rows(linear.in_features, dtype_of(module)),)
+    def composed(module: nn.Module, parts: Parts, *inputs: torch.Tensor) -> Any:
+        """What the fast way computes, from the parts of `module`, step by step."""
+        raise NotImplementedError
+
+    @staticmethod
+    def widths(linears: Sequence[nn.Linear]) -> tuple[int, ...]:
+        """Of what the block is called with, given its linears."""
+        return (linears[0].in_features,)
+
+    @classmethod
+    def proved(cls, module: nn.Module, facts: Parts) -> bool:
+        """With exact maps in the place of the linears, so that nothing is rounded but floats."""
+        return composes(
+            module,
+            facts.names,
+            known=cls.call,
+            claimed=lambda copied, *inputs: cls.composed(copied, facts, *inputs),
+            widths=cls.widths,
+        )
+
+    @classmethod
+    def inputs(cls, module: nn.Module) -> tuple[torch.Tensor, ...]:
+        """Rows of ordinary scales."""
+        linears = [each for each in module.modules() if isinstance(each, QuantizedLinear)]
+        dtype = dtype_of(module)
+        return tuple(
+            rows(width, seed, _ORDINARY).to(dtype).view(4, -1, width) for seed, width in enumerate(cls.widths(linears))
+        )
+
+    @staticmethod
+    def tolerance(module: nn.Module) -> float:
+        """A number between two linears may be rounded to the next code where its last bits differ."""
+        quantized = any(each.spec.scheme.input for each in module.modules() if isinstance(each, QuantizedLinear))
+        return (_STEP if quantized else 10 * ROUNDING) + 4 * torch.finfo(dtype_of(module)).eps
 
 
 class FusedGatedMlp(FusedBlock):
@@ -79,8 +121,17 @@ class FusedGatedMlp(FusedBlock):
                 continue
             if found[first].out_features == found[second].out_features == found[last].in_features:
                 orders = ((first, second, last), (second, first, last))
-                return [parts_of({name: found[name] for name in order}, activation, gated=True) for order in orders]
+                return [
+                    parts_of({name: found[name] for name in order}, others_of(module), activation, gated=True)
+                    for order in orders
+                ]
         return []
+
+    @staticmethod
+    def composed(module: nn.Module, parts: Parts, *inputs: torch.Tensor) -> Any:
+        """Gate, up and down."""
+        gate, up, down = (module.get_submodule(name) for name in parts.names)
+        return down(activation_function(parts.activation)(gate(*inputs)) * up(*inputs))
 
 
 class FusedMlp(FusedBlock):
@@ -95,7 +146,13 @@ class FusedMlp(FusedBlock):
         first, second = found.values()
         if first.out_features != second.in_features or first.in_features != second.out_features:
             return []
-        return [parts_of(found, activation)]
+        return [parts_of(found, others_of(module), activation)]
+
+    @staticmethod
+    def composed(module: nn.Module, parts: Parts, *inputs: torch.Tensor) -> Any:
+        """One after the other."""
+        first, second = (module.get_submodule(name) for name in parts.names)
+        return second(activation_function(parts.activation)(first(*inputs)))
 
 
 class FusedActivation(FusedBlock):
@@ -105,16 +162,21 @@ class FusedActivation(FusedBlock):
         """As the original."""
         if len(args) == 1 and not kwargs and (linears := self.linears(args[0])) is not None:
             (linear,) = linears
-            _, spec, none = self.fused
+            parts = self.fused
             input = args[0] if args[0].is_contiguous() else args[0].contiguous()
-            return _linear_op(input, linear.packed[0], spec, bias_of(linear, none), linear.out_features)
+            return _linear_op(input, linear.packed[0], parts.spec, bias_of(linear, parts.none), linear.out_features)
         return super().forward(*args, **kwargs)
 
     @staticmethod
     def applies(module: nn.Module) -> list[Parts]:
         """One linear and an activation."""
         found, activation = quantized_children(module, 1)
-        return [] if activation is None else [parts_of(found, activation)]
+        return [] if activation is None else [parts_of(found, others_of(module), activation)]
+
+    @staticmethod
+    def composed(module: nn.Module, parts: Parts, *inputs: torch.Tensor) -> Any:
+        """The activation last."""
+        return activation_function(parts.activation)(module.get_submodule(parts.names[0])(*inputs))
 
 
 def on_native(linears: list[Any]) -> list[QuantizedLinear] | None:
@@ -132,18 +194,13 @@ def on_native(linears: list[Any]) -> list[QuantizedLinear] | None:
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether somebody waits for calls of `module`, which a fused block does not make."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    """Whether somebody waits for calls of `module`, or has exchanged its `forward`: a fused block does not call it."""
+    return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in module.__dict__
 
 
 def needs_gradient(module: nn.Module) -> bool:
     """Whether a parameter of `module` itself is trained."""
     return any(parameter is not None and parameter.requires_grad for parameter in module._parameters.values())
-
-
-def drops_out(module: nn.Module) -> bool:
-    """Whether a dropout among the children of `module` does something now."""
-    return module.training and any(isinstance(child, nn.Dropout) and child.p > 0 for child in module.children())
 
 
 def static_grid(linear: QuantizedLinear) -> tuple[float, int] | None:
@@ -167,7 +224,7 @@ def run_block(
     norm: nn.Module | None = None,
 ) -> torch.Tensor:
     """The block on `input`, plus `residual`, normalised by the layer norm `norm`."""
-    _, spec, none = parts
+    none = parts.none
     blocks = [linear.packed[0] for linear in linears]
     biases = [bias_of(linear, none) for linear in linears]
     missing = [none] * (_MOST - len(linears))
@@ -184,7 +241,7 @@ def run_block(
         epsilon = float(norm.eps)  # type: ignore[arg-type]
     channels = linears[-1].out_features
     return _block_op(
-        input, *blocks, *missing, spec, *biases, *missing, residual, weight, shift, kind, epsilon, channels
+        input, *blocks, *missing, parts.spec, *biases, *missing, residual, weight, shift, kind, epsilon, channels
     )
 
 
@@ -200,7 +257,7 @@ def quantized_children(module: nn.Module, count: int) -> tuple[dict[str, Quantiz
             found[name] = child
         elif isinstance(child, nn.Dropout | nn.Identity):
             continue
-        elif next(child.children(), None) is None and next(child.parameters(), None) is None:
+        elif not child._modules and not child._parameters and not child._buffers:
             activations.append(child)
         else:
             return found, None
@@ -211,7 +268,14 @@ def quantized_children(module: nn.Module, count: int) -> tuple[dict[str, Quantiz
     return found, activation_number(activations[0])
 
 
-def parts_of(linears: dict[str, QuantizedLinear], activation: int = 0, gated: bool = False) -> Parts:
+def others_of(module: nn.Module) -> dict[str, nn.Module]:
+    """The children of `module` that are no quantized linears."""
+    return {name: child for name, child in module.named_children() if not isinstance(child, QuantizedLinear)}
+
+
+def parts_of(
+    linears: dict[str, QuantizedLinear], others: dict[str, nn.Module], activation: int = 0, gated: bool = False
+) -> Parts:
     """The program that runs `linears` in order, or the first two side by side where one is the other's gate."""
     steps = [step_spec(linear.operands(), linear.spec) for linear in linears.values()]
     program = structs.ProgramSpec(magic=structs.MAGIC, count=1 if len(steps) == 1 else 2)
@@ -222,7 +286,7 @@ def parts_of(linears: dict[str, QuantizedLinear], activation: int = 0, gated: bo
         program.steps[0].weights[1] = steps[1].weights[0]
     if len(steps) > 1:
         program.steps[1] = steps[-1]
-    return Parts(tuple(linears), spec_tensor(program), torch.empty(0, device="cpu"))
+    return Parts(tuple(linears), tuple(others.items()), activation, spec_tensor(program), torch.empty(0, device="cpu"))
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:

@@ -28,21 +28,28 @@ class Fused:
         """What `fused` may be for `module`, to be tried in order; empty where the module is not of the kind."""
         raise NotImplementedError
 
+    @classmethod
+    def proved(cls, module: nn.Module, facts: Any) -> bool:
+        """Whether `module` computes what the fast way does with `facts`, whatever its weights become.
+
+        Tried on rows with a mean, with outliers and of all scales, and compared element by element.
+        """
+        raise NotImplementedError
+
     @staticmethod
     def inputs(module: nn.Module) -> tuple[torch.Tensor, ...]:
-        """Random inputs to try it on."""
+        """Rows on which both ways of `module`, as it is, are compared once it is proved."""
+        raise NotImplementedError
+
+    @staticmethod
+    def tolerance(module: nn.Module) -> float:
+        """What they may differ by, relative to the largest number of a row."""
         raise NotImplementedError
 
     @staticmethod
     def call(module: nn.Module, *inputs: torch.Tensor) -> Any:
         """What is fused, called."""
         return module(*inputs)
-
-
-def random_rows(width: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
-    """``[1, 5, width]`` normally distributed numbers, the same at each call."""
-    generator = torch.Generator(device="cpu").manual_seed(seed)
-    return torch.randn(1, 5, width, generator=generator, device="cpu").to(dtype)
 
 
 _made: dict[tuple[type[Fused], type[nn.Module]], type[nn.Module]] = {}

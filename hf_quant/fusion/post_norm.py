@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from hf_quant.fusion.activation import activation_function
 from hf_quant.fusion.blocks import (
     FusedActivation,
     FusedBlock,
     Parts,
-    dtype_of,
     is_hooked,
     on_native,
+    others_of,
     parts_of,
     run_block,
 )
-from hf_quant.fusion.mixin import Fused, random_rows
+from hf_quant.fusion.composition import composes
+from hf_quant.fusion.mixin import Fused
 from hf_quant.modules.linear import QuantizedLinear
 
 
@@ -39,14 +42,19 @@ class FusedOutput(FusedBlock):
         norm = layer_norm(module)
         if len(linears) != 1 or norm is None or others != [norm] or on_native(list(linears.values())) is None:
             return []
-        return [parts_of(linears)]
+        return [parts_of(linears, others_of(module))]
 
     @staticmethod
-    def inputs(module: nn.Module) -> tuple[torch.Tensor, ...]:
-        """Rows of the width of the linear, and a residual."""
-        linear = next(child for child in module.children() if isinstance(child, QuantizedLinear))
-        dtype = dtype_of(module)
-        return random_rows(linear.in_features, dtype), random_rows(linear.out_features, dtype, seed=1)
+    def composed(module: nn.Module, parts: Parts, *inputs: torch.Tensor) -> Any:
+        """Sum and norm."""
+        norm = layer_norm(module)
+        assert norm is not None
+        return norm(module.get_submodule(parts.names[0])(inputs[0]) + inputs[1])
+
+    @staticmethod
+    def widths(linears: Sequence[nn.Linear]) -> tuple[int, ...]:
+        """Of the linear's input, and of the residual."""
+        return linears[0].in_features, linears[0].out_features
 
 
 class FusedFeedForward(Fused):
@@ -58,9 +66,11 @@ class FusedFeedForward(Fused):
         """As the original."""
         modules: dict[str, Any] = self._modules  # type: ignore[attr-defined]
         first, second = modules["intermediate"], modules["output"]
-        open_way = isinstance(first, FusedActivation) and isinstance(second, FusedOutput)
+        known = isinstance(first, FusedActivation) and isinstance(second, FusedOutput)
+        known = known and all(modules.get(name) is module for name, module in self.fused.others)
         if (
-            open_way
+            known
+            and not self.training  # type: ignore[attr-defined]
             and not (is_hooked(first) or is_hooked(second))
             and (one := first.linears(attention_output))
             and (two := second.linears(attention_output))
@@ -77,20 +87,41 @@ class FusedFeedForward(Fused):
         if not isinstance(second, FusedOutput):
             return []
         (one,), (two,) = first.fused.names, second.fused.names
-        # The activation is in the spec of the first.
-        linears: dict[str, Any] = {
-            "intermediate": module.get_submodule(f"intermediate.{one}"),
-            "output": module.get_submodule(f"output.{two}"),
-        }
-        if (linears["intermediate"].spec.scheme.input is None) != (linears["output"].spec.scheme.input is None):
+        halves: dict[str, Any] = {"intermediate": first, "output": second}
+        names = (f"intermediate.{one}", f"output.{two}")
+        linears: dict[str, Any] = {name: module.get_submodule(name) for name in names}
+        if len({linear.spec.scheme.input is None for linear in linears.values()}) > 1:
             return []
-        return [parts_of(linears, _activation_of(first.fused))]
+        return [parts_of(linears, halves, first.fused.activation)]
+
+    @staticmethod
+    def composed(module: nn.Module, parts: Parts, *inputs: torch.Tensor) -> Any:
+        """Both linears, sum and norm."""
+        first, second = (module.get_submodule(name) for name in parts.names)
+        norm = layer_norm(module.get_submodule("output"))
+        assert norm is not None
+        return norm(second(activation_function(parts.activation)(first(*inputs))) + inputs[0])
+
+    @classmethod
+    def proved(cls, module: nn.Module, facts: Parts) -> bool:
+        """As of other blocks."""
+        return composes(
+            module,
+            facts.names,
+            known=cls.call,
+            claimed=lambda copied, *inputs: cls.composed(copied, facts, *inputs),
+            widths=FusedBlock.widths,
+        )
 
     @staticmethod
     def inputs(module: nn.Module) -> tuple[torch.Tensor, ...]:
-        """Rows of the width of the first linear."""
-        linear = next(child for child in module.intermediate.children() if isinstance(child, QuantizedLinear))  # type: ignore[union-attr]
-        return (random_rows(linear.in_features, dtype_of(module)),)
+        """Those of the first half."""
+        return FusedBlock.inputs(module.get_submodule("intermediate"))
+
+    @staticmethod
+    def tolerance(module: nn.Module) -> float:
+        """That of its first half."""
+        return FusedBlock.tolerance(module.get_submodule("intermediate"))
 
     @staticmethod
     def call(module: nn.Module, *inputs: torch.Tensor) -> Any:
@@ -104,12 +135,6 @@ def layer_norm(module: nn.Module) -> nn.LayerNorm | None:
     if len(norms) != 1 or norms[0].weight is None or len(norms[0].normalized_shape) != 1:
         return None
     return norms[0]
-
-
-def _activation_of(parts: Parts) -> int:
-    from hf_quant.kernels.native.structs import ProgramSpec
-
-    return ProgramSpec.from_buffer_copy(bytes(parts.spec.tolist())).steps[0].activation
 
 
 def _plain(residual: Any, input: torch.Tensor) -> bool:

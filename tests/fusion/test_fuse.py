@@ -152,21 +152,20 @@ class Doubled(nn.Module):
 
 
 class Shifted(nn.Module):
-    """A norm that adds one to its weight, as Gemma's does."""
+    """A norm that adds a little to its weight."""
 
     def __init__(self, norm):
         super().__init__()
-        self.weight, self.eps = nn.Parameter(norm.weight.data - 1), 1e-6
+        self.weight, self.eps = nn.Parameter(norm.weight.data - 0.01), 1e-6
 
     def forward(self, hidden_states):
-        return nn.functional.rms_norm(hidden_states, (64,), 1 + self.weight, self.eps)
+        return nn.functional.rms_norm(hidden_states, (64,), 0.01 + self.weight, self.eps)
 
 
 @pytest.mark.parametrize(("part", "impostor"), [("mlp", Doubled), ("input_layernorm", Shifted)])
 def test_what_computes_something_else_is_left_alone(part, impostor):
     model = tiny_model("llama")
     layer = model.model.layers[0]
-    impostor.__name__ = f"{impostor.__name__}Norm" if impostor is Shifted else impostor.__name__
     layer.set_submodule(part, impostor(getattr(layer, part)))
     hf_quant.quantize(model, "int8", progress=False)
     assert not isinstance(getattr(layer, part), Fused)

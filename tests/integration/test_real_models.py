@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 import hf_quant
-from hf_quant.demo.packaged import minilm_directory, smollm2_directory
+from hf_quant.demo.packaged import gemma3_directory, minilm_directory, smollm2_directory
 from hf_quant.demo.quality import sentence_embeddings, topic_accuracy
 from hf_quant.demo.texts import news_split
 from hf_quant.evaluation.perplexity import perplexity
@@ -71,6 +71,19 @@ def test_smollm2_perplexity_on_news_stays_near_that_of_float(preset, most, news)
     config = hf_quant.HfQuantConfig(preset)
     model = AutoModelForCausalLM.from_pretrained(source, quantization_config=config)
     assert perplexity(model, tokenizer, texts) < most * expected
+
+
+@pytest.mark.slow
+def test_gemma_3_whose_norms_have_weights_in_the_thousands_loses_little_to_int8(news):
+    source = gemma3_directory()
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    texts = [text for _, text in news[1][:4]]
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    norms = [parameter for name, parameter in model.named_parameters() if "norm" in name]
+    assert max(weight.max().item() for weight in norms) > 1000
+    expected = perplexity(model, tokenizer, texts)
+    model = AutoModelForCausalLM.from_pretrained(source, quantization_config=hf_quant.HfQuantConfig("int8"))
+    assert expected < 100 and abs(perplexity(model, tokenizer, texts) / expected - 1) < 0.02
 
 
 @pytest.mark.slow
