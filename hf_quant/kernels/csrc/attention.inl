@@ -338,7 +338,8 @@ void attend_team(const Team& team, void* data) {
   work.scores = work.output + panel;
   work.rows = work.scores + hf_quant::round_up(scores, 16);
   work.query = work.rows + kKeys * a.width;
-  const std::int64_t size = slots <= kFewQueries ? 1 : kQueries;
+  // By the number of tokens, not of slots alone: a short text gets the very same numbers alone and padded among others.
+  const std::int64_t size = a.queries == 1 && slots <= kFewQueries ? 1 : kQueries;
   const std::int64_t tiles = (slots + size - 1) / size, units = a.batch * a.kv_heads * tiles;
   std::int64_t begin, end;
   team.share(units, &begin, &end);

@@ -294,3 +294,14 @@ def test_sums_that_32_bits_do_not_hold_are_left_to_other_kernels(weight_symmetri
     for input in (torch.ones(1, spec.in_features), -torch.ones(1, spec.in_features)):
         found = OPS.native_linear(input, blocks, program_spec, none, 2)
         assert relative_error(found, reference_output(input, operands, spec)) < 1e-6
+
+
+@pytest.mark.parametrize("tokens", [2, 5, 8, 9, 17])
+@pytest.mark.parametrize("longest", [12, 20, 40])
+def test_attention_of_a_short_text_is_the_same_alone_and_padded(tokens, longest):
+    tokens = min(tokens, longest)
+    query, key, value = torch.randn(3, 1, 12, longest, 32, generator=torch.Generator().manual_seed(tokens))
+    short = [each[:, :, :tokens].contiguous() for each in (query, key, value)]
+    alone = OPS.native_attention(*short, torch.empty((), dtype=torch.bool), 0.2, False)
+    mask = (torch.arange(longest) < tokens).expand(1, 1, longest, longest).contiguous()
+    assert torch.equal(OPS.native_attention(query, key, value, mask, 0.2, False)[:, :tokens], alone)
