@@ -52,6 +52,8 @@ class QuantizedModule(nn.Module):
     """Name to report, while the values are still to be checked."""
     held: QuantizedTensor | None = None
     """The parameter that `packed` was made of; None until something is."""
+    ready: bool = False
+    """Whether `prepare` was called since."""
     kernel: str | None = None
     packed: tuple[torch.Tensor, ...] = ()
     """What `kernel` takes in a call."""
@@ -168,7 +170,7 @@ class QuantizedModule(nn.Module):
             self.forget()
             weight = face.of
             weight.use(self.spec, self.multiplies)
-            made: dict[str, Any] = {"held": face, "float_dtype": face.dtype}
+            made: dict[str, Any] = {"held": face, "ready": True, "float_dtype": face.dtype}
             made["like"] = torch.empty(0, dtype=face.dtype, device=weight.device)
             if self.multiplies:
                 kernel, made["packed"] = weight.ready(self.spec, self.input_scale, self.input_zero_point)
@@ -183,7 +185,7 @@ class QuantizedModule(nn.Module):
 
     def forget(self) -> None:
         """Undo `prepare`: what was made of the weight is of no use any more."""
-        self.__dict__.update(held=None, kernel=None, packed=(), fast=None, look_up=None)
+        self.__dict__.update(held=None, ready=False, kernel=None, packed=(), fast=None, look_up=None)
 
     @property
     def is_offloaded(self) -> bool:
@@ -302,7 +304,7 @@ class QuantizedModule(nn.Module):
             self.forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("held", "kernel", "packed", "fast", "look_up", "like")
+        own = ("held", "ready", "kernel", "packed", "fast", "look_up", "like")
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setattr__(self, name: str, value: Any) -> None:

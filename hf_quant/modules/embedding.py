@@ -44,7 +44,10 @@ class QuantizedEmbedding(QuantizedModule, nn.Embedding):  # type: ignore[misc]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Rows of the table: ``[...] -> [..., embedding_dim]``."""
-        if not torch.compiler.is_compiling() and self.held is not self._parameters["weight"]:
+        if torch.compiler.is_compiling():
+            if not self.ready:
+                self.prepare()
+        elif self.held is not self._parameters["weight"]:
             if (visiting := self._visiting()) is not None:
                 return self._of(visiting, input)
             self.prepare()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from hf_quant.formats.rotation import rotate
 from hf_quant.kernels import ops
-from hf_quant.kernels.base import LinearOperands
+from hf_quant.kernels.base import LinearOperands, LinearSpec
+from hf_quant.kernels.weights import fake_quantize_input, rotate_input
 from hf_quant.modules.weight import Weight
 
 
@@ -39,3 +41,30 @@ def looked_up(weight: Weight, indices: torch.Tensor, dtype: torch.dtype) -> torc
         return torch.nn.functional.embedding(indices, weight.dequantize().to(dtype))
     plain = weight.operands()
     return ops.embedding(indices, plain.weight, plain.weight_scale, plain.weight_zero_point, weight.plain_spec, dtype)
+
+
+def multiplied_by_floats(
+    weight: torch.Tensor, input: torch.Tensor, operands: LinearOperands, spec: LinearSpec
+) -> torch.Tensor:
+    """What the module computes on the numbers that its codes stand for, where floats have taken their place.
+
+    Libraries that know no codes bring floats: from disk, or gathered from other processes. Inputs are rounded as the
+    scheme says; gradients pass straight through.
+
+    Args:
+        weight: Floats ``[rows, width]``, not rotated.
+        input: ``[..., width]``.
+        operands: With bias and the grid of static inputs.
+        spec: Of the module.
+    """
+    rows = rotate_input(input.reshape(-1, spec.in_features), spec)
+    if spec.scheme.input is not None:
+        with torch.no_grad():
+            rounding = fake_quantize_input(input.reshape(-1, spec.in_features), operands, spec) - rows
+        rows = rows + rounding
+    size = spec.scheme.weight.rotation
+    matrix = weight if size is None else rotate(weight, size)
+    output = torch.nn.functional.linear(rows, matrix.to(rows.dtype))
+    if operands.bias is not None:
+        output = output + operands.bias
+    return output.to(input.dtype).view(*input.shape[:-1], spec.out_features)

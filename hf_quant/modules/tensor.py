@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from hf_quant.config.scheme import Scheme
+from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.errors import QuantizedWeightError
+from hf_quant.kernels.base import LinearSpec
 from hf_quant.kernels.dispatch import get_kernel
 from hf_quant.modules.products import looked_up, multiplied
 from hf_quant.modules.weight import Layout, Weight
@@ -203,7 +204,7 @@ def _write(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     for old, new in written:
         if not torch.equal(new, old.decoded(name)):
             _refused(old)
-    return args[0] if written else result
+    return None if result is None else args[0]
 
 
 def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
@@ -365,3 +366,6 @@ _OPS: dict[Any, Callable[..., Any]] = {
     aten.copy_.default: _copy,
 }
 """What is done to the tensor below autograd."""
+
+# ``torch.load(..., weights_only=True)`` reads state dicts of quantized models.
+torch.serialization.add_safe_globals([QuantizedTensor, Weight, LinearSpec, Scheme, TensorScheme, _rebuilt])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hf_quant.config.scheme import Scheme, TensorScheme
+from hf_quant.errors import CheckpointError
 from hf_quant.formats.tensors import TensorFacts, weight_facts
 from hf_quant.kernels import ops
 from hf_quant.kernels.base import LinearKernel, LinearOperands, LinearSpec
@@ -226,11 +227,13 @@ class Weight:
             moved = fn(tensor)
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
+        before = [*self.tensors.values(), *(self.layout.tensors if self.layout is not None else ())]
         self.tensors = {name: kept(tensor) for name, tensor in self.tensors.items()}
         if self.layout is not None:
-            tensors = tuple(map(kept, self.layout.tensors))
-            self.layout = replace(self.layout, tensors=tensors)
-        self.tell()
+            self.layout = replace(self.layout, tensors=tuple(map(kept, self.layout.tensors)))
+        after = [*self.tensors.values(), *(self.layout.tensors if self.layout is not None else ())]
+        if any(old is not new for old, new in zip(before, after, strict=True)):
+            self.tell()
 
     def _only_use(self) -> LinearSpec | None:
         if len(self.products) == 1:
@@ -246,3 +249,7 @@ class Weight:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, readers=weakref.WeakSet())
+        for name, (shape, dtype) in self.facts.items():
+            found = self.tensors.get(name)
+            if not isinstance(found, torch.Tensor) or tuple(found.shape) != shape or found.dtype != dtype:
+                raise CheckpointError(f"{self.name} was pickled without {dtype} {list(shape)} as its {name}")
