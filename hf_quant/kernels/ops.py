@@ -94,7 +94,7 @@ def dequantize(operands: LinearOperands, spec: LinearSpec, kernel: str | None) -
         spec: What they mean.
         kernel: Whose layout `operands` may hold; None for neutral codes.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or type(operands.weight_scale) is not torch.Tensor:  # traced
         return torch.ops.hf_quant.dequantize(
             operands.weight,
             operands.weight_scale,

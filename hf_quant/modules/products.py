@@ -19,10 +19,11 @@ def multiplied(weight: Weight, input: torch.Tensor, bias: torch.Tensor | None) -
     if torch.is_autocast_enabled(input.device.type):
         input = input.to(torch.get_autocast_dtype(input.device.type))
     spec = weight.products[0] if len(weight.products) == 1 else weight.plain_spec
-    if spec.scheme.input is not None and not spec.scheme.input.dynamic:
-        spec = weight.plain_spec
-        if weight.layout is not None:
-            return torch.nn.functional.linear(input, weight.dequantize().to(input.dtype), bias)
+    is_static = spec.scheme.input is not None and not spec.scheme.input.dynamic
+    if (
+        is_static or type(weight.memory) is not torch.Tensor
+    ):  # traced: what a kernel takes would be made anew in a graph
+        return torch.nn.functional.linear(input, weight.dequantize().to(input.dtype), bias)
     kernel, arguments = weight.ready(spec)
     plain = weight.operands()
     operands = LinearOperands(plain.weight, plain.weight_scale, plain.weight_zero_point, bias, packed=arguments)
@@ -31,6 +32,8 @@ def multiplied(weight: Weight, input: torch.Tensor, bias: torch.Tensor | None) -
 
 def looked_up(weight: Weight, indices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Rows of the weight, ``[*indices.shape, width]`` in `dtype`."""
+    if type(weight.memory) is not torch.Tensor:
+        return torch.nn.functional.embedding(indices, weight.dequantize().to(dtype))
     weight.lay_out()
     layout = weight.layout
     if layout is not None and layout.kernel.look_up is not None:

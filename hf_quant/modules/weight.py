@@ -74,6 +74,8 @@ class Weight:
         """Whether rows of it are looked up."""
         self.readers: weakref.WeakSet[QuantizedModule] = weakref.WeakSet()
         """Modules that have made something of it, to be told when it changes."""
+        self.is_visiting = False
+        """Whether it is here for a call, so that laying it out is not worth the time."""
         self.is_told = False
         """Whether it was said that it is decoded for code that does not know it."""
         self._codes: weakref.ref[torch.Tensor] | None = None
@@ -135,7 +137,7 @@ class Weight:
         """Let the kernel for the device at hand replace the codes by its own layout, if one layout serves all uses."""
         with lock:
             spec = self._only_use()
-            if self.layout is not None or spec is None or self.device.type == "meta":
+            if self.layout is not None or spec is None or self.is_visiting or self.device.type == "meta":
                 return
             kernel = select_kernel(spec, self.device)
             if not kernel.replaces_weight or (self.is_table and kernel.look_up is None):
