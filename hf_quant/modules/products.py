@@ -22,7 +22,7 @@ def multiplied(weight: Weight, input: torch.Tensor, bias: torch.Tensor | None) -
     is_static = spec.scheme.input is not None and not spec.scheme.input.dynamic
     if (
         is_static or type(weight.memory) is not torch.Tensor
-    ):  # traced: what a kernel takes would be made anew in a graph
+    ):  # traced: the graph would make anew what a kernel takes
         return torch.nn.functional.linear(input, weight.dequantize().to(input.dtype), bias)
     kernel, arguments = weight.ready(spec)
     plain = weight.operands()
