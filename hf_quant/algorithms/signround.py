@@ -142,7 +142,7 @@ class SignRound:
         Raises:
             CalibrationError: There are no tokens to learn from, lists or shapes do not fit, or outputs or targets hold
                 NaN or Inf.
-            ConfigError: A scheme is not one of integers.
+            ConfigError: A scheme has no even grid.
             UnsupportedModel: A name is not that of a linear.
             WeightError: A weight holds NaN or Inf, or is not a matrix with elements.
         """

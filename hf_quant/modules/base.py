@@ -11,8 +11,8 @@ from torch import nn
 
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import UnsupportedModel
-from hf_quant.formats import affine_format
-from hf_quant.formats.tensors import TensorFacts, weight_facts
+from hf_quant.formats import even_format, weight_facts
+from hf_quant.formats.base import TensorFacts
 from hf_quant.kernels.base import FastLinear, LinearOperands, LinearSpec, LookUp
 from hf_quant.kernels.dispatch import select_kernel
 from hf_quant.modules.state import take_state
@@ -139,11 +139,7 @@ class QuantizedModule(nn.Module):
     def operands(self) -> LinearOperands:
         """The tensors as kernels take them."""
         weights = self.weights
-        if weights:
-            plain = weights[PARAMETER].operands()
-        else:
-            stored = self.stored_weight()
-            plain = LinearOperands(stored[CODES], stored["scale"], stored.get("zero_point"))
+        plain = weights[PARAMETER].operands() if weights else LinearOperands(self.stored_weight())
         return replace(
             plain,
             bias=getattr(self, "bias", None),
@@ -221,7 +217,7 @@ class QuantizedModule(nn.Module):
         if scheme.input is not None and not scheme.input.dynamic:
             facts["input_scale"] = ((1,), torch.float32)
             if not scheme.input.symmetric:
-                facts["input_zero_point"] = ((1,), affine_format(scheme.input).dtype)
+                facts["input_zero_point"] = ((1,), even_format(scheme.input).dtype)
         return facts
 
     def saved_tensors(self) -> TensorFacts:
