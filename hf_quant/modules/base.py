@@ -247,23 +247,24 @@ class QuantizedModule(nn.Module):
         return select_kernel(self.spec, device, neutral_only=True).name
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        # Casting a model must not cast scales, and a weight is moved once, by the first of those who hold it.
+        # Casting a model must not cast scales and the like, and a weight is moved once, by the first of those who hold it.
         face = self._parameters[PARAMETER]
-        scales = {id(tensor) for name, tensor in self._buffers.items() if tensor is not None and name.endswith("scale")}
+        own = self.tensor_facts()
+        kept = {id(tensor) for name, tensor in self._buffers.items() if tensor is not None and name in own}
 
-        def keep_scales(tensor: torch.Tensor) -> torch.Tensor:
+        def keep_own(tensor: torch.Tensor) -> torch.Tensor:
             moved = fn(tensor)
-            return tensor.to(moved.device) if id(tensor) in scales and moved.dtype != tensor.dtype else moved
+            return tensor.to(moved.device) if id(tensor) in kept and moved.dtype != tensor.dtype else moved
 
         probe = fn(torch.empty(0, dtype=self.float_dtype, device=face.device))  # type: ignore[union-attr]
         self.float_dtype = probe.dtype
         was_ready = self.is_current
         if not isinstance(face, QuantizedTensor):
-            super()._apply(keep_scales, recurse)
+            super()._apply(keep_own, recurse)
             return self
         self._parameters[PARAMETER] = None
         try:
-            super()._apply(keep_scales, recurse)
+            super()._apply(keep_own, recurse)
             face.of.apply(fn)
         finally:
             self._parameters[PARAMETER] = face.of.face(self.float_dtype)

@@ -88,7 +88,8 @@ class Weight:
     @property
     def device(self) -> torch.device:
         """Where its tensors are."""
-        return next(iter(self.tensors.values())).device
+        tensors = self.tensors.values() if self.layout is None else (*self.tensors.values(), *self.layout.tensors)
+        return next(iter(tensors)).device
 
     @property
     def codes(self) -> torch.Tensor:
