@@ -94,6 +94,12 @@ class Solver(Protocol):
 class BlockSolver(Protocol):
     """Weights of a block of a model to codes, together, for the least error of the block's output."""
 
+    def check_scheme(self, scheme: Scheme, name: str) -> None:
+        """Raise ConfigError, which names the formats that fit, if weights of `scheme` cannot be solved.
+
+        `name` is that of a linear, for the message; asked before anything else is done.
+        """
+
     def solve_block(
         self,
         block: nn.Module,

@@ -12,7 +12,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_quant.algorithms.base import QuantizedWeight
-from hf_quant.algorithms.signround_block import BlockRunner
+from hf_quant.algorithms.signround_block import BlockRunner, check_scheme
 from hf_quant.algorithms.signround_examples import Example, check_finite, drawn, examples_of, mean_loss
 from hf_quant.algorithms.signround_rounding import LearnedRounding
 from hf_quant.config.scheme import Scheme
@@ -105,6 +105,10 @@ class SignRound:
             if name not in known:
                 raise ConfigError(unknown("option of signround", name, known))
         self.options = SignRoundOptions(**{**asdict(options or SignRoundOptions()), **changes})
+
+    def check_scheme(self, scheme: Scheme, name: str) -> None:
+        """See `BlockSolver`: offsets of roundings are learned in steps of an even grid."""
+        check_scheme(scheme, name)
 
     def solve_block(
         self,

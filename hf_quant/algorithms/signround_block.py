@@ -126,8 +126,13 @@ def _quantized_and_decoded(real: torch.Tensor, scheme: TensorScheme) -> torch.Te
     return format.decode(codes.unflatten(-1, (-1, scheme.group_size)), scale[..., None]).flatten(-2)
 
 
-def _linear(block: nn.Module, name: str, scheme: Scheme) -> nn.Module:
+def check_scheme(scheme: Scheme, name: str) -> None:
+    """Raise ConfigError if weights of `scheme` have no roundings to learn; `name` is for the message."""
     even_format(scheme.weight, f"{name} is to be stored as {scheme}, but signround, which learns roundings,")
+
+
+def _linear(block: nn.Module, name: str, scheme: Scheme) -> nn.Module:
+    check_scheme(scheme, name)
     try:
         module = block.get_submodule(name)
     except AttributeError:

@@ -67,13 +67,12 @@ class LevelsFormat(CodedFormat):
     def snap(self, position: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
         """The nearest level."""
         table = self._table(position)
-        nearest = table[torch.bucketize(position, self._middles(table))]
+        nearest = table[self._places(position, table)]
         return position.copy_(torch.where(position.isnan(), position, nearest))
 
     def codes_of(self, levels: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
         """Their places in the table."""
-        places = torch.bucketize(levels, self._middles(self._table(levels)))
-        return (places - 2 ** (self.bits - 1)).to(self.dtype)
+        return (self._places(levels, self._table(levels)) - 2 ** (self.bits - 1)).to(self.dtype)
 
     def decode(self, codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None) -> torch.Tensor:
         """See `Format`."""
@@ -97,5 +96,6 @@ class LevelsFormat(CodedFormat):
         return torch.tensor(self.levels, dtype=torch.float32, device=like.device).to(like.dtype)
 
     @staticmethod
-    def _middles(table: torch.Tensor) -> torch.Tensor:
-        return (table[1:] + table[:-1]) / 2
+    def _places(real: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        # Contiguous: torch would copy anyway, and warn.
+        return torch.bucketize(real.contiguous(), (table[1:] + table[:-1]) / 2)

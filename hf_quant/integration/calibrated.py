@@ -81,8 +81,15 @@ class CalibratedRun:
 
         Raises:
             CalibrationError: The data or what the model makes of it is not usable.
+            ConfigError: The solver cannot take a scheme of the plan.
             WeightError: A weight holds NaN or Inf.
         """
+        solver = self.algorithms.block_solver
+        for name, scheme in self.resolution.plan.modules.items():
+            if solver is None or scheme is None or not scheme.weight.has_scales:
+                continue
+            if name.startswith(f"{self.list_name}."):
+                solver.check_scheme(scheme, name)
         training = self.model.training
         self.model.eval()
         try:

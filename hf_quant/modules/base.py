@@ -247,10 +247,10 @@ class QuantizedModule(nn.Module):
         return select_kernel(self.spec, device, neutral_only=True).name
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        # Casting a model must not cast scales and the like, and a weight is moved once, by the first of those who hold it.
+        # Casting a model must not cast scales, and a weight is moved once, by the first of those who hold it.
         face = self._parameters[PARAMETER]
         own = self.tensor_facts()
-        kept = {id(tensor) for name, tensor in self._buffers.items() if tensor is not None and name in own}
+        kept = {id(tensor) for name, tensor in self._buffers.items() if name in own}
 
         def keep_own(tensor: torch.Tensor) -> torch.Tensor:
             moved = fn(tensor)
