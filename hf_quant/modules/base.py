@@ -11,8 +11,8 @@ from torch import nn
 
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import UnsupportedModel
-from hf_quant.formats import affine_format
-from hf_quant.formats.tensors import TensorFacts, weight_facts
+from hf_quant.formats import even_format, weight_facts
+from hf_quant.formats.base import TensorFacts
 from hf_quant.kernels.base import FastLinear, LinearOperands, LinearSpec, LookUp
 from hf_quant.kernels.dispatch import select_kernel
 from hf_quant.modules.state import take_state
@@ -139,11 +139,7 @@ class QuantizedModule(nn.Module):
     def operands(self) -> LinearOperands:
         """The tensors as kernels take them."""
         weights = self.weights
-        if weights:
-            plain = weights[PARAMETER].operands()
-        else:
-            stored = self.stored_weight()
-            plain = LinearOperands(stored[CODES], stored["scale"], stored.get("zero_point"))
+        plain = weights[PARAMETER].operands() if weights else LinearOperands(self.stored_weight())
         return replace(
             plain,
             bias=getattr(self, "bias", None),
@@ -221,7 +217,7 @@ class QuantizedModule(nn.Module):
         if scheme.input is not None and not scheme.input.dynamic:
             facts["input_scale"] = ((1,), torch.float32)
             if not scheme.input.symmetric:
-                facts["input_zero_point"] = ((1,), affine_format(scheme.input).dtype)
+                facts["input_zero_point"] = ((1,), even_format(scheme.input).dtype)
         return facts
 
     def saved_tensors(self) -> TensorFacts:
@@ -253,21 +249,22 @@ class QuantizedModule(nn.Module):
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         # Casting a model must not cast scales, and a weight is moved once, by the first of those who hold it.
         face = self._parameters[PARAMETER]
-        scales = {id(tensor) for name, tensor in self._buffers.items() if tensor is not None and name.endswith("scale")}
+        own = self.tensor_facts()
+        kept = {id(tensor) for name, tensor in self._buffers.items() if name in own}
 
-        def keep_scales(tensor: torch.Tensor) -> torch.Tensor:
+        def keep_own(tensor: torch.Tensor) -> torch.Tensor:
             moved = fn(tensor)
-            return tensor.to(moved.device) if id(tensor) in scales and moved.dtype != tensor.dtype else moved
+            return tensor.to(moved.device) if id(tensor) in kept and moved.dtype != tensor.dtype else moved
 
         probe = fn(torch.empty(0, dtype=self.float_dtype, device=face.device))  # type: ignore[union-attr]
         self.float_dtype = probe.dtype
         was_ready = self.is_current
         if not isinstance(face, QuantizedTensor):
-            super()._apply(keep_scales, recurse)
+            super()._apply(keep_own, recurse)
             return self
         self._parameters[PARAMETER] = None
         try:
-            super()._apply(keep_scales, recurse)
+            super()._apply(keep_own, recurse)
             face.of.apply(fn)
         finally:
             self._parameters[PARAMETER] = face.of.face(self.float_dtype)

@@ -71,7 +71,7 @@ class QuantizedLinear(QuantizedModule, nn.Linear):  # type: ignore[misc]
     def _on(self, weight: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
         """On a parameter that has taken the place of the own one for this call: codes from disk, or floats."""
         if weight.is_floating_point():
-            grid = LinearOperands(weight, weight, None, self.bias, self.input_scale, self.input_zero_point)
+            grid = LinearOperands({}, self.bias, self.input_scale, self.input_zero_point)
             return multiplied_by_floats(weight, input, grid, self.spec)
         return ops.linear(input, self._visiting_operands(), self.spec, self._neutral_kernel(weight.device))
 

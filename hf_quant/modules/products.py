@@ -25,8 +25,7 @@ def multiplied(weight: Weight, input: torch.Tensor, bias: torch.Tensor | None) -
     ):  # traced: the graph would make anew what a kernel takes
         return torch.nn.functional.linear(input, weight.dequantize().to(input.dtype), bias)
     kernel, arguments = weight.ready(spec)
-    plain = weight.operands()
-    operands = LinearOperands(plain.weight, plain.weight_scale, plain.weight_zero_point, bias, packed=arguments)
+    operands = LinearOperands(weight.operands().weight, bias, packed=arguments)
     return ops.linear(input, operands, spec, kernel.name)
 
 
@@ -42,8 +41,7 @@ def looked_up(weight: Weight, indices: torch.Tensor, dtype: torch.dtype) -> torc
         return layout.kernel.look_up(indices, arguments, layout.spec, like)
     if layout is not None:
         return torch.nn.functional.embedding(indices, weight.dequantize().to(dtype))
-    plain = weight.operands()
-    return ops.embedding(indices, plain.weight, plain.weight_scale, plain.weight_zero_point, weight.plain_spec, dtype)
+    return ops.embedding(indices, weight.operands().weight, weight.plain_spec, dtype)
 
 
 def multiplied_by_floats(

@@ -12,7 +12,8 @@ import torch
 
 from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.errors import CheckpointError
-from hf_quant.formats.tensors import TensorFacts, weight_facts
+from hf_quant.formats import weight_facts
+from hf_quant.formats.base import TensorFacts
 from hf_quant.kernels import ops
 from hf_quant.kernels.base import LinearKernel, LinearOperands, LinearSpec
 from hf_quant.kernels.dispatch import select_kernel
@@ -58,7 +59,7 @@ class Weight:
         scheme: What the codes mean; the group size is settled.
         rows: Output channels, or rows of an embedding.
         width: Numbers in a row.
-        tensors: ``codes``, ``scale`` and, for asymmetric schemes, ``zero_point`` (`formats.tensors.weight_facts`).
+        tensors: As the format says (`formats.weight_facts`): ``codes``, which a layout may replace, and others.
     """
 
     def __init__(self, scheme: TensorScheme, rows: int, width: int, tensors: Mapping[str, torch.Tensor]):
@@ -89,7 +90,8 @@ class Weight:
     @property
     def device(self) -> torch.device:
         """Where its tensors are."""
-        return self.tensors["scale"].device
+        tensors = self.tensors.values() if self.layout is None else (*self.tensors.values(), *self.layout.tensors)
+        return next(iter(tensors)).device
 
     @property
     def codes(self) -> torch.Tensor:
@@ -189,7 +191,7 @@ class Weight:
     def operands(self) -> LinearOperands:
         """As kernels take it, without bias and grid of inputs."""
         codes = self.tensors[CODES] if self.layout is None else self.layout.stand_in
-        return LinearOperands(codes, self.tensors["scale"], self.tensors.get("zero_point"))
+        return LinearOperands({name: codes if name == CODES else self.tensors[name] for name in self.facts})
 
     def dequantize(self) -> torch.Tensor:
         """The float32 matrix ``[rows, width]`` that the codes stand for, turned back where they are rotated."""
