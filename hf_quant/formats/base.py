@@ -142,6 +142,19 @@ class Format(ABC):
     def look_up(self, tensors: Tensors, matrix: Matrix, rows: torch.Tensor) -> torch.Tensor:
         """float32 numbers of the rows of these indices, int64 or int32: ``[*rows.shape, width]``."""
 
+    def by_row(self, tensors: Tensors, matrix: Matrix) -> dict[str, torch.Tensor]:
+        """What can be cut and joined along the rows of `matrix`, first dimension first; what all rows share is not."""
+        return {name: tensor for name, tensor in tensors.items() if tensor.ndim and len(tensor) == matrix.rows}
+
+    def of_rows(self, by_row: Tensors, whole: Tensors) -> dict[str, torch.Tensor]:
+        """The tensors of some rows.
+
+        Args:
+            by_row: From `by_row`, of these rows.
+            whole: Of a matrix that the rows are of, for what all rows share.
+        """
+        return {name: by_row.get(name, tensor) for name, tensor in whole.items()}
+
     @abstractmethod
     def check(self, tensors: Tensors, matrix: Matrix, name: str) -> None:
         """Raise CheckpointError if tensors of the right shapes and dtypes hold what no quantizer writes.

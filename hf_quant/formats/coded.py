@@ -71,6 +71,20 @@ class CodedFormat(Format):
             zero_point = unpack_zero_points(tensors["zero_point"], self.bits, matrix.scale_shape, of_scales)
         return self._decoded(codes, tensors["scale"][of_scales], zero_point, matrix)
 
+    def by_row(self, tensors: Tensors, matrix: Matrix) -> dict[str, torch.Tensor]:
+        """As in `Format`; zero points, which are packed as one row, are unpacked."""
+        found = super().by_row({name: tensor for name, tensor in tensors.items() if name != "zero_point"}, matrix)
+        if "zero_point" in tensors and matrix.scheme.granularity != "tensor":
+            found["zero_point"] = unpack_zero_points(tensors["zero_point"], self.bits, matrix.scale_shape)
+        return found
+
+    def of_rows(self, by_row: Tensors, whole: Tensors) -> dict[str, torch.Tensor]:
+        """Inverse of `by_row`."""
+        found = super().of_rows(by_row, whole)
+        if "zero_point" in by_row:
+            found["zero_point"] = pack_zero_points(by_row["zero_point"].contiguous(), self.bits)
+        return found
+
     def look_up(self, tensors: Tensors, matrix: Matrix, rows: torch.Tensor) -> torch.Tensor:
         """See `Format`: only what belongs to the rows is read."""
         codes = unpack(torch.nn.functional.embedding(rows, tensors["codes"]), self.bits, matrix.width)

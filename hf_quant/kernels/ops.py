@@ -49,13 +49,28 @@ def linear(input: torch.Tensor, operands: LinearOperands, spec: LinearSpec, kern
     needs_gradient = torch.is_grad_enabled() and input.requires_grad
     if not needs_gradient and not torch.compiler.is_compiling():
         return _linear_eager(input, operands, spec, kernel)
+    bias, scale, zero_point = operands.bias, operands.input_scale, operands.input_zero_point
+    return linear_op(input, tuple(operands.weight.values()), bias, scale, zero_point, operands.packed, spec, kernel)
+
+
+def linear_op(
+    input: torch.Tensor,
+    weight: tuple[torch.Tensor, ...],
+    bias: torch.Tensor | None,
+    input_scale: torch.Tensor | None,
+    input_zero_point: torch.Tensor | None,
+    packed: tuple[torch.Tensor, ...],
+    spec: LinearSpec,
+    kernel: str,
+) -> torch.Tensor:
+    """`linear` as the op that autograd and ``torch.compile`` see; arguments are the fields of `LinearOperands`."""
     return torch.ops.hf_quant.linear(
         input,
-        list(operands.weight.values()),
-        operands.bias,
-        operands.input_scale,
-        operands.input_zero_point,
-        list(operands.packed),
+        list(weight),
+        bias,
+        input_scale,
+        input_zero_point,
+        list(packed),
         scheme=spec.text,
         in_features=spec.in_features,
         out_features=spec.out_features,
@@ -83,7 +98,7 @@ def dequantize(operands: LinearOperands, spec: LinearSpec, kernel: str | None) -
         spec: What they mean.
         kernel: Whose layout `operands` may hold; None for neutral codes.
     """
-    if torch.compiler.is_compiling() or type(operands.weight_scale) is not torch.Tensor:  # traced
+    if torch.compiler.is_compiling() or any(type(each) is not torch.Tensor for each in operands.weight.values()):
         return torch.ops.hf_quant.dequantize(
             list(operands.weight.values()),
             None,

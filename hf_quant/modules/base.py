@@ -57,6 +57,8 @@ class QuantizedModule(nn.Module):
     kernel: str | None = None
     packed: tuple[torch.Tensor, ...] = ()
     """What `kernel` takes in a call."""
+    read: tuple[torch.Tensor, ...] = ()
+    """The tensors of the weight, as an op takes them."""
     fast: FastLinear | None = None
     look_up: LookUp | None = None
     like: torch.Tensor
@@ -176,12 +178,13 @@ class QuantizedModule(nn.Module):
                 if (layout := weight.layout) is not None:  # otherwise rows are gathered from the codes
                     made["packed"] = layout.kernel.arguments(layout.tensors, None, layout.spec)
                     made |= {"kernel": layout.kernel.name, "look_up": layout.kernel.look_up}
+            made["read"] = tuple(weight.operands().weight.values())
             weight.readers.add(self)
             self.__dict__.update(made)
 
     def forget(self) -> None:
         """Undo `prepare`: what was made of the weight is of no use any more."""
-        self.__dict__.update(held=None, ready=False, kernel=None, packed=(), fast=None, look_up=None)
+        self.__dict__.update(held=None, ready=False, kernel=None, packed=(), read=(), fast=None, look_up=None)
 
     @property
     def is_offloaded(self) -> bool:
@@ -301,7 +304,7 @@ class QuantizedModule(nn.Module):
             self.forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("held", "ready", "kernel", "packed", "fast", "look_up", "like")
+        own = ("held", "ready", "kernel", "packed", "read", "fast", "look_up", "like")
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -66,6 +66,11 @@ class QuantizedLinear(QuantizedModule, nn.Linear):  # type: ignore[misc]
             if siblings is not None and (output := siblings(self, input)) is not None:
                 return output
             return fast(input, self.packed, self._parameters["bias"], self.spec)
+        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and input.requires_grad):
+            parameters, buffers = self._parameters, self._buffers
+            grid = buffers["input_scale"], buffers["input_zero_point"]
+            # What was looked up before, since a graph has a guard for whatever it looks up.
+            return ops.linear_op(input, self.read, parameters["bias"], *grid, self.packed, self.spec, str(self.kernel))
         return ops.linear(input, self.operands(), self.spec, str(self.kernel))
 
     def _on(self, weight: torch.Tensor, input: torch.Tensor) -> torch.Tensor:

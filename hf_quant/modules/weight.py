@@ -215,9 +215,9 @@ class Weight:
         mine, others = self.neutral(), other.neutral()
         return self.scheme == other.scheme and all(torch.equal(tensor, others[name]) for name, tensor in mine.items())
 
-    def like(self, tensors: Mapping[str, torch.Tensor]) -> Weight:
-        """Another weight of the same scheme, shape and uses."""
-        made = Weight(self.scheme, self.rows, self.width, tensors)
+    def like(self, tensors: Mapping[str, torch.Tensor], rows: int | None = None) -> Weight:
+        """Another weight of the same scheme, width and uses, with as many rows unless `rows` says how many."""
+        made = Weight(self.scheme, self.rows if rows is None else rows, self.width, tensors)
         made.name, made.products, made.is_table = self.name, self.products, self.is_table
         return made
 
