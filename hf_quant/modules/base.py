@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
 
 PARAMETER = "weight"
+_PREPARED = ("held", "ready", "kernel", "packed", "read", "fast", "look_up", "fuses", "like")
+"""Attributes that `prepare` sets, made of the weight as it is then."""
 
 
 class QuantizedModule(nn.Module):
@@ -61,6 +63,8 @@ class QuantizedModule(nn.Module):
     """The tensors of the weight, as an op takes them."""
     fast: FastLinear | None = None
     look_up: LookUp | None = None
+    fuses: bool = False
+    """Whether the kernel can compute more than this module in one call."""
     like: torch.Tensor
     """An empty tensor of the dtype that the float module has."""
 
@@ -172,19 +176,21 @@ class QuantizedModule(nn.Module):
             made["like"] = torch.empty(0, dtype=face.dtype, device=weight.device)
             if self.multiplies:
                 kernel, made["packed"] = weight.ready(self.spec, self.input_scale, self.input_zero_point)
-                made |= {"kernel": kernel.name, "fast": kernel.fast}
+                made |= {"kernel": kernel.name, "fast": kernel.fast, "fuses": kernel.fuses}
             else:
                 weight.lay_out()
                 if (layout := weight.layout) is not None:  # otherwise rows are gathered from the codes
                     made["packed"] = layout.kernel.arguments(layout.tensors, None, layout.spec)
                     made |= {"kernel": layout.kernel.name, "look_up": layout.kernel.look_up}
+                    made["fuses"] = layout.kernel.fuses
             made["read"] = tuple(weight.operands().weight.values())
             weight.readers.add(self)
             self.__dict__.update(made)
 
     def forget(self) -> None:
         """Undo `prepare`: what was made of the weight is of no use any more."""
-        self.__dict__.update(held=None, ready=False, kernel=None, packed=(), read=(), fast=None, look_up=None)
+        for name in _PREPARED:
+            self.__dict__.pop(name, None)  # what the class says holds again
 
     @property
     def is_offloaded(self) -> bool:
@@ -304,8 +310,7 @@ class QuantizedModule(nn.Module):
             self.forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("held", "ready", "kernel", "packed", "read", "fast", "look_up", "like")
-        return {name: value for name, value in self.__dict__.items() if name not in own}
+        return {name: value for name, value in self.__dict__.items() if name not in _PREPARED}
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == PARAMETER and isinstance(value, QuantizedTensor):
