@@ -17,6 +17,8 @@ from hf_quant.kernels.dispatch import get_kernel
 from hf_quant.kernels.reference import embedding as embedding_reference
 from hf_quant.kernels.weights import decode_rows
 
+_unsafe_view = torch.ops.aten._unsafe_view.default
+
 _OPERANDS = (
     "Tensor weight, Tensor weight_scale, Tensor? weight_zero_point, Tensor? bias, "
     "Tensor? input_scale, Tensor? input_zero_point, Tensor[] packed"
@@ -120,7 +122,8 @@ def _linear_eager(input: torch.Tensor, operands: LinearOperands, spec: LinearSpe
     if tokens.shape[0] == 0:
         return input.new_empty(*input.shape[:-1], spec.out_features)
     output = get_kernel(kernel).run(tokens, operands, spec)
-    return output.view(*input.shape[:-1], spec.out_features)
+    # No view to autograd, which would forbid writing to it in place.
+    return _unsafe_view(output, (*input.shape[:-1], spec.out_features))
 
 
 @torch.library.impl("hf_quant::linear", "default")
