@@ -209,12 +209,14 @@ def _write(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
     is_plain = not isinstance(input, QuantizedTensor) and not isinstance(bias, QuantizedTensor)
+    _refuse_gradient(weight)
     if not isinstance(weight, QuantizedTensor) or weight.turned or not is_plain:
         return NotImplemented
     return multiplied(weight.of, input, bias)
 
 
 def _matmul(input: Any, weight: Any, **kwargs: Any) -> Any:
+    _refuse_gradient(weight)
     if not isinstance(weight, QuantizedTensor) or not weight.turned or isinstance(input, QuantizedTensor) or kwargs:
         return NotImplemented
     return multiplied(weight.of, input, None)
@@ -223,6 +225,7 @@ def _matmul(input: Any, weight: Any, **kwargs: Any) -> Any:
 def _embedding(
     input: Any, weight: Any, padding_idx: Any = None, max_norm: Any = None, *args: Any, **kwargs: Any
 ) -> Any:
+    _refuse_gradient(weight)
     if not isinstance(weight, QuantizedTensor) or weight.turned or max_norm is not None:
         return NotImplemented
     return looked_up(weight.of, input, weight.dtype)
@@ -234,6 +237,12 @@ def _requires_grad(tensor: Any, value: bool = True) -> Any:
 
 def _refused_training(tensor: QuantizedTensor) -> Any:
     raise QuantizedWeightError(f"{_name(tensor)} is quantized and cannot be trained: {FIX}")
+
+
+def _refuse_gradient(weight: Any) -> None:
+    # Of what was added to it in place: a sum of zeros, say, which changes nothing yet.
+    if isinstance(weight, QuantizedTensor) and weight.requires_grad:
+        _refused_training(weight)
 
 
 def _set_data(tensor: Any, value: Any) -> Any:
