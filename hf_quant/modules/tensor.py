@@ -12,9 +12,8 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from hf_quant.config.scheme import Scheme, TensorScheme
+from hf_quant.config.scheme import Scheme
 from hf_quant.errors import QuantizedWeightError
-from hf_quant.kernels.base import LinearSpec
 from hf_quant.kernels.dispatch import get_kernel
 from hf_quant.modules.products import looked_up, multiplied
 from hf_quant.modules.weight import Layout, Weight
@@ -146,17 +145,18 @@ class QuantizedTensor(_Tensor):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # The same parameter again for all who share it: pickle and deepcopy keep one of each.
-        return _rebuilt, (self.of, self.dtype, self.turned, getattr(self, "_is_param", False))
+        return rebuilt_tensor, (self.of, self.dtype, self.turned, getattr(self, "_is_param", False))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> QuantizedTensor:
         if id(self) not in memo:
             is_parameter = getattr(self, "_is_param", False)
-            memo[id(self)] = _rebuilt(copy.deepcopy(self.of, memo), self.dtype, self.turned, is_parameter)
+            memo[id(self)] = rebuilt_tensor(copy.deepcopy(self.of, memo), self.dtype, self.turned, is_parameter)
         found: QuantizedTensor = memo[id(self)]
         return found
 
 
-def _rebuilt(of: Weight, dtype: torch.dtype, turned: bool, is_parameter: bool) -> QuantizedTensor:
+def rebuilt_tensor(of: Weight, dtype: torch.dtype, turned: bool, is_parameter: bool) -> QuantizedTensor:
+    """Inverse of pickling a `QuantizedTensor`."""
     if is_parameter and not turned:
         return of.face(dtype)
     made: QuantizedTensor = QuantizedTensor(of, dtype, turned)
@@ -375,6 +375,3 @@ _OPS: dict[Any, Callable[..., Any]] = {
     aten.copy_.default: _copy,
 }
 """What is done to the tensor below autograd."""
-
-# ``torch.load(..., weights_only=True)`` reads state dicts of quantized models.
-torch.serialization.add_safe_globals([QuantizedTensor, Weight, LinearSpec, Scheme, TensorScheme, _rebuilt])
