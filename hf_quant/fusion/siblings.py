@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_quant.fusion.blocks import NATIVE, bias_of, is_hooked, on_native, static_grid
+from hf_quant.fusion.blocks import bias_of, is_hooked, on_native, static_grid
 from hf_quant.kernels.native import structs
 from hf_quant.kernels.native.linear import spec_tensor, step_spec
 from hf_quant.modules.linear import QuantizedLinear
@@ -98,7 +98,7 @@ def _is_unchanged(input: torch.Tensor, stamp: int | torch.Tensor | None) -> bool
 
 def find_siblings(module: nn.Module) -> list[QuantizedLinear]:
     """Children that may be siblings: two or three linears of one input width and format; empty where there are none."""
-    linears = [child for child in module.children() if isinstance(child, QuantizedLinear) and child.kernel == NATIVE]
+    linears = [child for child in module.children() if isinstance(child, QuantizedLinear) and child.fuses]
     by_input: dict[Any, list[QuantizedLinear]] = {}
     for linear in linears:
         weight = linear.spec.scheme.weight

@@ -19,18 +19,18 @@ def multiplied(weight: Weight, input: torch.Tensor, bias: torch.Tensor | None) -
     if torch.is_autocast_enabled(input.device.type):
         input = input.to(torch.get_autocast_dtype(input.device.type))
     spec = weight.products[0] if len(weight.products) == 1 else weight.plain_spec
-    if spec.scheme.input is not None and not spec.scheme.input.dynamic:
-        spec = weight.plain_spec
-        if weight.layout is not None:
-            return torch.nn.functional.linear(input, weight.dequantize().to(input.dtype), bias)
+    is_static = spec.scheme.input is not None and not spec.scheme.input.dynamic
+    if is_static or type(weight.memory) is not torch.Tensor:  # traced: the graph would make anew what a kernel takes
+        return torch.nn.functional.linear(input, weight.dequantize().to(input.dtype), bias)
     kernel, arguments = weight.ready(spec)
-    plain = weight.operands()
-    operands = LinearOperands(plain.weight, plain.weight_scale, plain.weight_zero_point, bias, packed=arguments)
+    operands = LinearOperands(weight.operands().weight, bias, packed=arguments)
     return ops.linear(input, operands, spec, kernel.name)
 
 
 def looked_up(weight: Weight, indices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Rows of the weight, ``[*indices.shape, width]`` in `dtype`."""
+    if type(weight.memory) is not torch.Tensor:
+        return torch.nn.functional.embedding(indices, weight.dequantize().to(dtype))
     weight.lay_out()
     layout = weight.layout
     if layout is not None and layout.kernel.look_up is not None:
@@ -39,8 +39,7 @@ def looked_up(weight: Weight, indices: torch.Tensor, dtype: torch.dtype) -> torc
         return layout.kernel.look_up(indices, arguments, layout.spec, like)
     if layout is not None:
         return torch.nn.functional.embedding(indices, weight.dequantize().to(dtype))
-    plain = weight.operands()
-    return ops.embedding(indices, plain.weight, plain.weight_scale, plain.weight_zero_point, weight.plain_spec, dtype)
+    return ops.embedding(indices, weight.operands().weight, weight.plain_spec, dtype)
 
 
 def multiplied_by_floats(

@@ -112,7 +112,7 @@ def test_pickles_hold_neutral_codes(spec):
     module = make_linear(spec)
     assert "packed" not in module.__getstate__()
     weight = pickle.loads(pickle.dumps(module.weights["weight"]))
-    assert weight.layout is None and torch.equal(weight.tensors["codes"], make_operands(spec).weight)
+    assert weight.layout is None and torch.equal(weight.tensors["codes"], make_operands(spec).weight["codes"])
     assert weight.products == (spec,)
 
 
@@ -194,7 +194,7 @@ def test_prepacking_twice_does_nothing_and_releasing_brings_the_codes_back(spec)
     assert module.kernel == kernel and module.packed is packed
     module.weights["weight"].release()
     assert module.kernel is None and module.packed == ()
-    assert torch.equal(module.weights["weight"].tensors["codes"], make_operands(spec).weight)
+    assert torch.equal(module.weights["weight"].tensors["codes"], make_operands(spec).weight["codes"])
 
 
 @pytest.mark.parametrize("kernel", REPLACING)
