@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_quant.fusion.blocks import bias_of, on_native, static_grid
+from hf_quant.fusion.blocks import bias_of, is_hooked, on_native, static_grid
 from hf_quant.kernels.native import structs
 from hf_quant.kernels.native.linear import spec_tensor, step_spec
 from hf_quant.modules.linear import QuantizedLinear
@@ -77,8 +77,11 @@ class Siblings:
         return input._version
 
     def complete(self) -> bool:
-        """Whether all members still are on the kernel that this is for."""
-        return on_native(list(self.members)) is not None
+        """Whether all members still are on the kernel that this is for, and nothing happens before a call of one.
+
+        Of offloaded members, for instance, the tensors come with the call.
+        """
+        return not any(map(is_hooked, self.members)) and on_native(list(self.members)) is not None
 
     def separate(self) -> None:
         """Let each member compute alone from now on."""

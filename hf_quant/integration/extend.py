@@ -8,13 +8,14 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from hf_quant.integration import resizing, saving
+from hf_quant.integration import footprint, resizing, saving
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.original import ORIGINAL
 
 EXTENSIONS: dict[str, Callable[..., Any]] = {
     "save_pretrained": saving.save_pretrained,
     "_upload_modified_files": saving.upload_modified_files,
+    "get_memory_footprint": footprint.get_memory_footprint,
     "resize_token_embeddings": resizing.resize_token_embeddings,
 }
 """Method of ``PreTrainedModel`` to the function that takes its place for quantized models."""

@@ -247,6 +247,9 @@ def finish(model: Any, config: HfQuantConfig, quantizer: HfQuantQuantizer) -> No
         module.check_values(name)
         if not module.is_offloaded:
             module.prepare()
+        if not module.tied:
+            for parameter, weight in module.weights.items():
+                weight.name = f"{name}.{parameter}"  # for messages
     for module in model.modules():
         if isinstance(module, QuantizedModule | StoredModule):
             module.requires_grad_(False)

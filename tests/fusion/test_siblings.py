@@ -67,6 +67,20 @@ def test_members_called_on_different_inputs_are_separated_for_good(calls):
     assert len(calls) == 1 and all(member.siblings is None for member in members)
 
 
+def test_tensors_that_come_with_the_call_of_a_member_are_waited_for(calls):
+    # As accelerate brings them: a bias that is on meta until its own module is called.
+    members = trio()
+    input = make_input(members[0].spec, 5)
+    expected = [member(input) for member in members]
+    calls.clear()
+    for member in members:
+        bias, member.bias = member.bias, nn.Parameter(member.bias.detach().to("meta"), requires_grad=False)
+        member.register_forward_pre_hook(lambda module, args, bias=bias: setattr(module, "bias", bias))
+    with torch.no_grad():
+        assert all(torch.equal(member(input), output) for member, output in zip(members, expected, strict=True))
+    assert not calls
+
+
 def test_an_input_that_was_written_to_is_not_the_same(calls):
     members = trio()
     input = make_input(members[0].spec, 5)
