@@ -46,7 +46,7 @@ def quantized(scheme: Scheme, width: int, channels: int) -> tuple[LinearSpec, Li
     """A random weight, quantized."""
     scheme = fit(scheme, Candidate("linear", width), "the benchmark")
     solved = SOLVERS["rtn"]().solve(torch.randn(channels, width), scheme.weight, "weight")
-    operands = LinearOperands(solved.codes, solved.scale, solved.zero_point)
+    operands = LinearOperands(solved)
     if scheme.input is not None and not scheme.input.dynamic:
         zero_point = torch.tensor([3], dtype=torch.int8)
         operands = replace(operands, input_scale=torch.tensor([0.03]), input_zero_point=zero_point)

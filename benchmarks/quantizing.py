@@ -36,11 +36,11 @@ def cases(op: str, shape: str, rows: Sequence[int], memory: int) -> Iterator[Cas
     weights = float_weights(shape, memory)
     run: Work
     if trials is None:
-        run, read = partial(pack, operands, spec), operands.weight.nbytes
+        run, read = partial(pack, operands, spec), operands.weight["codes"].nbytes
     else:
         scheme = spec.scheme.weight
         zeros = None if scheme.symmetric else torch.empty(spec.scale_shape, dtype=torch.int8)
-        into = operands.weight, operands.weight_scale, zeros
+        into = operands.weight["codes"], operands.weight["scale"], zeros
         run = cycle([partial(quantize_rows, weight, scheme, *into, trials, _NARROWEST) for weight in weights])
         read = weights[0].nbytes
     yield Case(op=op, shape=shape, rows=0, scheme=str(spec.scheme), run=run, baseline=None, read=read)

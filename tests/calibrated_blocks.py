@@ -11,7 +11,7 @@ from hf_quant.calibration.statistics import InputStatistics
 from hf_quant.calibration.tracing import is_linear
 from hf_quant.config.plan import Plan
 from hf_quant.config.scheme import Scheme, TensorScheme
-from hf_quant.formats import affine_format
+from hf_quant.formats import format_of
 from tests.integration.tiny import LAYERS, error, tiny_model, token_ids
 from tests.quantized_modules import quantize
 
@@ -49,7 +49,7 @@ class Block:
         if scheme.input is not None and not scheme.input.dynamic:
             for name, inputs in self.inputs.items():
                 largest = inputs.max_abs.amax()
-                scale, _ = affine_format(scheme.input).scale_and_zero_point(-largest, largest)
+                scale, _ = format_of(scheme.input).scale_and_zero_point(-largest, largest)
                 module = found.get_submodule(name)
                 module.input_scale.data = scale.view(1)
                 module.forget()

@@ -14,7 +14,7 @@ from hf_quant.config.plan import Candidate, fit
 from hf_quant.config.presets import PRESETS
 from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.errors import PlanError
-from hf_quant.formats import affine_format
+from hf_quant.formats import format_of
 from hf_quant.kernels.base import LinearOperands, LinearSpec
 from hf_quant.kernels.dispatch import get_kernel
 
@@ -29,7 +29,7 @@ def _group(bits, size, symmetric=False):
 
 
 SCHEMES = {
-    **{name: preset.linear for name, preset in PRESETS.items() if preset.linear.weight.is_integer},
+    **{name: preset.linear for name, preset in PRESETS.items() if preset.linear.weight.has_scales},
     "w8a8 symmetric": Scheme(TensorScheme(), _TOKEN_8),
     "w4a8 g32 symmetric": Scheme(_group(4, 32, symmetric=True), _TOKEN_8),
     "w8 per tensor": Scheme(TensorScheme(granularity="tensor")),
@@ -48,8 +48,15 @@ SCHEMES = {
     "w6 g32": Scheme(_group(6, 32)),
     "w7a8 per channel asymmetric": Scheme(TensorScheme(bits=7, symmetric=False), _TOKEN_8),
     "w8a8 g64": Scheme(_group(8, 64, symmetric=True), _TOKEN_8),
+    "w8a8 float16 scales": Scheme(TensorScheme(scale_dtype="float16"), _TOKEN_8),
+    "w4 g32 float16 scales": Scheme(replace(_group(4, 32), scale_dtype="float16")),
+    "w4a8 g32 float32 scales": Scheme(replace(_group(4, 32, symmetric=True), scale_dtype="float32"), _TOKEN_8),
+    "w6 bfloat16 scales": Scheme(TensorScheme(bits=6, symmetric=False, scale_dtype="bfloat16")),
+    "nf4 g32": Scheme(TensorScheme("nf4", 4, granularity="group", group_size=32)),
+    "nf4 rotated": Scheme(TensorScheme("nf4", 4, rotation=16)),
+    "nf4 per tensor": Scheme(TensorScheme("nf4", 4, granularity="tensor", scale_dtype="float16")),
 }
-"""Scheme of a linear by name: every integer preset, and what else a plan may ask for."""
+"""Scheme of a linear by name: every preset with scales, and what else a plan may ask for."""
 
 SHAPES = ((64, 64), (96, 32), (320, 192), (128, 48), (1, 1), (33, 5), (50, 64), (7, 130), (256, 17))
 """``(in_features, out_features)``: whole blocks of every kernel, and widths that fill no word, vector or block."""
@@ -72,11 +79,9 @@ def make_operands(spec, seed=0, bias=True, dtype=torch.float32):
     static = {}
     if spec.scheme.input is not None and not spec.scheme.input.dynamic:
         low, high = torch.tensor([-2.5]), torch.tensor([3.0])
-        static["input_scale"], static["input_zero_point"] = affine_format(spec.scheme.input).scale_and_zero_point(
-            low, high
-        )
+        static["input_scale"], static["input_zero_point"] = format_of(spec.scheme.input).scale_and_zero_point(low, high)
     offset = torch.randn(spec.out_features, generator=generator).to(dtype) if bias else None
-    return LinearOperands(solved.codes, solved.scale, solved.zero_point, offset, **static)
+    return LinearOperands(solved, offset, **static)
 
 
 def make_input(spec, tokens, dtype=torch.float32, seed=1):
@@ -94,9 +99,9 @@ def arguments(kernel, operands, spec):
 def prepacked(kernel, operands, spec):
     """Operands as a module hands them to `kernel`: without the neutral codes where the kernel replaces them."""
     packed = arguments(kernel, operands, spec)
-    weight = operands.weight
+    weight = dict(operands.weight)
     if kernel.replaces_weight:
-        weight = torch.zeros(1, dtype=torch.int32).expand(weight.shape)
+        weight["codes"] = torch.zeros(1, dtype=torch.int32).expand(weight["codes"].shape)
     return replace(operands, weight=weight, packed=packed)
 
 

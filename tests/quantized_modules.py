@@ -10,13 +10,14 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_quant.algorithms.rtn import RoundToNearest
 from hf_quant.config.plan import preset_plan
-from hf_quant.formats import affine_format
+from hf_quant.formats import format_of
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.conv1d import QuantizedConv1D
 from hf_quant.modules.inventory import Inventory
 from hf_quant.modules.linear import QuantizedLinear
 from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.swap import quantized_modules, share_tied, swap
+from hf_quant.modules.weight import stored_name
 from tests.quantized_linear import make_operands
 
 
@@ -25,7 +26,9 @@ def make_linear(spec, prepare=True, seed=0, dtype=torch.float32, cls=QuantizedLi
     module = cls(spec.in_features, spec.out_features, True, spec.scheme, dtype=dtype)
     operands = make_operands(spec, seed=seed, dtype=dtype)
     module.bias.data = operands.bias
-    for name in ("weight", "weight_scale", "weight_zero_point", "input_scale", "input_zero_point"):
+    for name, tensor in operands.weight.items():
+        getattr(module, stored_name("weight", name)).data = tensor
+    for name in ("input_scale", "input_zero_point"):
         if getattr(operands, name) is not None:
             getattr(module, name).data = getattr(operands, name)
     if prepare:
@@ -83,9 +86,9 @@ def fill(module, source):
     else:
         weight = weight.t() if isinstance(module, QuantizedConv1D) else weight
         solved = RoundToNearest().solve(weight, module.spec.scheme.weight, "weight")
-        module.fill(solved.tensors())
+        module.fill(solved)
         if module.input_scale is not None:
-            scale, zero_point = affine_format(module.spec.scheme.input).scale_and_zero_point(-REACH, REACH)
+            scale, zero_point = format_of(module.spec.scheme.input).scale_and_zero_point(-REACH, REACH)
             module.input_scale.fill_(scale)
             if zero_point is not None:
                 module.input_zero_point.fill_(zero_point)

@@ -21,7 +21,7 @@ _STEPS, _NARROWEST = 20, 0.5
 
 
 class AwqClip:
-    """Clips every weight that becomes integers, each group or channel to the share of its range that costs least.
+    """Clips every weight that becomes codes, each group or channel to the share of its range that costs least.
 
     This changes what the block computes, so it goes last, right before a solver. The authors leave queries and keys
     unclipped, by name; here they are clipped like any other. The whole range is one of the choices, so the error of a
@@ -44,7 +44,7 @@ class AwqClip:
         chosen = {
             name: scheme.weight
             for name, scheme in schemes.items()
-            if scheme.weight.is_integer and scheme.weight.granularity != "tensor"
+            if scheme.weight.has_scales and scheme.weight.granularity != "tensor"
         }
         hessians = {name: checked(inputs, name, self.needs).hessian for name in chosen}
         for name, scheme in chosen.items():
@@ -69,7 +69,7 @@ def clip(weight: Tensor, scheme: TensorScheme, hessian: Tensor, name: str) -> tu
 
     Args:
         weight: ``[rows, width]`` floats.
-        scheme: Integers in groups, or per channel, which is one group.
+        scheme: In groups, or per channel, which is one group.
         hessian: float32 ``[width, width]``.
         name: For error messages.
 

@@ -12,34 +12,9 @@ from torch import nn
 from hf_quant.calibration.pairs import Pair
 from hf_quant.calibration.statistics import InputStatistics
 from hf_quant.config.scheme import Scheme, TensorScheme
-from hf_quant.formats.zero_points import pack_zero_points
 
-
-@dataclass(frozen=True)
-class QuantizedWeight:
-    """A weight as it goes to disk.
-
-    Args:
-        codes: Packed int32 words ``[rows, words]``.
-        scale: float32 ``[rows, 1]``, or ``[1, 1]`` per tensor, or bfloat16 ``[rows, groups]``.
-        zero_point: Packed int32 words ``[words]`` in the order of `scale` (`formats.zero_points`); None when symmetric.
-    """
-
-    codes: torch.Tensor
-    scale: torch.Tensor
-    zero_point: torch.Tensor | None
-
-    @classmethod
-    def of_integers(
-        cls, codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, bits: int
-    ) -> QuantizedWeight:
-        """From zero points that are integers of the shape of `scale`, in the range of `bits`; codes are packed."""
-        return cls(codes, scale, None if zero_point is None else pack_zero_points(zero_point, bits))
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """The tensors by the names of their format (`formats.tensors.weight_facts`)."""
-        named = {"codes": self.codes, "scale": self.scale, "zero_point": self.zero_point}
-        return {name: tensor for name, tensor in named.items() if tensor is not None}
+QuantizedWeight = dict[str, torch.Tensor]
+"""A weight as it goes to disk: the tensors of its format by their names (`formats.base.Format.tensors`)."""
 
 
 def scaled(statistics: InputStatistics, scales: torch.Tensor) -> InputStatistics:
@@ -118,6 +93,12 @@ class Solver(Protocol):
 
 class BlockSolver(Protocol):
     """Weights of a block of a model to codes, together, for the least error of the block's output."""
+
+    def check_scheme(self, scheme: Scheme, name: str) -> None:
+        """Raise ConfigError, which names the formats that fit, if weights of `scheme` cannot be solved.
+
+        `name` is that of a linear, for the message; asked before anything else is done.
+        """
 
     def solve_block(
         self,

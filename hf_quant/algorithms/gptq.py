@@ -23,9 +23,8 @@ from hf_quant.algorithms.hessian import hessian_of
 from hf_quant.algorithms.rtn import blocks_of, check_shape, checked_range, grid_of_all, rows_of
 from hf_quant.config.scheme import TensorScheme
 from hf_quant.errors import ConfigError, WeightError
-from hf_quant.formats import affine_format, scale_dtype
-from hf_quant.formats.affine import AffineFormat
-from hf_quant.formats.packing import pack
+from hf_quant.formats import format_of
+from hf_quant.formats.base import Format
 from hf_quant.registry import unknown
 
 logger = logging.getLogger(__name__)
@@ -87,7 +86,7 @@ class GPTQ:
         check_shape(weight, name)
         hessian = hessian_of(inputs, weight.shape[1], scheme, name, weight.device)
         rows, width = weight.shape
-        format = affine_format(scheme)
+        format = format_of(scheme)
         clipping = GRIDS[self.grid]
         hessian = _normalized(hessian)
         importance = hessian.diagonal()
@@ -105,14 +104,14 @@ class GPTQ:
             errors = [_output_error(real, candidate, grid, format, hessian) for candidate in (found, nearest)]
             # Also where the sums are NaN or infinite, as those of enormous weights.
             found = torch.where((errors[0] < errors[1])[:, None], found, nearest)
-            codes.append(pack(found, scheme.bits))
+            codes.append(format.pack(found))
             grids.append(grid)
         if whole is not None:
             grids = [whole]
-        scale = torch.cat([scale for scale, _ in grids]).to(scale_dtype(scheme))
+        scale = torch.cat([scale for scale, _ in grids])
         zero_points = [zero_point for _, zero_point in grids if zero_point is not None]
         zero_point = torch.cat(zero_points) if zero_points else None
-        return QuantizedWeight.of_integers(torch.cat(codes), scale, zero_point, scheme.bits)
+        return format.stored(torch.cat(codes), (scale, zero_point), name)
 
     def _factor(self, hessian: torch.Tensor, order: torch.Tensor, name: str) -> torch.Tensor:
         """float32 ``[width, width]``, lower triangular: row `k` holds ``S_jk / S_kk`` for all `j` up to `k`.
@@ -179,13 +178,13 @@ def _grid_of_rows(
     for part in blocks_of(*real.shape):
         block = real[part].unflatten(-1, (groups, -1))
         low, high = checked_range(block, -1, name)
-        scale, zero_point = choose(block, low, high, affine_format(scheme), clipping, importance.view(groups, -1))
+        scale, zero_point = choose(block, low, high, format_of(scheme), clipping, importance.view(groups, -1))
         scales.append(scale)
         zero_points += [] if zero_point is None else [zero_point]
     return torch.cat(scales), torch.cat(zero_points) if zero_points else None
 
 
-def _nearest(real: torch.Tensor, grid: Grid, format: AffineFormat) -> torch.Tensor:
+def _nearest(real: torch.Tensor, grid: Grid, format: Format) -> torch.Tensor:
     """Codes ``[rows, width]``."""
     scale, zero_point = grid
     grouped = real.unflatten(-1, (scale.shape[1], -1))
@@ -193,7 +192,7 @@ def _nearest(real: torch.Tensor, grid: Grid, format: AffineFormat) -> torch.Tens
 
 
 def _output_error(
-    real: torch.Tensor, codes: torch.Tensor, grid: Grid, format: AffineFormat, hessian: torch.Tensor
+    real: torch.Tensor, codes: torch.Tensor, grid: Grid, format: Format, hessian: torch.Tensor
 ) -> torch.Tensor:
     """Squared error of each row's output, ``(w - q) H (w - q)^T``: ``[rows]``."""
     scale, zero_point = grid
@@ -206,7 +205,7 @@ def _output_error(
 def _compensated(
     real: torch.Tensor,
     grid: Grid,
-    format: AffineFormat,
+    format: Format,
     order: torch.Tensor,
     lower: torch.Tensor,
     block_size: int,
@@ -217,20 +216,21 @@ def _compensated(
     real = real.t()[order].contiguous()
     target = real.clone()
     error = torch.empty_like(real)
-    codes = torch.empty(width, rows, dtype=format.dtype, device=real.device)
+    codes = []
     scale = grid[0].t().expand(-1, rows).contiguous()
-    zero = torch.zeros_like(scale) if grid[1] is None else grid[1].t().to(torch.float32).expand(-1, rows).contiguous()
-    inverse, least, most = scale.reciprocal(), format.quant_min - zero, format.quant_max - zero
+    zero = [None] * len(scale) if grid[1] is None else [*grid[1].t().to(torch.float32).expand(-1, rows).contiguous()]
+    inverse = scale.reciprocal()
     groups = (order // (width // len(scale))).tolist()
     for start in range(0, width, block_size):
         stop = min(start + block_size, width)
         for at in range(start, stop):
             group = groups[at]
             wanted = torch.addmv(target[at], error[start:at].t(), lower[at, start:at])
-            steps = wanted.mul_(inverse[group]).round_().clamp_(least[group], most[group])
-            torch.sub(real[at], steps * scale[group], out=error[at])
-            codes[at] = steps.add_(zero[group])
+            levels = format.nearest(wanted.mul_(inverse[group]), zero[group])
+            torch.sub(real[at], levels * scale[group], out=error[at])
+            codes.append(format.codes_of(levels, zero[group]))
         target[stop:].addmm_(lower[stop:, start:stop], error[start:stop])
-    ordered = torch.empty_like(codes)
-    ordered[order] = codes
+    found = torch.stack(codes)
+    ordered = torch.empty_like(found)
+    ordered[order] = found
     return ordered.t().contiguous()

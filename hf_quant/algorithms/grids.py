@@ -8,10 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from hf_quant.errors import ConfigError
-from hf_quant.formats.affine import AffineFormat
-
-Grid = tuple[torch.Tensor, torch.Tensor | None]
-"""float32 scale and zero point, as `AffineFormat.weight_grid` returns them."""
+from hf_quant.formats.base import Format, Grid
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ def choose(
     real: torch.Tensor,
     low: torch.Tensor,
     high: torch.Tensor,
-    format: AffineFormat,
+    format: Format,
     clipping: Clipping | None = None,
     importance: torch.Tensor | None = None,
 ) -> Grid:
@@ -84,7 +81,7 @@ def choose_one(
     blocks: Iterable[torch.Tensor],
     low: torch.Tensor,
     high: torch.Tensor,
-    format: AffineFormat,
+    format: Format,
     clipping: Clipping | None = None,
     importance: torch.Tensor | None = None,
 ) -> Grid:
@@ -120,18 +117,15 @@ def squared_error(
     real: torch.Tensor,
     scale: torch.Tensor,
     zero_point: torch.Tensor | None,
-    format: AffineFormat,
+    format: Format,
     importance: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """float32 ``[...]``: sums over the last dimension of ``importance * (real - rounded) ** 2``.
 
-    `scale` and `zero_point`, ``[...]`` or ``[]``, are those of whole rows. Rounds as `AffineFormat.encode`, but stays
+    `scale` and `zero_point`, ``[...]`` or ``[]``, are those of whole rows. Rounds as `Format.encode`, but stays
     in float32 from the numbers to the errors.
     """
-    zero = torch.zeros_like(scale) if zero_point is None else zero_point.to(torch.float32)
-    steps = (real * scale.reciprocal()[..., None]).round_()
-    # Not `clamp_`, which is ten times as slow with bounds that broadcast.
-    torch.minimum(steps, (format.quant_max - zero)[..., None], out=steps)
-    torch.maximum(steps, (format.quant_min - zero)[..., None], out=steps)
-    squares = steps.mul_(scale[..., None]).sub_(real).square_()
+    zero = None if zero_point is None else zero_point[..., None]
+    levels = format.nearest(real * scale.reciprocal()[..., None], zero)
+    squares = levels.mul_(scale[..., None]).sub_(real).square_()
     return (squares if importance is None else squares.mul_(importance)).sum(-1)

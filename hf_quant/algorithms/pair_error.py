@@ -90,7 +90,7 @@ def pair_errors(
     needs: frozenset[str],
     transform: str,
 ) -> Iterator[PairError]:
-    """The pairs with a consumer among `schemes` whose weight becomes integers; a warning where there are none.
+    """The pairs with a consumer among `schemes` whose weight becomes codes; a warning where there are none.
 
     `inputs` is checked at once, but read for each pair anew: two pairs may have a consumer in common, as where both the
     gate and its factor are linear in their channels.
@@ -98,8 +98,8 @@ def pair_errors(
     Raises:
         CalibrationError: Statistics that a transform `needs` of such a consumer are missing, or hold NaN or Inf.
     """
-    integer = {name: scheme for name, scheme in schemes.items() if scheme.weight.is_integer}
-    quantized = {pair: [name for name in pair.consumers if name in integer] for pair in pairs}
+    coded = {name: scheme for name, scheme in schemes.items() if scheme.weight.has_scales}
+    quantized = {pair: [name for name in pair.consumers if name in coded] for pair in pairs}
     quantized = {pair: names for pair, names in quantized.items() if names}
     for names in quantized.values():
         checked(inputs, names[0], needs)
@@ -111,7 +111,7 @@ def pair_errors(
         )
     for pair, names in quantized.items():
         weights = {name: weight_matrix(block.get_submodule(name)).detach() for name in pair.consumers}
-        yield PairError(pair, inputs[names[0]], weights, {name: integer[name] for name in names})
+        yield PairError(pair, inputs[names[0]], weights, {name: coded[name] for name in names})
 
 
 def checked(inputs: Mapping[str, InputStatistics], name: str, needs: frozenset[str]) -> InputStatistics:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hf_quant.algorithms.rtn import RoundToNearest
 from hf_quant.config.scheme import Scheme, TensorScheme
-from hf_quant.formats import affine_format
+from hf_quant.formats import even_format
 from hf_quant.formats.rotation import rotate
 from hf_quant.kernels.base import LinearOperands, LinearSpec
 from hf_quant.kernels.weights import decode_rows
@@ -21,7 +21,7 @@ def rounded_weight(weight: Tensor, scheme: TensorScheme, name: str) -> Tensor:
     solved = RoundToNearest().solve(weight, scheme, name)
     rows, width = weight.shape
     spec = LinearSpec(Scheme(scheme), width, rows)
-    real = decode_rows(LinearOperands(solved.codes, solved.scale, solved.zero_point), spec, slice(None))
+    real = decode_rows(LinearOperands(solved), spec, slice(None))
     return real if scheme.rotation is None else rotate(real, scheme.rotation)
 
 
@@ -31,7 +31,7 @@ def rounded_input(tokens: Tensor, scheme: Scheme, max_abs: Tensor) -> Tensor:
         return tokens
     size = scheme.weight.rotation
     real = tokens if size is None else rotate(tokens, size)
-    format = affine_format(scheme.input)
+    format = even_format(scheme.input)
     if scheme.input.dynamic:
         groups = scheme.input.group_size
         parts = real if groups is None else real.unflatten(-1, (-1, groups))

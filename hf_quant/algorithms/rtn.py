@@ -8,8 +8,9 @@ from hf_quant.algorithms.base import InputStatistics, QuantizedWeight
 from hf_quant.algorithms.grids import Clipping, Grid, choose, choose_one
 from hf_quant.config.scheme import TensorScheme
 from hf_quant.errors import WeightError
-from hf_quant.formats import affine_format, scale_dtype
-from hf_quant.formats.packing import pack, words_per_row
+from hf_quant.formats import format_of
+from hf_quant.formats.base import Matrix
+from hf_quant.formats.packing import code_dtype
 from hf_quant.formats.rotation import rotate
 from hf_quant.kernels.native.weights import can_quantize, quantize_rows
 
@@ -46,7 +47,7 @@ def rounded(
 
     Args:
         weight: ``[rows, width]`` floats of any float dtype.
-        scheme: An integer scheme whose group size and rotation divide the width.
+        scheme: One with scales, whose group size and rotation divide the width.
         name: For error messages.
         clipping: Ranges to try; None takes the whole one.
         importance: float32 ``[width]``: of each input, where the scheme rotates of each rotated input. None: all alike.
@@ -56,19 +57,21 @@ def rounded(
     """
     check_shape(weight, name)
     rows, width = weight.shape
-    format = affine_format(scheme)
-    groups = width // scheme.group_size if scheme.group_size else 1
+    format = format_of(scheme)
+    matrix = Matrix(scheme, rows, width)
+    groups, device = matrix.groups, weight.device
+    shape, dtype = format.tensors(matrix)["codes"]
+    codes = torch.empty(shape, dtype=dtype, device=device)
+    scale = torch.empty(matrix.scale_shape, dtype=format.scale_dtype, device=device)
+    zero_point = (
+        None if scheme.symmetric else torch.empty(matrix.scale_shape, dtype=code_dtype(scheme.bits), device=device)
+    )
     whole = grid_of_all(weight, scheme, name, clipping, importance) if scheme.granularity == "tensor" else None
-    shape = (1, 1) if whole is not None else (rows, groups)
-    device = weight.device
-    codes = torch.empty(rows, words_per_row(width, scheme.bits), dtype=torch.int32, device=device)
-    scale = torch.empty(shape, dtype=scale_dtype(scheme), device=device)
-    zero_point = None if scheme.symmetric else torch.empty(shape, dtype=format.dtype, device=device)
     if importance is None and can_quantize(weight, scheme):
         trials, narrowest = (0, 1.0) if clipping is None else (clipping.trials, clipping.narrowest)
         if not quantize_rows(weight, scheme, codes, scale, zero_point, trials, narrowest):
             raise WeightError(NOT_FINITE.format(name))
-        return QuantizedWeight.of_integers(codes, scale, zero_point, scheme.bits)
+        return format.stored(codes, (scale, zero_point), name)
     if whole is not None:
         scale.copy_(whole[0])
         if zero_point is not None and whole[1] is not None:
@@ -85,8 +88,8 @@ def rounded(
         else:
             scales, zeros = whole
         encoded = format.encode(block, scales[..., None], None if zeros is None else zeros[..., None])
-        codes[part] = pack(encoded.flatten(-2), scheme.bits)
-    return QuantizedWeight.of_integers(codes, scale, zero_point, scheme.bits)
+        codes[part] = format.pack(encoded.flatten(-2))
+    return format.stored(codes, (scale, zero_point), name)
 
 
 def check_shape(weight: torch.Tensor, name: str) -> None:
@@ -124,7 +127,7 @@ def grid_of_all(
         low, high = checked_range(rows_of(weight[part], scheme).flatten(), 0, name)
         extremes[0, index], extremes[1, index] = low, high
     blocks = (rows_of(weight[part], scheme) for part in parts)
-    return choose_one(blocks, extremes[0].amin(), extremes[1].amax(), affine_format(scheme), clipping, importance)
+    return choose_one(blocks, extremes[0].amin(), extremes[1].amax(), format_of(scheme), clipping, importance)
 
 
 def rows_of(weight: torch.Tensor, scheme: TensorScheme) -> torch.Tensor:

@@ -12,7 +12,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_quant.algorithms.base import QuantizedWeight
-from hf_quant.algorithms.signround_block import BlockRunner
+from hf_quant.algorithms.signround_block import BlockRunner, check_scheme
 from hf_quant.algorithms.signround_examples import Example, check_finite, drawn, examples_of, mean_loss
 from hf_quant.algorithms.signround_rounding import LearnedRounding
 from hf_quant.config.scheme import Scheme
@@ -106,6 +106,10 @@ class SignRound:
                 raise ConfigError(unknown("option of signround", name, known))
         self.options = SignRoundOptions(**{**asdict(options or SignRoundOptions()), **changes})
 
+    def check_scheme(self, scheme: Scheme, name: str) -> None:
+        """See `BlockSolver`: offsets of roundings are learned in steps of an even grid."""
+        check_scheme(scheme, name)
+
     def solve_block(
         self,
         block: nn.Module,
@@ -142,7 +146,7 @@ class SignRound:
         Raises:
             CalibrationError: There are no tokens to learn from, lists or shapes do not fit, or outputs or targets hold
                 NaN or Inf.
-            ConfigError: A scheme is not one of integers.
+            ConfigError: A scheme has no even grid.
             UnsupportedModel: A name is not that of a linear.
             WeightError: A weight holds NaN or Inf, or is not a matrix with elements.
         """

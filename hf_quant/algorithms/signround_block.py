@@ -12,8 +12,8 @@ from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
 from hf_quant.config.scheme import Scheme, TensorScheme
-from hf_quant.errors import ConfigError, UnsupportedModel
-from hf_quant.formats import affine_format
+from hf_quant.errors import UnsupportedModel
+from hf_quant.formats import even_format
 from hf_quant.formats.rotation import rotate
 
 _CHUNK = 1 << 17
@@ -32,7 +32,7 @@ class BlockRunner:
         schemes: Name of a linear in the block to its scheme.
 
     Raises:
-        ConfigError: A scheme is not one of integers.
+        ConfigError: A scheme has no even grid.
         UnsupportedModel: A name is not that of an ``nn.Linear`` or ``Conv1D``.
     """
 
@@ -119,16 +119,20 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 def _quantized_and_decoded(real: torch.Tensor, scheme: TensorScheme) -> torch.Tensor:
-    format = affine_format(scheme)
+    format = even_format(scheme)
     codes, scale, zero_point = format.quantize_input(real, scheme.group_size, scheme.granularity == "tensor")
     if scheme.group_size is None:
         return format.decode(codes, scale, zero_point)
     return format.decode(codes.unflatten(-1, (-1, scheme.group_size)), scale[..., None]).flatten(-2)
 
 
+def check_scheme(scheme: Scheme, name: str) -> None:
+    """Raise ConfigError if weights of `scheme` have no roundings to learn; `name` is for the message."""
+    even_format(scheme.weight, f"{name} is to be stored as {scheme}, but signround, which learns roundings,")
+
+
 def _linear(block: nn.Module, name: str, scheme: Scheme) -> nn.Module:
-    if not scheme.weight.is_integer:
-        raise ConfigError(f"{name} is to be stored as {scheme}: only integer weights have roundings to learn")
+    check_scheme(scheme, name)
     try:
         module = block.get_submodule(name)
     except AttributeError:

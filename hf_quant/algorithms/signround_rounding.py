@@ -8,8 +8,7 @@ from hf_quant.algorithms.base import QuantizedWeight
 from hf_quant.algorithms.rtn import check_shape, rows_of
 from hf_quant.config.scheme import TensorScheme
 from hf_quant.errors import WeightError
-from hf_quant.formats import affine_format, scale_dtype
-from hf_quant.formats.packing import pack
+from hf_quant.formats import even_format
 
 _CHUNK = 1 << 17
 """Weights handled at a time, so that the temporaries of a step stay in cache."""
@@ -30,7 +29,7 @@ class LearnedRounding:
 
     Args:
         weight: Floats ``[rows, width]``; never written to.
-        scheme: Integer scheme of it.
+        scheme: One with an even grid.
         name: For error messages.
 
     Raises:
@@ -39,8 +38,8 @@ class LearnedRounding:
 
     def __init__(self, weight: torch.Tensor, scheme: TensorScheme, name: str):
         check_shape(weight, name)
-        self.scheme = scheme
-        self.format = affine_format(scheme)
+        self.scheme, self.name = scheme, name
+        self.format = even_format(scheme, "signround")
         rows, width = weight.shape
         groups = width // scheme.group_size if scheme.group_size else 1
         self._real = rows_of(weight, scheme).contiguous().unflatten(-1, (groups, -1))
@@ -100,12 +99,12 @@ class LearnedRounding:
             levels = self._rounded(part).clamp_(self._least[part], self._most[part])
             # A scale of one: these are codes already, for the format to bring into its range and dtype.
             encoded = self.format.encode(levels, torch.ones_like(self._scale[part]), self._zeros(part))
-            codes.append(pack(encoded.flatten(-2), self.scheme.bits))
+            codes.append(self.format.pack(encoded.flatten(-2)))
         shape = slice(0, 1) if self.scheme.granularity == "tensor" else slice(None)
-        scale = self._scale[shape].squeeze(-1).to(scale_dtype(self.scheme), copy=True)
+        scale = self._scale[shape].squeeze(-1).clone()
         zeros = self._zeros(shape)
         zero_point = None if zeros is None else zeros.squeeze(-1).to(self.format.dtype)
-        return QuantizedWeight.of_integers(torch.cat(codes), scale, zero_point, self.scheme.bits)
+        return self.format.stored(torch.cat(codes), (scale, zero_point), self.name)
 
     def _refresh(self) -> None:
         """Compute the grid from the clips, and `weight` from all."""

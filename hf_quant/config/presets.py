@@ -34,7 +34,7 @@ class Preset:
 def rotated(scheme: Scheme, most: int, width: int) -> Scheme:
     """`scheme` with weights rotated in the largest blocks of at most `most` numbers that divide `width`, if any do."""
     fitting = [size for size in ROTATIONS if size <= most and width % size == 0]
-    rotation = max(fitting, default=None) if scheme.weight.is_integer else None
+    rotation = max(fitting, default=None) if scheme.weight.has_scales else None
     if rotation == scheme.weight.rotation:
         return scheme
     return replace(scheme, weight=replace(scheme.weight, rotation=rotation))

@@ -6,15 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from hf_quant.config.formats import FORMATS, FormatFacts
 from hf_quant.errors import ConfigError
 from hf_quant.registry import unknown
-
-FORMAT_BITS: dict[str, tuple[int, ...]] = {
-    "int": (2, 3, 4, 5, 6, 7, 8, 16),
-    "float": (16, 32),
-    "bfloat": (16,),
-}
-"""Formats and the widths each has; ``hf_quant.formats`` holds their numerics."""
 
 ROTATIONS = (16, 32, 64, 128, 256)
 """Sizes of the blocks that weights and inputs can be rotated in."""
@@ -22,6 +16,7 @@ ROTATIONS = (16, 32, 64, 128, 256)
 GRANULARITIES = ("tensor", "channel", "group", "token")
 AUTO_GROUP_SIZES = (128, 64, 32)
 """Group sizes that a preset tries, largest first."""
+SCALE_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -29,9 +24,10 @@ class TensorScheme:
     """How the numbers of one tensor are stored.
 
     Args:
-        format: ``"int"`` (even grid), ``"float"`` (IEEE) or ``"bfloat"``.
-        bits: Bits per number: 2 to 8 or 16 for ``int``, 16 or 32 for ``float``, 16 for ``bfloat``.
-        symmetric: ``int`` only: zero point 0. Otherwise a zero point is stored with each scale.
+        format: A name in `config.formats.FORMATS`: ``"int"`` (even grid), ``"nf4"`` (levels of a normal distribution),
+            ``"float"`` (IEEE) or ``"bfloat"``.
+        bits: Bits per number: 2 to 8 or 16 for ``int``, 4 for ``nf4``, 16 or 32 for ``float``, 16 for ``bfloat``.
+        symmetric: Zero point 0. Otherwise, which only ``int`` can be, a zero point is stored with each scale.
         granularity: What shares one scale: the whole ``"tensor"``, an output ``"channel"`` (a row of an
             embedding), a ``"group"`` of inputs within a channel or a token, or, for inputs, a ``"token"``.
         group_size: Numbers that share a scale when ``granularity="group"``. None lets the plan take the
@@ -39,6 +35,8 @@ class TensorScheme:
         dynamic: Inputs only: scales are computed from each input. False means calibrated, static scales.
         rotation: Weights only: rows are rotated in blocks of this many numbers (a power of two) by a Hadamard matrix
             before they are quantized, and inputs before they are, which spreads outliers. None: no rotation.
+        scale_dtype: Weights only: what scales are stored in, ``"float32"``, ``"bfloat16"`` or ``"float16"``. None:
+            bfloat16 in groups of up to 8 bits, which are many, float32 otherwise.
 
     Raises:
         ConfigError: A value is out of range, or two values contradict each other.
@@ -51,15 +49,14 @@ class TensorScheme:
     group_size: int | None = None
     dynamic: bool = False
     rotation: int | None = None
+    scale_dtype: str | None = None
 
     def __post_init__(self) -> None:
         _check_types(self, {"format": str, "bits": int, "symmetric": bool, "granularity": str, "dynamic": bool})
-        if self.format not in FORMAT_BITS:
-            raise ConfigError(unknown("format", self.format, FORMAT_BITS))
-        if self.bits not in FORMAT_BITS[self.format]:
-            raise ConfigError(
-                f"format {self.format!r} has no {self.bits}-bit variant; use one of {FORMAT_BITS[self.format]}"
-            )
+        if self.format not in FORMATS:
+            raise ConfigError(unknown("format", self.format, FORMATS))
+        if self.bits not in self.facts.bits:
+            raise ConfigError(f"format {self.format!r} has no {self.bits}-bit variant; use one of {self.facts.bits}")
         if self.granularity not in GRANULARITIES:
             raise ConfigError(unknown("granularity", self.granularity, GRANULARITIES))
         if self.group_size is not None:
@@ -71,16 +68,30 @@ class TensorScheme:
             isinstance(self.rotation, bool)
             or not isinstance(self.rotation, int)
             or self.rotation not in ROTATIONS
-            or not self.is_integer
+            or not self.has_scales
         ):
-            raise ConfigError(f"rotation is None or, for integer weights, one of {ROTATIONS}, not {self.rotation!r}")
-        if not self.is_integer and (self.granularity == "group" or not self.symmetric):
-            raise ConfigError(f"format {self.format!r} has no scales: leave symmetric and granularity as they are")
+            raise ConfigError(f"rotation is None or, beside scales, one of {ROTATIONS}, not {self.rotation!r}")
+        if not self.has_scales and (self.granularity == "group" or not self.symmetric or self.scale_dtype is not None):
+            raise ConfigError(
+                f"format {self.format!r} has no scales: leave symmetric, granularity and scale_dtype as they are"
+            )
+        if not self.symmetric and not self.facts.may_be_asymmetric:
+            asymmetric = [name for name, facts in FORMATS.items() if facts.may_be_asymmetric]
+            raise ConfigError(
+                f"format {self.format!r} has no zero points: leave symmetric true, or take one of {asymmetric}"
+            )
+        if self.scale_dtype is not None and self.scale_dtype not in SCALE_DTYPES:
+            raise ConfigError(unknown("scale_dtype", self.scale_dtype, SCALE_DTYPES))
 
     @property
-    def is_integer(self) -> bool:
+    def facts(self) -> FormatFacts:
+        """What the format can do."""
+        return FORMATS[self.format]
+
+    @property
+    def has_scales(self) -> bool:
         """Whether values are codes with a scale, rather than floats as they are."""
-        return self.format == "int"
+        return self.facts.has_scales
 
     def to_dict(self) -> dict[str, Any]:
         """Fields that differ from the defaults, plus format and bits."""
@@ -112,14 +123,23 @@ class Scheme:
             raise ConfigError('a weight cannot be per "token" or dynamic: it is quantized once, at load')
         if self.input is None:
             return
-        if not (self.weight.is_integer and self.input.is_integer):
-            raise ConfigError("input is None (float activations) or an integer format beside an integer weight")
+        if not (self.weight.facts.is_even and self.input.facts.may_be_input):
+            inputs, weights = (
+                " or ".join(name for name, facts in FORMATS.items() if getattr(facts, fact))
+                for fact in ("may_be_input", "is_even")
+            )
+            raise ConfigError(
+                f"input is None (float activations), or {inputs} beside a weight of {weights}, whose codes can be "
+                f"multiplied; not {self.input.format} beside {self.weight.format}"
+            )
         if self.input.granularity not in ("token", "tensor", "group"):
             raise ConfigError(f'inputs are quantized per "token", "tensor" or "group", not {self.input.granularity!r}')
         if self.input.bits not in (8, 16):
             raise ConfigError(f"inputs are quantized to 8 or 16 bits, not {self.input.bits}")
         if self.input.rotation is not None:
             raise ConfigError("rotation belongs to the weight: inputs are rotated to match it")
+        if self.input.scale_dtype is not None:
+            raise ConfigError("scale_dtype belongs to the weight: scales of inputs are float32")
         if self.input.granularity in ("token", "group") and not self.input.dynamic:
             raise ConfigError('static inputs have one scale: use granularity="tensor", or dynamic=True')
         if self.input.granularity == "group":
@@ -133,15 +153,16 @@ class Scheme:
 
     def __str__(self) -> str:
         weight = self.weight
-        if not weight.is_integer:
-            return {"bfloat": "BF", "float": "FP"}[weight.format] + str(weight.bits)
-        text = f"W{weight.bits}A{self.input.bits if self.input is not None else 16}"
+        text = weight.facts.label.format(bits=weight.bits, input=16 if self.input is None else self.input.bits)
+        if not weight.has_scales:
+            return text
         if weight.granularity == "group":
             text += f" g{weight.group_size or 'auto'}"
         elif weight.granularity == "tensor":
             text += " per tensor"
         text += "" if weight.symmetric else " asym"
-        return text + (f" rot{weight.rotation}" if weight.rotation else "")
+        text += f" rot{weight.rotation}" if weight.rotation else ""
+        return text + (f" {weight.scale_dtype} scales" if weight.scale_dtype else "")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; inverse of `from_dict`."""

@@ -2,26 +2,65 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
+from hf_quant.config.formats import FORMATS
 from hf_quant.config.scheme import TensorScheme
+from hf_quant.errors import ConfigError
 from hf_quant.formats.affine import AffineFormat
+from hf_quant.formats.base import Format, Matrix, TensorFacts
+from hf_quant.formats.coded import scale_dtype
 from hf_quant.formats.floating import FloatFormat
+from hf_quant.registry import Registry
 
-_FLOAT_DTYPES = {("float", 32): torch.float32, ("float", 16): torch.float16, ("bfloat", 16): torch.bfloat16}
+__all__ = [
+    "AffineFormat",
+    "FloatFormat",
+    "Format",
+    "even_format",
+    "float_format",
+    "format_of",
+    "scale_dtype",
+    "weight_facts",
+]
 
 
-def affine_format(scheme: TensorScheme) -> AffineFormat:
-    """The integer format that `scheme` names."""
-    return AffineFormat(scheme.bits, scheme.symmetric, scale_dtype(scheme))
+def format_of(scheme: TensorScheme) -> Format:
+    """The format that `scheme` names, which has scales.
+
+    Raises:
+        ConfigError: It has none: floats are stored as they are.
+    """
+    if not scheme.has_scales:
+        scaled = [name for name, facts in FORMATS.items() if facts.has_scales]
+        raise ConfigError(f"format {scheme.format!r} has no scales; formats that have: {', '.join(scaled)}")
+    found: Format = _named(scheme)
+    return found
 
 
-def scale_dtype(scheme: TensorScheme) -> torch.dtype:
-    """What scales are stored in: those of a weight in groups are many, and bfloat16 keeps them small."""
-    is_small = scheme.granularity == "group" and scheme.bits <= 8 and not scheme.dynamic
-    return torch.bfloat16 if is_small else torch.float32
+def even_format(scheme: TensorScheme, purpose: str = "this") -> AffineFormat:
+    """The format that `scheme` names, which has an even grid.
+
+    Raises:
+        ConfigError: It has not, though `purpose` needs one; the formats that have are named.
+    """
+    if not scheme.facts.is_even:
+        even = [name for name, facts in FORMATS.items() if facts.is_even]
+        raise ConfigError(f"{purpose} needs an even grid, of format {' or '.join(even)}: {scheme.format!r} has none")
+    found: AffineFormat = _named(scheme)
+    return found
 
 
 def float_format(scheme: TensorScheme) -> FloatFormat:
     """The float format that `scheme` names."""
-    return FloatFormat(_FLOAT_DTYPES[scheme.format, scheme.bits])
+    found: FloatFormat = _named(scheme)
+    return found
+
+
+def weight_facts(scheme: TensorScheme, rows: int, width: int) -> TensorFacts:
+    """Name, shape and dtype of the tensors of a matrix ``[rows, width]``."""
+    return format_of(scheme).tensors(Matrix(scheme, rows, width))
+
+
+def _named(scheme: TensorScheme) -> Any:
+    return Registry("format", {scheme.format: scheme.facts.path})[scheme.format].of(scheme)

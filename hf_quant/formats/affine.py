@@ -6,30 +6,26 @@ from dataclasses import dataclass
 
 import torch
 
-from hf_quant.formats.packing import code_dtype
-
-_TINY = torch.finfo(torch.float32).tiny
-_HUGE = torch.finfo(torch.float32).max * (1 - 2**-23)
-"""Largest float32 but one: dividing it by a number of steps and multiplying back never rounds up to infinity."""
+from hf_quant.errors import CheckpointError
+from hf_quant.formats.base import Grid, Matrix, Tensors
+from hf_quant.formats.coded import CodedFormat
+from hf_quant.formats.packing import unpack
+from hf_quant.formats.scales import TINY, as_stored, capped
 
 
 @dataclass(frozen=True)
-class AffineFormat:
+class AffineFormat(CodedFormat):
     """Signed codes of `bits` bits.
 
     Symmetric formats have zero point 0. From 8 bits up they leave the lowest code out, so that ``-absmax`` and
     ``absmax`` are both exact; below, where one code of four to sixteen matters, all codes are used, and scales of
-    weights may be negative (`weight_grid`).
+    weights may be negative (`weight_grid`). A level is a code less the zero point.
 
     Args:
         bits: Width of a code.
         symmetric: Whether zero points are 0.
-        scale_dtype: What scales are stored in, and rounded to: float32 or bfloat16.
+        scale_dtype: What scales are stored in, and rounded to.
     """
-
-    bits: int
-    symmetric: bool = True
-    scale_dtype: torch.dtype = torch.float32
 
     @property
     def quant_min(self) -> int:
@@ -42,11 +38,16 @@ class AffineFormat:
         return 2 ** (self.bits - 1) - 1
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of unpacked codes and of zero points."""
-        return code_dtype(self.bits)
+    def highest(self) -> float:  # type: ignore[override]
+        """Highest code, less the lowest one where there are zero points."""
+        return self.quant_max if self.symmetric else self.quant_max - self.quant_min
 
-    def scale_and_zero_point(self, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    @property
+    def span(self) -> tuple[float, float]:  # type: ignore[override]
+        """Half a step beyond the outermost codes."""
+        return self.quant_min - 0.5, self.quant_max + 0.5
+
+    def scale_and_zero_point(self, low: torch.Tensor, high: torch.Tensor) -> Grid:
         """Grid for inputs in ``[low, high]``; `weight_grid` is that of weights.
 
         Args:
@@ -60,18 +61,18 @@ class AffineFormat:
             decodes to.
         """
         if self.symmetric:
-            scale = self._stored(self._symmetric_scale(torch.maximum(high.abs(), low.abs())))
-            return self._capped(scale, torch.full_like(scale, -self.quant_min)), None
+            scale = as_stored(self._symmetric_scale(torch.maximum(high.abs(), low.abs())), self.scale_dtype)
+            return capped(scale, -self.quant_min, self.scale_dtype), None
         scale, zero_point = self._asymmetric_grid(low, high)
         wide = zero_point.to(torch.float32)
-        return self._capped(scale, torch.maximum(self.quant_max - wide, wide - self.quant_min)), zero_point
+        return capped(scale, torch.maximum(self.quant_max - wide, wide - self.quant_min), self.scale_dtype), zero_point
 
     @property
-    def has_signed_scales(self) -> bool:
+    def has_signed_scales(self) -> bool:  # type: ignore[override]
         """Whether scales of weights may be negative."""
         return self.symmetric and self.quant_min < -self.quant_max
 
-    def weight_grid(self, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def weight_grid(self, low: torch.Tensor, high: torch.Tensor) -> Grid:
         """Grid for weights in ``[low, high]``; as `scale_and_zero_point`, but where scales may be negative.
 
         There the number farthest from zero gets the lowest code, which reaches one step farther than the highest, and
@@ -81,20 +82,28 @@ class AffineFormat:
         if not self.has_signed_scales:
             return self.scale_and_zero_point(low, high)
         largest = torch.maximum(high.abs(), low.abs())
-        size = self._stored((largest / -self.quant_min).clamp_(min=_TINY))
-        size = self._capped(size, torch.full_like(size, -self.quant_min))
+        size = as_stored((largest / -self.quant_min).clamp_(min=TINY), self.scale_dtype)
+        size = capped(size, -self.quant_min, self.scale_dtype)
         return torch.where(high > -low, -size, size), None
 
-    def encode(self, real: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None) -> torch.Tensor:
-        """Nearest codes (ties to even); `scale` and `zero_point` broadcast against `real`, which is float32.
-
-        Reals are multiplied by the scale's reciprocal, which is rounded to float32, as kernels do.
-        """
-        codes = (real * scale.reciprocal()).round_()
+    def position(self, steps: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
+        """The code, ties to even, before it is clamped."""
+        steps.round_()
         if zero_point is not None:
             # Cast first: an operation on two dtypes takes a slow path.
-            codes += zero_point.to(torch.float32)
-        return codes.clamp_(self.quant_min, self.quant_max).to(self.dtype)
+            steps += zero_point.to(steps.dtype)
+        return steps
+
+    def snap(self, position: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
+        """The nearest code less the zero point."""
+        position.clamp_(self.quant_min, self.quant_max)
+        if zero_point is not None:
+            position -= zero_point.to(position.dtype)
+        return position
+
+    def codes_of(self, levels: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
+        """Levels and zero point added up again."""
+        return (levels if zero_point is None else levels + zero_point.to(levels.dtype)).to(self.dtype)
 
     def decode(self, codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None) -> torch.Tensor:
         """float32 values of `codes`; `scale` and `zero_point` broadcast against them."""
@@ -131,22 +140,22 @@ class AffineFormat:
         return self.encode(real, scale, zero_point), scale, zero_point
 
     def _symmetric_scale(self, largest: torch.Tensor) -> torch.Tensor:
-        return (largest / ((self.quant_max - self.quant_min) / 2)).clamp_(min=_TINY)
+        return (largest / ((self.quant_max - self.quant_min) / 2)).clamp_(min=TINY)
 
     def _asymmetric_grid(self, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         levels = self.quant_max - self.quant_min
         low, high = low.clamp(max=0), high.clamp(min=0)
-        scale = self._stored((high / levels - low / levels).clamp_(min=_TINY))
+        scale = as_stored((high / levels - low / levels).clamp_(min=TINY), self.scale_dtype)
         zero_point = (self.quant_min - low / scale).round_().clamp_(self.quant_min, self.quant_max)
         return scale, zero_point.to(self.dtype)
 
-    def _stored(self, scale: torch.Tensor) -> torch.Tensor:
-        return scale.to(self.scale_dtype).to(torch.float32)
-
-    def _capped(self, scale: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-        cap = _HUGE / steps
-        if self.scale_dtype is torch.bfloat16:
-            # Rounded down, so that it stays a cap: a bfloat16 is the upper half of a float32.
-            cap = (cap.view(torch.int32) & -0x10000).view(torch.float32)
-        # An infinite scale stays: it comes from infinite values, which must not turn finite.
-        return torch.where(scale.isinf(), scale, torch.minimum(scale, cap))
+    def check(self, tensors: Tensors, matrix: Matrix, name: str) -> None:
+        """As in `CodedFormat`; symmetric formats may leave the lowest code out."""
+        super().check(tensors, matrix, name)
+        if self.quant_min > -(2 ** (self.bits - 1)):
+            found = unpack(tensors["codes"], self.bits, matrix.width)
+            if found.numel() and int(found.min()) < self.quant_min:
+                raise CheckpointError(
+                    f"{name} holds a code below {self.quant_min}, which symmetric {self.bits}-bit "
+                    "quantization never writes: save the checkpoint again"
+                )

@@ -8,17 +8,17 @@ from typing import Any
 from hf_quant.config.recipe import Recipe
 from hf_quant.config.scheme import Scheme, TensorScheme
 
-_FLOATS = {("float", 32): "float32", ("float", 16): "float16", ("bfloat", 16): "bfloat16"}
-
 
 def in_words(scheme: Scheme) -> str:
     """What happens to weight and input of a module."""
     weight = scheme.weight
-    if not weight.is_integer:
-        return f"stored and computed in {_FLOATS[weight.format, weight.bits]}"
+    words = weight.facts.words.format(bits=weight.bits)
+    if not weight.has_scales:
+        return f"stored and computed in {words}"
     rotated = f", rotated in blocks of {weight.rotation}" if weight.rotation else ""
+    dtype = "" if weight.scale_dtype is None else f"{weight.scale_dtype} "
     zero_points = "" if weight.symmetric else " and a zero point"
-    text = f"weights in INT{weight.bits} with one scale{zero_points} {_shared_by(weight)}{rotated}"
+    text = f"weights in {words} with one {dtype}scale{zero_points} {_shared_by(weight)}{rotated}"
     return f"{text}; {_input(scheme.input)}"
 
 

@@ -13,8 +13,7 @@ from hf_quant.config.plan import Plan
 from hf_quant.config.recipe import Recipe
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import ConfigError
-from hf_quant.formats import affine_format
-from hf_quant.formats.affine import AffineFormat
+from hf_quant.formats import AffineFormat, even_format
 from hf_quant.observers import OBSERVERS
 from hf_quant.observers.base import Observer
 from hf_quant.registry import Registry, unknown
@@ -56,7 +55,7 @@ class Algorithms:
         """A new observer of the input of a module."""
         assert scheme.input is not None
         name, options = self.observer
-        return _observer(name, options, affine_format(scheme.input))
+        return _observer(name, options, even_format(scheme.input))
 
 
 def algorithms_of(recipe: Recipe | None) -> Algorithms:

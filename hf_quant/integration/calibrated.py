@@ -81,8 +81,15 @@ class CalibratedRun:
 
         Raises:
             CalibrationError: The data or what the model makes of it is not usable.
+            ConfigError: The solver cannot take a scheme of the plan.
             WeightError: A weight holds NaN or Inf.
         """
+        solver = self.algorithms.block_solver
+        for name, scheme in self.resolution.plan.modules.items():
+            if solver is None or scheme is None or not scheme.weight.has_scales:
+                continue
+            if name.startswith(f"{self.list_name}."):
+                solver.check_scheme(scheme, name)
         training = self.model.training
         self.model.eval()
         try:
@@ -137,11 +144,11 @@ class CalibratedRun:
             for name, scheme in self.resolution.plan.modules.items()
             if name.startswith(prefix) and scheme is not None
         }
-        integer = {name: scheme for name, scheme in schemes.items() if scheme.weight.is_integer}
+        coded = {name: scheme for name, scheme in schemes.items() if scheme.weight.has_scales}
         algorithms = self.algorithms
         inputs: Inputs = {}
-        is_observed = any(is_static(scheme) for scheme in integer.values())
-        collector = self._collector(block, prefix, integer, observe=is_observed and not algorithms.transforms)
+        is_observed = any(is_static(scheme) for scheme in coded.values())
+        collector = self._collector(block, prefix, coded, observe=is_observed and not algorithms.transforms)
         if bool(algorithms.needs) or (is_observed and not algorithms.transforms):
             expected = self._pass(block, index, entries, collector)
             inputs = collector.statistics()
@@ -149,23 +156,23 @@ class CalibratedRun:
             expected = run_block(block, index, entries[0])
         for entry in entries if algorithms.block_solver is not None else []:
             entry.reference = run_block(block, index, entry, entry.reference)
-        if traced is not None and integer:
+        if traced is not None and coded:
             _take_from_file(block)
             traced.hidden = entries[0].hidden[:1, : traced.hidden.shape[1]]
             args, kwargs = traced.call(index)
             structure = structure_of(block)
             pairs = self._pairs[structure] = find_pairs(block, args, kwargs, self._pairs.get(structure))
             for transform in algorithms.transforms:
-                transformed = transform.apply(block, pairs, inputs, integer)
+                transformed = transform.apply(block, pairs, inputs, coded)
                 inputs = transformed.inputs
                 for line in transformed.report:
                     logger.debug("%s%s", prefix, line)
             if is_observed:
-                collector = self._collector(block, prefix, integer, observe=True, with_hessian=False)
+                collector = self._collector(block, prefix, coded, observe=True, with_hessian=False)
                 self._pass(block, index, entries, collector)
                 collector.statistics()
         grids = {name: grid(observer) for name, observer in collector.observers.items()}
-        solved = self._solve_block(block, index, integer, inputs, entries, prefix)
+        solved = self._solve_block(block, index, coded, inputs, entries, prefix)
         for name, scheme in schemes.items():
             mean = inputs[name].mean if algorithms.bias_correction and name in inputs else None
             self.modules.replace(prefix + name, scheme, solved.get(name), mean, grids.get(name))
@@ -207,9 +214,9 @@ class CalibratedRun:
     def _quantize_rest(self, entries: list[BlockInput]) -> None:
         # What comes after the blocks, and whatever is called beside them.
         rest = {name: scheme for name, scheme in self.modules.outside().items() if not self.modules.is_replaced(name)}
-        integer = {name: scheme for name, scheme in rest.items() if scheme.weight.is_integer}
-        untied = {name for name in integer if name not in self.resolution.ties}
-        observed = {name: scheme for name, scheme in integer.items() if name in untied or is_static(scheme)}
+        coded = {name: scheme for name, scheme in rest.items() if scheme.weight.has_scales}
+        untied = {name for name in coded if name not in self.resolution.ties}
+        observed = {name: scheme for name, scheme in coded.items() if name in untied or is_static(scheme)}
         inputs: Inputs = {}
         needs = bool(self.algorithms.needs) and bool(untied)
         collector = self._collector(self.model, "", observed, observe=True)

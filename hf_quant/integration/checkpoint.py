@@ -19,6 +19,8 @@ from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.swap import quantized_modules
 
 _DTYPES = {
+    torch.uint8: "U8",
+    torch.int64: "I64",
     torch.int32: "I32",
     torch.int16: "I16",
     torch.int8: "I8",
@@ -27,7 +29,8 @@ _DTYPES = {
     torch.bfloat16: "BF16",
 }
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_OPTIONAL = ("weight_zero_point", "input_scale", "input_zero_point")
+_OF_QUANTIZED = ("weight_", "input_")
+"""How names of tensors begin that belong to a quantized weight or input."""
 
 Headers = dict[str, tuple[tuple[int, ...], str]]
 """Tensor name to shape and safetensors dtype."""
@@ -108,12 +111,16 @@ def check_quantized_headers(model: Any, headers: Headers, inventory: Inventory) 
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     for name in _left_float(model, inventory):
         _check_float_weight(model, headers, name, inventory.ties.get(name, ""))
+    found: dict[str, set[str]] = {}
+    for full in headers:
+        module_name, _, key = full.rpartition(".")
+        found.setdefault(module_name, set()).add(key)
     for name, module in quantized_modules(model):
         for key, (shape, dtype) in module.saved_tensors().items():
             _check_header(headers, f"{name}.{key}", shape, (_DTYPES[dtype],), str(module.spec.scheme))
-        for key in _OPTIONAL:
+        for key in sorted(found.get(name, set()) - module.tensor_facts().keys()):
             # Transformers would drop it in silence, and codes made with a zero point decode wrongly without it.
-            if key not in module.tensor_facts() and f"{name}.{key}" in headers:
+            if key.startswith(_OF_QUANTIZED):
                 raise CheckpointError(
                     f"the checkpoint holds {name}.{key}, which {module.spec.scheme} does not have: "
                     "config.json and weights do not belong together"

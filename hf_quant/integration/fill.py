@@ -56,7 +56,7 @@ def replace_module(
         replaced.weight.data.copy_(module.weight.data)
         return replaced
     assert isinstance(replaced, QuantizedModule) and solved is not None
-    replaced.fill(solved.tensors())
+    replaced.fill(solved)
     if mean is not None and getattr(replaced, "bias", None) is not None:
         correction = bias_correction(weight, replaced.dequantized_weight(), mean)
         bias: torch.Tensor = replaced.bias  # type: ignore[assignment]

@@ -23,7 +23,7 @@ def learned_grids(model: nn.Module) -> dict[str, list[LearnedGrid]]:
     """Grids by what they are for, ``"weight 4"`` or ``"input 8"``: those of one kind have scales of one size."""
     found: dict[str, list[LearnedGrid]] = {}
     for _, module in fake_quantized_modules(model):
-        if not module.scheme.weight.is_integer:
+        if not module.scheme.weight.has_scales:
             continue
         if module.sharing[0] is module and module.weight_quantizer.grid is not None:
             found.setdefault(f"weight {module.scheme.weight.bits}", []).append(module.weight_quantizer.grid)

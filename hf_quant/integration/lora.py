@@ -57,7 +57,7 @@ class LoraOnQuantized(Linear):
             bias = self.lora_bias[adapter]
             if bias and base.bias is None:
                 raise WeightError("the adapter has a bias but its base layer has none: train it with lora_bias=False")
-            base.weights["weight"].replace(solved.tensors())
+            base.weights["weight"].replace(solved)
             if bias:
                 base.bias.data += self.lora_B[adapter].bias.data * self.scaling[adapter]
             base.prepare()

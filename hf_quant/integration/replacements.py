@@ -10,10 +10,12 @@ from hf_quant.algorithms import SOLVERS
 from hf_quant.algorithms.base import QuantizedWeight
 from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.config.scheme import Scheme
+from hf_quant.formats import weight_facts
 from hf_quant.integration.fill import replace_module
 from hf_quant.integration.resolve import Resolution
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.stored import StoredModule
+from hf_quant.modules.weight import stored_name
 
 
 class Replacements:
@@ -44,8 +46,8 @@ class Replacements:
         return isinstance(self.model.get_submodule(name), QuantizedModule | StoredModule)
 
     def rounded(self, name: str, scheme: Scheme) -> QuantizedWeight | None:
-        """The module's weight rounded to nearest; None where it is another's, or no integers."""
-        if name in self.resolution.ties or not scheme.weight.is_integer:
+        """The module's weight rounded to nearest; None where it is another's, or floats are stored."""
+        if name in self.resolution.ties or not scheme.weight.has_scales:
             return None
         weight = weight_matrix(self.model.get_submodule(name))
         solved: QuantizedWeight = SOLVERS["rtn"]().solve(weight, scheme.weight, f"{name}.weight")
@@ -72,9 +74,10 @@ class Replacements:
             if name.startswith(prefix) and scheme is not None:
                 inner = name.removeprefix(prefix)
                 solved = None
-                if scheme.weight.is_integer:
-                    zero_point = tensors.get(f"{inner}.weight_zero_point")
-                    solved = QuantizedWeight(tensors[f"{inner}.weight"], tensors[f"{inner}.weight_scale"], zero_point)
+                if scheme.weight.has_scales:
+                    module = self.model.get_submodule(name)
+                    facts = weight_facts(scheme.weight, *weight_matrix(module).shape)
+                    solved = {key: tensors[f"{inner}.{stored_name('weight', key)}"] for key in facts}
                 replace_module(self.model, name, scheme, self.resolution.ties, solved)
         block = self.model.get_submodule(prefix[:-1])
         block.load_state_dict(tensors)

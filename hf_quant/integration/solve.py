@@ -65,7 +65,7 @@ def quantize_weights(
             if scheme is None:
                 continue
             solved = None
-            if scheme.weight.is_integer and name not in resolution.ties:
+            if scheme.weight.has_scales and name not in resolution.ties:
                 weight = weight_matrix(model.get_submodule(name))
                 solved = algorithms.solver.solve(weight, scheme.weight, f"{name}.weight")
             replace_module(model, name, scheme, resolution.ties, solved)

@@ -10,14 +10,14 @@ from transformers.quantizers.quantizers_utils import get_module_from_name
 
 from hf_quant.algorithms.base import Solver
 from hf_quant.errors import HfQuantError, WeightError
-from hf_quant.formats.tensors import weight_facts
+from hf_quant.formats import weight_facts
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.conv1d import QuantizedConv1D
 from hf_quant.modules.weight import stored_name
 
 
 class QuantizeOnLoad(ConversionOps):
-    """Float weight in; packed codes, scale and zero point out, under the names of the quantized module.
+    """Float weight in; the tensors of its format out, under the names of the quantized module.
 
     Transformers turns whatever an operation raises into text of a report, so the first typed error is put into
     `failures` for the quantizer to raise once loading ends, and later tensors are not worked on in vain.
@@ -59,7 +59,7 @@ class QuantizeOnLoad(ConversionOps):
                 f"{name}.weight has shape {tuple(weight.shape)} in the checkpoint, but the model expects {expected}: "
                 "do config.json and checkpoint belong together?"
             )
-        return self.solver.solve(weight, module.spec.scheme.weight, f"{name}.weight").tensors()
+        return self.solver.solve(weight, module.spec.scheme.weight, f"{name}.weight")
 
 
 def _placeholders(module: QuantizedModule) -> dict[str, torch.Tensor]:

@@ -41,8 +41,8 @@ class Int4PackKernel:
     def unsupported(self, spec: LinearSpec, device: torch.device) -> str | None:
         """2 to 4 bits, scales shared by a multiple of 32 inputs, 8-bit or float inputs, x86 CPUs."""
         weight, input = spec.scheme.weight, spec.scheme.input
-        if not weight.is_integer or weight.bits > 4 or weight.granularity == "tensor":
-            return "needs weights of 2 to 4 bits per channel or group"
+        if not weight.facts.is_even or weight.bits > 4 or weight.granularity == "tensor":
+            return "needs weights of 2 to 4 bits on an even grid, per channel or group"
         if input is not None and input.bits != 8:
             return "needs 8-bit or float inputs"
         if device.type != "cpu":
@@ -60,13 +60,14 @@ class Int4PackKernel:
         """uint8 ``[out, in/2]`` codes and bfloat16 ``[in/group, out, 2]`` pairs of scale and offset."""
         block = _block_channels()
         assert block is not None
+        words = operands.weight["codes"]
         rows = max(block, _BLOCK_BYTES // (4 * spec.in_features) // block * block)
-        packed = torch.empty(spec.out_features, spec.in_features // 2, dtype=torch.uint8, device=operands.weight.device)
+        packed = torch.empty(spec.out_features, spec.in_features // 2, dtype=torch.uint8, device=words.device)
         for start in range(0, spec.out_features, rows):
             part = slice(start, start + rows)
-            codes = unpack(operands.weight[part], spec.scheme.weight.bits, spec.in_features)
+            codes = unpack(words[part], spec.scheme.weight.bits, spec.in_features)
             packed[part] = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.to(torch.int32) + _OFFSET, 1)
-        scale = operands.weight_scale.to(torch.bfloat16)
+        scale = operands.weight["scale"].to(torch.bfloat16)
         offset = torch.zeros_like(scale)
         zero_point = weight_zero_points(operands, spec)
         if zero_point is not None:
@@ -125,7 +126,7 @@ class Int4PackKernel:
             weight = weight.unflatten(0, (spec.groups, spec.group_size))
             zero_point = weight_zero_points(operands, spec, part)
             weight -= _OFFSET if zero_point is None else zero_point.t()[:, None].to(torch.float32) + _OFFSET
-            weight *= operands.weight_scale[part].t()[:, None].to(torch.float32)
+            weight *= operands.weight["scale"][part].t()[:, None].to(torch.float32)
             outputs.append(left @ weight.flatten(0, 1).to(dtype))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
 

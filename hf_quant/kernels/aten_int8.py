@@ -24,7 +24,7 @@ class Int8Kernel(NeutralKernel):
     def unsupported(self, spec: LinearSpec, device: torch.device) -> str | None:
         """W8A8 with symmetric weights per channel or tensor, on a CPU with VNNI."""
         weight, input = spec.scheme.weight, spec.scheme.input
-        if weight.bits != 8 or input is None or input.bits != 8:
+        if weight.bits != 8 or not weight.facts.is_even or input is None or input.bits != 8:
             return "needs 8-bit weights and inputs"
         if not weight.symmetric or spec.groups != 1:
             return "needs symmetric weight scales per channel or tensor"
@@ -44,14 +44,14 @@ class Int8Kernel(NeutralKernel):
     def run(self, input: torch.Tensor, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
         """``[tokens, in] -> [tokens, out]`` in the dtype of `input`."""
         codes, scale, zero_point = quantize_input(input, operands, spec)
-        weight = unpack(operands.weight, 8, spec.in_features)
+        weight = unpack(operands.weight["codes"], 8, spec.in_features)
         sums = torch._int_mm(codes, weight.t())
         if zero_point is not None:
             channels = operands.packed[0] if operands.packed else _channel_sums(operands, spec)
             sums = torch.addcmul(sums, zero_point.to(torch.int32), channels, value=-1)
         output = sums.to(torch.float32)
         output *= scale
-        output *= operands.weight_scale.view(1, -1)
+        output *= operands.weight["scale"].view(1, -1).to(torch.float32)
         if operands.bias is not None:
             output += operands.bias
         return output.to(input.dtype)
@@ -72,5 +72,5 @@ def _is_exact() -> bool:
 
 def _channel_sums(operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
     # A product with ones rather than a sum: torch would first widen the whole weight to int32.
-    weight = unpack(operands.weight, 8, spec.in_features)
+    weight = unpack(operands.weight["codes"], 8, spec.in_features)
     return torch._int_mm(torch.ones(1, spec.in_features, dtype=torch.int8, device="cpu"), weight.t())[0]

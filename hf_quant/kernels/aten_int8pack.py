@@ -27,8 +27,8 @@ class Int8PackKernel(DequantizeKernel):
     def unsupported(self, spec: LinearSpec, device: torch.device) -> str | None:
         """Symmetric weight-only INT8 per channel on x86 CPUs, whole words per row."""
         weight = spec.scheme.weight
-        if weight.bits != 8 or not weight.is_integer or spec.scheme.input is not None:
-            return "needs 8-bit weights and float inputs"
+        if weight.bits != 8 or not weight.facts.is_even or spec.scheme.input is not None:
+            return "needs 8-bit weights on an even grid and float inputs"
         if not weight.symmetric or weight.granularity != "channel":
             return "needs symmetric scales per channel"
         if device.type != "cpu" or cpu_features().capability not in ("AVX512", "AVX2"):
@@ -41,8 +41,8 @@ class Int8PackKernel(DequantizeKernel):
         """``[tokens, in] -> [tokens, out]`` in the dtype of `input`."""
         if input.shape[0] > _DECODE_TOKENS:
             return super().run(input, operands, spec)
-        weight = _aligned(unpack(operands.weight, 8, spec.in_features))
-        scale = operands.weight_scale.flatten().to(torch.bfloat16)
+        weight = _aligned(unpack(operands.weight["codes"], 8, spec.in_features))
+        scale = operands.weight["scale"].flatten().to(torch.bfloat16)
         left = _aligned(rotate_input(input, spec).to(torch.bfloat16).contiguous())
         output = torch.ops.aten._weight_int8pack_mm(left, weight, scale)
         if operands.bias is not None:

@@ -10,7 +10,7 @@ import torch
 
 from hf_quant.config.scheme import Scheme
 from hf_quant.formats import scale_dtype
-from hf_quant.formats.tensors import scale_shape
+from hf_quant.formats.base import Matrix, Tensors
 
 
 @dataclass(frozen=True)
@@ -22,29 +22,32 @@ class LinearSpec:
     out_features: int
     text: str = field(init=False, repr=False, compare=False)
     """`scheme` as ops take it. An attribute, because ``torch.compile`` looks through a function's cache and warns."""
+    matrix: Matrix = field(init=False, repr=False, compare=False)
+    """The weight."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", scheme_text(self.scheme))
+        object.__setattr__(self, "matrix", Matrix(self.scheme.weight, self.out_features, self.in_features))
 
     @property
     def group_size(self) -> int:
         """Inputs that share a weight scale; `in_features` when scales are per channel or per tensor."""
-        return self.scheme.weight.group_size or self.in_features
+        return self.matrix.group_size
 
     @property
     def groups(self) -> int:
         """Groups in one row of the weight."""
-        return self.in_features // self.group_size
+        return self.matrix.groups
 
     @property
     def scale_dtype(self) -> torch.dtype:
-        """Dtype of `weight_scale`."""
+        """Dtype of the weight's scales."""
         return scale_dtype(self.scheme.weight)
 
     @property
     def scale_shape(self) -> tuple[int, int]:
-        """Shape of `weight_scale`, and of the zero points."""
-        return scale_shape(self.scheme.weight, self.out_features, self.in_features)
+        """Shape of the weight's scales, and of its zero points."""
+        return self.matrix.scale_shape
 
 
 @dataclass(frozen=True)
@@ -52,19 +55,15 @@ class LinearOperands:
     """The tensors of one quantized linear.
 
     Args:
-        weight: Neutral codes, int32 ``[out, words]``; without storage once a kernel's `packed` replaces them.
-        weight_scale: float32 ``[out, 1]``, or ``[1, 1]`` per tensor, or bfloat16 ``[out, groups]`` in groups.
-        weight_zero_point: int32 ``[words]``, packed by `formats.zero_points` in the order of `weight_scale`; None when
-            symmetric.
+        weight: As `formats.base.Format.tensors` says, by these names and in their order: ``codes``, which are without
+            storage once a kernel's `packed` replaces them, and others.
         bias: Float ``[out]`` or None.
         input_scale: float32 ``[1]`` for static inputs, else None.
         input_zero_point: int8 or int16 ``[1]`` for static asymmetric inputs, else None.
         packed: What the kernel's `arguments` gave; empty for kernels that read nothing but the neutral codes.
     """
 
-    weight: torch.Tensor
-    weight_scale: torch.Tensor
-    weight_zero_point: torch.Tensor | None = None
+    weight: Tensors
     bias: torch.Tensor | None = None
     input_scale: torch.Tensor | None = None
     input_zero_point: torch.Tensor | None = None

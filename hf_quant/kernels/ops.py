@@ -11,16 +11,15 @@ from typing import Any
 
 import torch
 
+from hf_quant.formats import format_of
+from hf_quant.formats.base import Tensors
 from hf_quant.formats.rotation import rotate
 from hf_quant.kernels.base import LinearOperands, LinearSpec, spec_from_text
 from hf_quant.kernels.dispatch import get_kernel
 from hf_quant.kernels.reference import embedding as embedding_reference
 from hf_quant.kernels.weights import decode_rows
 
-_OPERANDS = (
-    "Tensor weight, Tensor weight_scale, Tensor? weight_zero_point, Tensor? bias, "
-    "Tensor? input_scale, Tensor? input_zero_point, Tensor[] packed"
-)
+_OPERANDS = "Tensor[] weight, Tensor? bias, Tensor? input_scale, Tensor? input_zero_point, Tensor[] packed"
 
 # The name of an argument must not be one that Inductor uses itself, such as `kernel`.
 torch.library.define(
@@ -33,8 +32,8 @@ torch.library.define(
 )
 torch.library.define(
     "hf_quant::embedding",
-    "(Tensor indices, Tensor weight, Tensor weight_scale, Tensor? weight_zero_point, "
-    "*, str scheme, int embedding_dim, ScalarType dtype) -> Tensor",
+    "(Tensor indices, Tensor[] weight, "
+    "*, str scheme, int embedding_dim, int num_embeddings, ScalarType dtype) -> Tensor",
 )
 torch.library.define(
     "hf_quant::dequantize",
@@ -50,15 +49,28 @@ def linear(input: torch.Tensor, operands: LinearOperands, spec: LinearSpec, kern
     needs_gradient = torch.is_grad_enabled() and input.requires_grad
     if not needs_gradient and not torch.compiler.is_compiling():
         return _linear_eager(input, operands, spec, kernel)
+    bias, scale, zero_point = operands.bias, operands.input_scale, operands.input_zero_point
+    return linear_op(input, tuple(operands.weight.values()), bias, scale, zero_point, operands.packed, spec, kernel)
+
+
+def linear_op(
+    input: torch.Tensor,
+    weight: tuple[torch.Tensor, ...],
+    bias: torch.Tensor | None,
+    input_scale: torch.Tensor | None,
+    input_zero_point: torch.Tensor | None,
+    packed: tuple[torch.Tensor, ...],
+    spec: LinearSpec,
+    kernel: str,
+) -> torch.Tensor:
+    """`linear` as the op that autograd and ``torch.compile`` see; arguments are the fields of `LinearOperands`."""
     return torch.ops.hf_quant.linear(
         input,
-        operands.weight,
-        operands.weight_scale,
-        operands.weight_zero_point,
-        operands.bias,
-        operands.input_scale,
-        operands.input_zero_point,
-        list(operands.packed),
+        list(weight),
+        bias,
+        input_scale,
+        input_zero_point,
+        list(packed),
         scheme=spec.text,
         in_features=spec.in_features,
         out_features=spec.out_features,
@@ -66,22 +78,14 @@ def linear(input: torch.Tensor, operands: LinearOperands, spec: LinearSpec, kern
     )
 
 
-def embedding(
-    indices: torch.Tensor,
-    weight: torch.Tensor,
-    weight_scale: torch.Tensor,
-    weight_zero_point: torch.Tensor | None,
-    spec: LinearSpec,
-    dtype: torch.dtype,
-) -> torch.Tensor:
+def embedding(indices: torch.Tensor, weight: Tensors, spec: LinearSpec, dtype: torch.dtype) -> torch.Tensor:
     """Rows of a quantized table, ``[*indices.shape, in_features]`` in `dtype`; `indices` are int64 or int32."""
     return torch.ops.hf_quant.embedding(
         indices,
-        weight,
-        weight_scale,
-        weight_zero_point,
+        list(weight.values()),
         scheme=spec.text,
         embedding_dim=spec.in_features,
+        num_embeddings=spec.out_features,
         dtype=dtype,
     )
 
@@ -94,11 +98,9 @@ def dequantize(operands: LinearOperands, spec: LinearSpec, kernel: str | None) -
         spec: What they mean.
         kernel: Whose layout `operands` may hold; None for neutral codes.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or any(type(each) is not torch.Tensor for each in operands.weight.values()):
         return torch.ops.hf_quant.dequantize(
-            operands.weight,
-            operands.weight_scale,
-            operands.weight_zero_point,
+            list(operands.weight.values()),
             None,
             None,
             None,
@@ -109,7 +111,8 @@ def dequantize(operands: LinearOperands, spec: LinearSpec, kernel: str | None) -
             kernel_name=kernel or "",
         )
     if kernel is not None and operands.packed and get_kernel(kernel).replaces_weight:
-        operands = replace(operands, weight=get_kernel(kernel).unpack(operands.packed, spec))
+        codes = get_kernel(kernel).unpack(operands.packed, spec)
+        operands = replace(operands, weight={**operands.weight, "codes": codes})
     weight = decode_rows(operands, spec, slice(None))
     rotation = spec.scheme.weight.rotation
     return weight if rotation is None else rotate(weight, rotation)
@@ -128,7 +131,7 @@ def _linear(
     input: torch.Tensor, *operands: Any, scheme: str, in_features: int, out_features: int, kernel_name: str
 ) -> torch.Tensor:
     spec = spec_from_text(scheme, in_features, out_features)
-    return _linear_eager(input, _operands(operands), spec, kernel_name)
+    return _linear_eager(input, _operands(operands, spec), spec, kernel_name)
 
 
 @torch.library.register_fake("hf_quant::linear")
@@ -141,12 +144,15 @@ def _linear_fake(
 
 @torch.library.impl("hf_quant::dequantize", "default")
 def _dequantize(*operands: Any, scheme: str, in_features: int, out_features: int, kernel_name: str) -> torch.Tensor:
-    return dequantize(_operands(operands), spec_from_text(scheme, in_features, out_features), kernel_name or None)
+    spec = spec_from_text(scheme, in_features, out_features)
+    return dequantize(_operands(operands, spec), spec, kernel_name or None)
 
 
 @torch.library.register_fake("hf_quant::dequantize")
-def _dequantize_fake(weight: torch.Tensor, *_: Any, in_features: int, out_features: int, **__: Any) -> torch.Tensor:
-    return weight.new_empty(out_features, in_features, dtype=torch.float32)
+def _dequantize_fake(
+    weight: list[torch.Tensor], *_: Any, in_features: int, out_features: int, **__: Any
+) -> torch.Tensor:
+    return weight[0].new_empty(out_features, in_features, dtype=torch.float32)
 
 
 @torch.library.impl("hf_quant::linear_input_gradient", "default")
@@ -154,7 +160,7 @@ def _gradient(
     gradient: torch.Tensor, *operands: Any, scheme: str, in_features: int, out_features: int, kernel_name: str
 ) -> torch.Tensor:
     spec = spec_from_text(scheme, in_features, out_features)
-    weight = dequantize(_operands(operands), spec, kernel_name)
+    weight = dequantize(_operands(operands, spec), spec, kernel_name)
     return gradient @ weight.to(gradient.dtype)
 
 
@@ -169,7 +175,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[
 
 def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
     input_gradient = torch.ops.hf_quant.linear_input_gradient(gradient, *ctx.operands, **ctx.facts)
-    return input_gradient, None, None, None, None, None, None, [None] * len(ctx.operands[-1])
+    weight, *_, packed = ctx.operands
+    return input_gradient, [None] * len(weight), None, None, None, [None] * len(packed)
 
 
 torch.library.register_autograd("hf_quant::linear", _backward, setup_context=_setup_context)
@@ -178,25 +185,28 @@ torch.library.register_autograd("hf_quant::linear", _backward, setup_context=_se
 @torch.library.impl("hf_quant::embedding", "default")
 def _embedding(
     indices: torch.Tensor,
-    weight: torch.Tensor,
-    weight_scale: torch.Tensor,
-    weight_zero_point: torch.Tensor | None,
+    weight: list[torch.Tensor],
     *,
     scheme: str,
     embedding_dim: int,
+    num_embeddings: int,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    spec = spec_from_text(scheme, embedding_dim, weight.shape[0])
-    return embedding_reference(indices, weight, weight_scale, weight_zero_point, spec, dtype)
+    spec = spec_from_text(scheme, embedding_dim, num_embeddings)
+    return embedding_reference(indices, _named(weight, spec), spec, dtype)
 
 
 @torch.library.register_fake("hf_quant::embedding")
 def _embedding_fake(
-    indices: torch.Tensor, weight: torch.Tensor, *_: Any, scheme: str, embedding_dim: int, dtype: torch.dtype
+    indices: torch.Tensor, weight: list[torch.Tensor], *, embedding_dim: int, dtype: torch.dtype, **_: Any
 ) -> torch.Tensor:
-    return weight.new_empty(*indices.shape, embedding_dim, dtype=dtype)
+    return weight[0].new_empty(*indices.shape, embedding_dim, dtype=dtype)
 
 
-def _operands(tensors: tuple[Any, ...]) -> LinearOperands:
-    weight, scale, zero_point, bias, input_scale, input_zero_point, packed = tensors
-    return LinearOperands(weight, scale, zero_point, bias, input_scale, input_zero_point, tuple(packed))
+def _operands(tensors: tuple[Any, ...], spec: LinearSpec) -> LinearOperands:
+    weight, bias, input_scale, input_zero_point, packed = tensors
+    return LinearOperands(_named(weight, spec), bias, input_scale, input_zero_point, tuple(packed))
+
+
+def _named(weight: list[torch.Tensor], spec: LinearSpec) -> Tensors:
+    return dict(zip(format_of(spec.scheme.weight).tensors(spec.matrix), weight, strict=True))

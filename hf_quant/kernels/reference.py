@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import torch
 
-from hf_quant.formats import affine_format
+from hf_quant.formats import format_of
+from hf_quant.formats.base import Tensors
 from hf_quant.formats.packing import unpack
 from hf_quant.formats.rotation import rotate
-from hf_quant.formats.zero_points import zero_points_of_rows
 from hf_quant.kernels.base import LinearOperands, LinearSpec, NeutralKernel
-from hf_quant.kernels.weights import quantize_input, rotate_input, weight_zero_points
+from hf_quant.kernels.weights import decode_rows, quantize_input, rotate_input, weight_zero_points
 
 
 class ReferenceKernel(NeutralKernel):
     """``sum_g scale_g * sum_k (x - zx)_gk (w - zw)_gk``, the inner sums exact.
 
-    Products of codes and their sums stay below 2**53, so float64 holds them exactly.
+    Products of codes and their sums stay below 2**53, so float64 holds them exactly. Weights whose grid is not even are
+    decoded to float32, and multiplied in float64.
     """
 
     name = "reference"
@@ -34,34 +35,23 @@ class ReferenceKernel(NeutralKernel):
             codes, scale, input_zero_point = quantize_input(input, operands, spec)
             left = codes.to(torch.float64) - (0 if input_zero_point is None else input_zero_point)
             input_scale = scale.to(torch.float64)
-        right = unpack(operands.weight, spec.scheme.weight.bits, spec.in_features).to(torch.float64)
+        if not spec.scheme.weight.facts.is_even:
+            output = left @ decode_rows(operands, spec, slice(None)).to(torch.float64).t()
+            return (output if operands.bias is None else output + operands.bias).to(input.dtype)
+        right = unpack(operands.weight["codes"], spec.scheme.weight.bits, spec.in_features).to(torch.float64)
         right = right.unflatten(-1, groups)
         zero_point = weight_zero_points(operands, spec)
         if zero_point is not None:
             right = right - zero_point[..., None]
         sums = torch.einsum("tgk,ogk->tog", left.unflatten(-1, groups), right)
-        output = (sums * operands.weight_scale.to(torch.float64) * input_scale[:, None]).sum(-1)
+        output = (sums * operands.weight["scale"].to(torch.float64) * input_scale[:, None]).sum(-1)
         if operands.bias is not None:
             output = output + operands.bias
         return output.to(input.dtype)
 
 
-def embedding(
-    indices: torch.Tensor,
-    weight: torch.Tensor,
-    weight_scale: torch.Tensor,
-    weight_zero_point: torch.Tensor | None,
-    spec: LinearSpec,
-    dtype: torch.dtype,
-) -> torch.Tensor:
+def embedding(indices: torch.Tensor, weight: Tensors, spec: LinearSpec, dtype: torch.dtype) -> torch.Tensor:
     """Rows of a quantized table: gathered as codes, decoded, rotated back; ``[*indices, in_features]`` in `dtype`."""
     scheme = spec.scheme.weight
-    words = torch.nn.functional.embedding(indices, weight)
-    codes = unpack(words, scheme.bits, spec.in_features).unflatten(-1, (spec.groups, spec.group_size))
-    # Per tensor there is one row of scales, whatever is looked up.
-    rows = torch.zeros_like(indices) if scheme.granularity == "tensor" else indices
-    scale, zero_point = torch.nn.functional.embedding(rows, weight_scale), None
-    if weight_zero_point is not None:
-        zero_point = zero_points_of_rows(weight_zero_point, scheme.bits, rows, spec.scale_shape[1])[..., None]
-    real = affine_format(scheme).decode(codes, scale[..., None].to(torch.float32), zero_point).flatten(-2)
+    real = format_of(scheme).look_up(weight, spec.matrix, indices)
     return (real if scheme.rotation is None else rotate(real, scheme.rotation)).to(dtype)

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import torch
 
-from hf_quant.formats import affine_format
-from hf_quant.formats.packing import unpack
+from hf_quant.formats import even_format, format_of
 from hf_quant.formats.rotation import rotate
 from hf_quant.formats.zero_points import unpack_zero_points
 from hf_quant.kernels.base import LinearOperands, LinearSpec
 
 
 def weight_zero_points(operands: LinearOperands, spec: LinearSpec, rows: slice = slice(None)) -> torch.Tensor | None:
-    """The weight's zero points, int8 (int16 for 16 bits) of the shape of its scales; None when symmetric.
+    """Zero points of a weight on an even grid, int8 (int16 for 16 bits) like its scales; None when symmetric.
 
     Those of the output channels `rows`, where the weight has more than one scale.
     """
-    if operands.weight_zero_point is None:
+    words = operands.weight.get("zero_point")
+    if words is None:
         return None
     rows = slice(None) if spec.scheme.weight.granularity == "tensor" else rows
-    return unpack_zero_points(operands.weight_zero_point, spec.scheme.weight.bits, spec.scale_shape, rows)
+    return unpack_zero_points(words, spec.scheme.weight.bits, spec.scale_shape, rows)
 
 
 def decode_rows(operands: LinearOperands, spec: LinearSpec, rows: slice) -> torch.Tensor:
     """float32 weight of the output channels `rows`, ``[rows, in]``, rotated where the scheme says so."""
-    scheme = spec.scheme.weight
-    codes = unpack(operands.weight[rows], scheme.bits, spec.in_features).unflatten(-1, (spec.groups, spec.group_size))
-    scale, zero_point = operands.weight_scale, weight_zero_points(operands, spec, rows)
-    scale = scale if scheme.granularity == "tensor" else scale[rows]
-    zero_point = None if zero_point is None else zero_point[..., None]
-    return affine_format(scheme).decode(codes, scale[..., None].to(torch.float32), zero_point).flatten(-2)
+    return format_of(spec.scheme.weight).decode_rows(operands.weight, spec.matrix, rows)
 
 
 def rotate_input(input: torch.Tensor, spec: LinearSpec) -> torch.Tensor:
@@ -48,7 +43,7 @@ def quantize_input(
     """
     scheme = spec.scheme.input
     assert scheme is not None
-    format = affine_format(scheme)
+    format = even_format(scheme)
     real = rotate_input(input, spec).to(torch.float32)
     # Codes cannot say NaN: each token's scale carries it.
     spoiled = ~real.isfinite().all(-1, keepdim=True)
@@ -71,6 +66,6 @@ def fake_quantize_input(input: torch.Tensor, operands: LinearOperands, spec: Lin
     codes, scale, zero_point = quantize_input(input, operands, spec)
     group_size = spec.scheme.input.group_size
     if group_size is None:
-        return affine_format(spec.scheme.input).decode(codes, scale, zero_point)
-    grouped = affine_format(spec.scheme.input).decode(codes.unflatten(-1, (-1, group_size)), scale[..., None])
+        return even_format(spec.scheme.input).decode(codes, scale, zero_point)
+    grouped = even_format(spec.scheme.input).decode(codes.unflatten(-1, (-1, group_size)), scale[..., None])
     return grouped.flatten(-2)

@@ -11,8 +11,8 @@ from torch import nn
 
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import UnsupportedModel
-from hf_quant.formats import affine_format
-from hf_quant.formats.tensors import TensorFacts, weight_facts
+from hf_quant.formats import even_format, weight_facts
+from hf_quant.formats.base import TensorFacts
 from hf_quant.kernels.base import FastLinear, LinearOperands, LinearSpec, LookUp
 from hf_quant.kernels.dispatch import select_kernel
 from hf_quant.modules.state import take_state
@@ -52,9 +52,13 @@ class QuantizedModule(nn.Module):
     """Name to report, while the values are still to be checked."""
     held: QuantizedTensor | None = None
     """The parameter that `packed` was made of; None until something is."""
+    ready: bool = False
+    """Whether `prepare` was called since."""
     kernel: str | None = None
     packed: tuple[torch.Tensor, ...] = ()
     """What `kernel` takes in a call."""
+    read: tuple[torch.Tensor, ...] = ()
+    """The tensors of the weight, as an op takes them."""
     fast: FastLinear | None = None
     look_up: LookUp | None = None
     like: torch.Tensor
@@ -137,11 +141,7 @@ class QuantizedModule(nn.Module):
     def operands(self) -> LinearOperands:
         """The tensors as kernels take them."""
         weights = self.weights
-        if weights:
-            plain = weights[PARAMETER].operands()
-        else:
-            stored = self.stored_weight()
-            plain = LinearOperands(stored[CODES], stored["scale"], stored.get("zero_point"))
+        plain = weights[PARAMETER].operands() if weights else LinearOperands(self.stored_weight())
         return replace(
             plain,
             bias=getattr(self, "bias", None),
@@ -168,7 +168,7 @@ class QuantizedModule(nn.Module):
             self.forget()
             weight = face.of
             weight.use(self.spec, self.multiplies)
-            made: dict[str, Any] = {"held": face, "float_dtype": face.dtype}
+            made: dict[str, Any] = {"held": face, "ready": True, "float_dtype": face.dtype}
             made["like"] = torch.empty(0, dtype=face.dtype, device=weight.device)
             if self.multiplies:
                 kernel, made["packed"] = weight.ready(self.spec, self.input_scale, self.input_zero_point)
@@ -178,12 +178,13 @@ class QuantizedModule(nn.Module):
                 if (layout := weight.layout) is not None:  # otherwise rows are gathered from the codes
                     made["packed"] = layout.kernel.arguments(layout.tensors, None, layout.spec)
                     made |= {"kernel": layout.kernel.name, "look_up": layout.kernel.look_up}
+            made["read"] = tuple(weight.operands().weight.values())
             weight.readers.add(self)
             self.__dict__.update(made)
 
     def forget(self) -> None:
         """Undo `prepare`: what was made of the weight is of no use any more."""
-        self.__dict__.update(held=None, kernel=None, packed=(), fast=None, look_up=None)
+        self.__dict__.update(held=None, ready=False, kernel=None, packed=(), read=(), fast=None, look_up=None)
 
     @property
     def is_offloaded(self) -> bool:
@@ -219,7 +220,7 @@ class QuantizedModule(nn.Module):
         if scheme.input is not None and not scheme.input.dynamic:
             facts["input_scale"] = ((1,), torch.float32)
             if not scheme.input.symmetric:
-                facts["input_zero_point"] = ((1,), affine_format(scheme.input).dtype)
+                facts["input_zero_point"] = ((1,), even_format(scheme.input).dtype)
         return facts
 
     def saved_tensors(self) -> TensorFacts:
@@ -251,21 +252,22 @@ class QuantizedModule(nn.Module):
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         # Casting a model must not cast scales, and a weight is moved once, by the first of those who hold it.
         face = self._parameters[PARAMETER]
-        scales = {id(tensor) for name, tensor in self._buffers.items() if tensor is not None and name.endswith("scale")}
+        own = self.tensor_facts()
+        kept = {id(tensor) for name, tensor in self._buffers.items() if name in own}
 
-        def keep_scales(tensor: torch.Tensor) -> torch.Tensor:
+        def keep_own(tensor: torch.Tensor) -> torch.Tensor:
             moved = fn(tensor)
-            return tensor.to(moved.device) if id(tensor) in scales and moved.dtype != tensor.dtype else moved
+            return tensor.to(moved.device) if id(tensor) in kept and moved.dtype != tensor.dtype else moved
 
         probe = fn(torch.empty(0, dtype=self.float_dtype, device=face.device))  # type: ignore[union-attr]
         self.float_dtype = probe.dtype
         was_ready = self.is_current
         if not isinstance(face, QuantizedTensor):
-            super()._apply(keep_scales, recurse)
+            super()._apply(keep_own, recurse)
             return self
         self._parameters[PARAMETER] = None
         try:
-            super()._apply(keep_scales, recurse)
+            super()._apply(keep_own, recurse)
             face.of.apply(fn)
         finally:
             self._parameters[PARAMETER] = face.of.face(self.float_dtype)
@@ -302,7 +304,7 @@ class QuantizedModule(nn.Module):
             self.forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("held", "kernel", "packed", "fast", "look_up", "like")
+        own = ("held", "ready", "kernel", "packed", "read", "fast", "look_up", "like")
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setattr__(self, name: str, value: Any) -> None:

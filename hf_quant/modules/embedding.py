@@ -44,25 +44,22 @@ class QuantizedEmbedding(QuantizedModule, nn.Embedding):  # type: ignore[misc]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Rows of the table: ``[...] -> [..., embedding_dim]``."""
-        if not torch.compiler.is_compiling() and self.held is not self._parameters["weight"]:
+        if torch.compiler.is_compiling():
+            if not self.ready:
+                self.prepare()
+        elif self.held is not self._parameters["weight"]:
             if (visiting := self._visiting()) is not None:
                 return self._of(visiting, input)
             self.prepare()
         if self.look_up is not None:
             return self.look_up(input, self.packed, self.spec, self.like)
-        plain = self.operands()
-        return ops.embedding(
-            input, plain.weight, plain.weight_scale, plain.weight_zero_point, self.spec, self.float_dtype
-        )
+        return ops.embedding(input, self.operands().weight, self.spec, self.float_dtype)
 
     def _of(self, weight: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
         """Rows of a parameter that has taken the place of the own one for this call: codes from disk, or floats."""
         if weight.is_floating_point():
             return nn.functional.embedding(input, weight)
-        plain = self._visiting_operands()
-        return ops.embedding(
-            input, plain.weight, plain.weight_scale, plain.weight_zero_point, self.spec, self.float_dtype
-        )
+        return ops.embedding(input, self._visiting_operands().weight, self.spec, self.float_dtype)
 
     def extra_repr(self) -> str:
         """Shapes and scheme."""

@@ -9,7 +9,9 @@ from torch import nn
 
 from hf_quant.config.scheme import Scheme
 from hf_quant.kernels import ops
+from hf_quant.kernels.base import LinearOperands
 from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.products import multiplied_by_floats
 
 
 class QuantizedLinear(QuantizedModule, nn.Linear):  # type: ignore[misc]
@@ -51,7 +53,10 @@ class QuantizedLinear(QuantizedModule, nn.Linear):  # type: ignore[misc]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """``input @ weight.T + bias`` in the dtype of `input`."""
-        if not torch.compiler.is_compiling() and self.held is not self._parameters["weight"]:
+        if torch.compiler.is_compiling():
+            if not self.ready:
+                self.prepare()
+        elif self.held is not self._parameters["weight"]:
             if (visiting := self._visiting()) is not None:
                 return self._on(visiting, input)
             self.prepare()
@@ -61,12 +66,18 @@ class QuantizedLinear(QuantizedModule, nn.Linear):  # type: ignore[misc]
             if siblings is not None and (output := siblings(self, input)) is not None:
                 return output
             return fast(input, self.packed, self._parameters["bias"], self.spec)
+        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and input.requires_grad):
+            parameters, buffers = self._parameters, self._buffers
+            grid = buffers["input_scale"], buffers["input_zero_point"]
+            # What was looked up before, since a graph has a guard for whatever it looks up.
+            return ops.linear_op(input, self.read, parameters["bias"], *grid, self.packed, self.spec, str(self.kernel))
         return ops.linear(input, self.operands(), self.spec, str(self.kernel))
 
     def _on(self, weight: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
         """On a parameter that has taken the place of the own one for this call: codes from disk, or floats."""
         if weight.is_floating_point():
-            return nn.functional.linear(input, weight.to(input.dtype), self.bias)
+            grid = LinearOperands({}, self.bias, self.input_scale, self.input_zero_point)
+            return multiplied_by_floats(weight, input, grid, self.spec)
         return ops.linear(input, self._visiting_operands(), self.spec, self._neutral_kernel(weight.device))
 
     def extra_repr(self) -> str:

@@ -53,8 +53,8 @@ SWAPS: dict[type[nn.Module], tuple[Build, Build]] = {
     Conv1D: (_quantized_conv1d, _stored(StoredConv1D)),
     nn.Embedding: (_quantized_embedding, _stored(StoredEmbedding)),
 }
-"""Float class to the builders of its integer and its float-stored counterpart. Subclasses are left alone: they may
-compute something else."""
+"""Float class to the builders of its counterparts, the one on codes and the one that stores floats. Subclasses are left
+alone: they may compute something else."""
 
 
 def swap(model: nn.Module, plan: Plan, ties: dict[str, str], device: torch.device | str | None = None) -> None:
@@ -71,7 +71,7 @@ def swap(model: nn.Module, plan: Plan, ties: dict[str, str], device: torch.devic
         if scheme is None:
             continue
         module = model.get_submodule(name)
-        build = SWAPS[type(module)][0 if scheme.weight.is_integer else 1]
+        build = SWAPS[type(module)][0 if scheme.weight.has_scales else 1]
         weight = module.weight
         assert isinstance(weight, torch.Tensor)
         replacement = build(module, scheme, name in ties, weight.device if device is None else device)
@@ -98,7 +98,7 @@ def share_tied(model: nn.Module, ties: dict[str, str]) -> None:
 
 
 def quantized_modules(model: nn.Module) -> Iterator[tuple[str, QuantizedModule]]:
-    """Modules on integer codes, by name."""
+    """Modules on codes, by name."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, QuantizedModule))
 
 

@@ -12,9 +12,11 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from hf_quant.config.scheme import Scheme
+from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.errors import QuantizedWeightError
+from hf_quant.kernels.base import LinearSpec
 from hf_quant.kernels.dispatch import get_kernel
+from hf_quant.modules import sharding
 from hf_quant.modules.products import looked_up, multiplied
 from hf_quant.modules.weight import Layout, Weight
 
@@ -119,6 +121,22 @@ class QuantizedTensor(_Tensor):
 
         return func(*tree_map(plain, args), **tree_map(plain, kwargs))
 
+    def fsdp_pre_all_gather(self, mesh: Any) -> tuple[tuple[torch.Tensor, ...], Any]:
+        """What FSDP2 gathers of the rows that this process keeps."""
+        return sharding.to_gather(self.of)
+
+    def fsdp_post_all_gather(
+        self, outputs: tuple[torch.Tensor, ...], names: Any, dtype: torch.dtype, *, out: Any = None
+    ) -> Any:
+        """The whole tensor of what was gathered, and what of its memory is freed after the call."""
+        if len(outputs) < len(names):  # a single process, whose part FSDP2 does not gather
+            outputs, names = sharding.to_gather(self.of)
+        whole = sharding.gathered(self.of, outputs, names)
+        if out is not None:
+            out.of.replace(whole.tensors)
+            return None
+        return QuantizedTensor(whole, dtype), outputs
+
     def __tensor_flatten__(self) -> tuple[list[str], Any]:
         """Its tensors by name, and the rest, for ``torch.compile`` and ``torch.export``."""
         weight = self.of
@@ -203,7 +221,7 @@ def _write(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     for old, new in written:
         if not torch.equal(new, old.decoded(name)):
             _refused(old)
-    return args[0] if written else result
+    return None if result is None else args[0]
 
 
 def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
@@ -281,6 +299,34 @@ def _index_copy(tensor: Any, *args: Any, **kwargs: Any) -> Any:
     )
 
 
+def _shards() -> bool:
+    """Whether FSDP2 asks, which cuts and fills parameters by ordinary functions."""
+    return str(sys._getframe(3).f_globals.get("__name__", "")).startswith("torch.distributed.fsdp")
+
+
+def _chunk(tensor: Any, chunks: int, dim: int = 0) -> Any:
+    if not isinstance(tensor, QuantizedTensor) or not _shards() or tensor.turned or dim:
+        return NotImplemented
+    parts = sharding.parts_of(tensor.of, chunks)
+    return NotImplemented if parts is None else [QuantizedTensor(part, tensor.dtype) for part in parts]
+
+
+def _new_zeros(tensor: Any, *size: Any, **kwargs: Any) -> Any:
+    shape = size[0] if len(size) == 1 else size
+    if not _shards() or kwargs or tensor.turned or len(shape) != 2 or tensor.shape[0] % shape[0]:
+        return NotImplemented
+    return QuantizedTensor(sharding.empty_part(tensor.of, shape[0]), tensor.dtype)
+
+
+def _flat(tensor: Any, *shape: Any) -> Any:
+    return tensor.of.tensors["codes"].view(-1) if shape == (-1,) and _shards() else NotImplemented
+
+
+def _narrow(tensor: Any, dim: int, start: Any, length: int) -> Any:
+    is_whole = isinstance(start, int) and start == 0 and length == tensor.shape[dim]
+    return _same(tensor) if is_whole else NotImplemented
+
+
 def _shared(tensor: QuantizedTensor) -> QuantizedTensor:
     tensor.of.apply(_Tensor.share_memory_)
     return tensor
@@ -305,6 +351,10 @@ _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     _Tensor.data_ptr: _address,
     _Tensor.untyped_storage: _storage,
     _Tensor.index_copy: _index_copy,
+    torch.chunk: _chunk,
+    _Tensor.new_zeros: _new_zeros,
+    _Tensor.view: _flat,
+    _Tensor.narrow: _narrow,
     _Tensor.numpy: lambda tensor, *args, **kwargs: tensor.decoded("numpy").numpy(*args, **kwargs),
     _Tensor.tolist: lambda tensor: tensor.decoded("tolist").tolist(),
 }
@@ -360,8 +410,14 @@ _OPS: dict[Any, Callable[..., Any]] = {
     aten.permute.default: lambda tensor, dims: QuantizedTensor(
         tensor.of, tensor.dtype, tensor.turned != (dims[0] % 2 == 1)
     ),
+    aten.as_strided.default: lambda tensor, size, stride, offset=None: (
+        _same(tensor) if (tuple(size), tuple(stride)) == (tuple(tensor.shape), tensor.stride()) else NotImplemented
+    ),
     aten.view.default: _view,
     aten._unsafe_view.default: _view,
     aten.copy_.default: _copy,
 }
 """What is done to the tensor below autograd."""
+
+# ``torch.load(..., weights_only=True)`` reads state dicts of quantized models.
+torch.serialization.add_safe_globals([QuantizedTensor, Weight, LinearSpec, Scheme, TensorScheme, _rebuilt])

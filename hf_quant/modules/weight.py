@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hf_quant.config.scheme import Scheme, TensorScheme
-from hf_quant.formats.tensors import TensorFacts, weight_facts
+from hf_quant.errors import CheckpointError
+from hf_quant.formats import weight_facts
+from hf_quant.formats.base import TensorFacts
 from hf_quant.kernels import ops
 from hf_quant.kernels.base import LinearKernel, LinearOperands, LinearSpec
 from hf_quant.kernels.dispatch import select_kernel
@@ -57,7 +59,7 @@ class Weight:
         scheme: What the codes mean; the group size is settled.
         rows: Output channels, or rows of an embedding.
         width: Numbers in a row.
-        tensors: ``codes``, ``scale`` and, for asymmetric schemes, ``zero_point`` (`formats.tensors.weight_facts`).
+        tensors: As the format says (`formats.weight_facts`): ``codes``, which a layout may replace, and others.
     """
 
     def __init__(self, scheme: TensorScheme, rows: int, width: int, tensors: Mapping[str, torch.Tensor]):
@@ -73,6 +75,8 @@ class Weight:
         """Whether rows of it are looked up."""
         self.readers: weakref.WeakSet[QuantizedModule] = weakref.WeakSet()
         """Modules that have made something of it, to be told when it changes."""
+        self.is_visiting = False
+        """Whether it is here for a call, so that laying it out is not worth the time."""
         self.is_told = False
         """Whether it was said that it is decoded for code that does not know it."""
         self._codes: weakref.ref[torch.Tensor] | None = None
@@ -86,7 +90,8 @@ class Weight:
     @property
     def device(self) -> torch.device:
         """Where its tensors are."""
-        return self.tensors["scale"].device
+        tensors = self.tensors.values() if self.layout is None else (*self.tensors.values(), *self.layout.tensors)
+        return next(iter(tensors)).device
 
     @property
     def codes(self) -> torch.Tensor:
@@ -134,7 +139,7 @@ class Weight:
         """Let the kernel for the device at hand replace the codes by its own layout, if one layout serves all uses."""
         with lock:
             spec = self._only_use()
-            if self.layout is not None or spec is None or self.device.type == "meta":
+            if self.layout is not None or spec is None or self.is_visiting or self.device.type == "meta":
                 return
             kernel = select_kernel(spec, self.device)
             if not kernel.replaces_weight or (self.is_table and kernel.look_up is None):
@@ -186,7 +191,7 @@ class Weight:
     def operands(self) -> LinearOperands:
         """As kernels take it, without bias and grid of inputs."""
         codes = self.tensors[CODES] if self.layout is None else self.layout.stand_in
-        return LinearOperands(codes, self.tensors["scale"], self.tensors.get("zero_point"))
+        return LinearOperands({name: codes if name == CODES else self.tensors[name] for name in self.facts})
 
     def dequantize(self) -> torch.Tensor:
         """The float32 matrix ``[rows, width]`` that the codes stand for, turned back where they are rotated."""
@@ -210,9 +215,9 @@ class Weight:
         mine, others = self.neutral(), other.neutral()
         return self.scheme == other.scheme and all(torch.equal(tensor, others[name]) for name, tensor in mine.items())
 
-    def like(self, tensors: Mapping[str, torch.Tensor]) -> Weight:
-        """Another weight of the same scheme, shape and uses."""
-        made = Weight(self.scheme, self.rows, self.width, tensors)
+    def like(self, tensors: Mapping[str, torch.Tensor], rows: int | None = None) -> Weight:
+        """Another weight of the same scheme, width and uses, with as many rows unless `rows` says how many."""
+        made = Weight(self.scheme, self.rows if rows is None else rows, self.width, tensors)
         made.name, made.products, made.is_table = self.name, self.products, self.is_table
         return made
 
@@ -226,11 +231,13 @@ class Weight:
             moved = fn(tensor)
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
+        before = [*self.tensors.values(), *(self.layout.tensors if self.layout is not None else ())]
         self.tensors = {name: kept(tensor) for name, tensor in self.tensors.items()}
         if self.layout is not None:
-            tensors = tuple(map(kept, self.layout.tensors))
-            self.layout = replace(self.layout, tensors=tensors)
-        self.tell()
+            self.layout = replace(self.layout, tensors=tuple(map(kept, self.layout.tensors)))
+        after = [*self.tensors.values(), *(self.layout.tensors if self.layout is not None else ())]
+        if any(old is not new for old, new in zip(before, after, strict=True)):
+            self.tell()
 
     def _only_use(self) -> LinearSpec | None:
         if len(self.products) == 1:
@@ -246,3 +253,7 @@ class Weight:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, readers=weakref.WeakSet())
+        for name, (shape, dtype) in self.facts.items():
+            found = self.tensors.get(name)
+            if not isinstance(found, torch.Tensor) or tuple(found.shape) != shape or found.dtype != dtype:
+                raise CheckpointError(f"{self.name} was pickled without {dtype} {list(shape)} as its {name}")

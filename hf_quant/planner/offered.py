@@ -63,7 +63,7 @@ def is_aligned(scheme: Scheme, candidate: Candidate, alignment: int) -> bool:
         candidate: The module; of an embedding rows are looked up, so that any width will do.
         alignment: Of the profile.
     """
-    if not scheme.weight.is_integer or candidate.kind == "embedding":
+    if not scheme.weight.facts.is_even or candidate.kind == "embedding":
         return True
     group = scheme.weight.group_size or candidate.width
     return candidate.width % alignment == 0 and group % alignment == 0

@@ -131,7 +131,7 @@ def _ranked(profile: Profile, target: str) -> list[str]:
     by_bits = sorted(usable, key=_BY_BITS.index)
     if target == "accuracy":
         # 32 bits save nothing, and floats of 16 bits only memory where they are not computed with.
-        return [name for name in by_bits if PRESETS[name].linear.weight.is_integer or name in profile.fast]
+        return [name for name in by_bits if PRESETS[name].linear.weight.has_scales or name in profile.fast]
     if target == "memory":
         return by_bits[::-1]
     fast = [name for name in profile.fast if name in usable]
@@ -167,7 +167,7 @@ def _weight(scheme: Scheme | None) -> TensorScheme | None:
 def _choice(name: str, candidate: Candidate, profile: Profile, target: str, preset: str) -> Choice:
     wanted = TARGETS[target]
     scheme = fit(PRESETS[preset].scheme_for(candidate.kind, candidate.width), candidate, name)
-    if not scheme.weight.is_integer:
+    if not scheme.weight.has_scales:
         return Choice(name, scheme, preset, f"{wanted} ({scheme})")
     if candidate.kind == "embedding":
         return Choice(
@@ -190,7 +190,7 @@ def _next_best(name: str, candidate: Candidate, profile: Profile, preset: str, g
     if candidate.width % profile.alignment == 0:
         for other in profile.schemes:
             scheme = PRESETS[other].scheme_for(candidate.kind, candidate.width)
-            per_channel = scheme.weight.is_integer and scheme.weight.granularity == "channel"
+            per_channel = scheme.weight.has_scales and scheme.weight.granularity == "channel"
             if per_channel and other not in _WITHOUT_DATA:
                 return Choice(name, fit(scheme, candidate, name), other, f"{why}; per channel instead")
     sixteen = next((other for other in ("bf16", "fp16") if other in profile.fast), None)

@@ -30,7 +30,7 @@ def convert(model: nn.Module, ties: dict[str, str]) -> None:
     unwrap(model)
     made: dict[str, nn.Module] = {}
     for name, module in fake_quantized_modules(model):
-        if not module.scheme.weight.is_integer:
+        if not module.scheme.weight.has_scales:
             made[name] = stored_twin(module)
             continue
         if isinstance(module.input_quantizer, StaticInput) and not module.is_ready:

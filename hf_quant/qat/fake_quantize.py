@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_quant.formats.base import Format
+
 STRAIGHT, LSQ, PACT = "straight", "lsq", "pact"
 """Gradients; see `FakeQuantize`."""
 
@@ -15,12 +17,12 @@ _CHUNK = 1 << 17
 
 
 class FakeQuantize(torch.autograd.Function):
-    """``(clamp(round(real / scale) + zero_point, quant_min, quant_max) - zero_point) * scale``, row by row.
+    """``nearest level(real / scale) * scale``, row by row.
 
-    The arithmetic is that of `AffineFormat.encode` and `decode`, in the dtype of `real`; NaN stays NaN. Nothing is
+    The arithmetic is that of `Format.encode` and `decode`, in the dtype of `real`; NaN stays NaN. Nothing is
     saved but the arguments: what the backward pass needs besides, it computes again.
 
-    With ``v = real / scale``, ``q`` the code less the zero point, and *inside* where no code was clamped:
+    With ``v = real / scale``, ``q`` the level, and *inside* where nothing was clipped:
 
     - ``"straight"``: 1 for `real`, nothing for the grid. For grids taken from `real` itself, which clip nothing.
     - ``"lsq"`` (Esser et al., arXiv:1902.08153; LSQ+, arXiv:2004.09576): for `real` 1 inside, else 0; for `scale`
@@ -29,7 +31,7 @@ class FakeQuantize(torch.autograd.Function):
     - ``"pact"`` (Choi et al., arXiv:1805.06085): as ``"lsq"``, without the term ``q - v`` of rounding.
 
     Arguments of `apply`: `real` ``[rows, n]``, `scale` ``[rows, 1]`` or ``[1, 1]``, `zero_point` of that shape and
-    dtype, whole numbers, or None; `quant_min` and `quant_max`; the name of the gradient; the factor that gradients of
+    dtype, whole numbers, or None; the format; the name of the gradient; the factor that gradients of
     `scale` and `zero_point` are multiplied with.
     """
 
@@ -39,25 +41,19 @@ class FakeQuantize(torch.autograd.Function):
         real: Tensor,
         scale: Tensor,
         zero_point: Tensor | None,
-        quant_min: int,
-        quant_max: int,
+        format: Format,
         gradient: str,
         gradient_scale: float = 1.0,
     ) -> Tensor:
         """Numbers of the grid, ``[rows, n]``."""
-        ctx.gradient, ctx.gradient_scale, ctx.limits = gradient, gradient_scale, (quant_min, quant_max)
+        ctx.gradient, ctx.gradient_scale, ctx.format = gradient, gradient_scale, format
         if gradient != STRAIGHT:
             ctx.save_for_backward(real, scale, zero_point)
         rounded = torch.empty_like(real, memory_format=torch.contiguous_format)
         for part in _parts(real):
             steps, at, zero = rounded[part], _at(scale, part), _at(zero_point, part)
             torch.mul(real[part], at.reciprocal(), out=steps)
-            steps.round_()
-            if zero is not None:
-                steps += zero
-            steps.clamp_(quant_min, quant_max)
-            if zero is not None:
-                steps -= zero
+            format.nearest(steps, zero)
             steps *= at
         return rounded
 
@@ -66,9 +62,9 @@ class FakeQuantize(torch.autograd.Function):
         """Gradients of `real`, `scale` and `zero_point`."""
         (gradient,) = gradients
         if ctx.gradient == STRAIGHT:
-            return gradient, None, None, None, None, None, None
+            return gradient, None, None, None, None, None
         real, scale, zero_point = ctx.saved_tensors
-        quant_min, quant_max = ctx.limits
+        format: Format = ctx.format
         of_real = torch.empty_like(real, memory_format=torch.contiguous_format)
         of_scale = torch.zeros_like(scale)
         of_zero = None if zero_point is None else torch.zeros_like(scale)
@@ -76,17 +72,13 @@ class FakeQuantize(torch.autograd.Function):
         for part in _parts(real):
             numbers, incoming = real[part], gradient[part]
             at, zero = _at(scale, part), _at(zero_point, part)
-            steps = (numbers * at.reciprocal()).round_()
-            if zero is not None:
-                steps += zero
-            # Zero where a code was clamped. Codes are whole numbers, so half a step decides nothing.
-            inside = torch.ops.aten.hardtanh_backward(incoming, steps, quant_min - 0.5, quant_max + 0.5)
+            steps = format.position(numbers * at.reciprocal(), zero)
+            # Zero where a number was clipped.
+            inside = torch.ops.aten.hardtanh_backward(incoming, steps, *format.span)
             of_real[part] = inside
             if not needs_grid:
                 continue
-            steps.clamp_(quant_min, quant_max)
-            if zero is not None:
-                steps -= zero
+            format.snap(steps, zero)
             if ctx.gradient == LSQ:
                 total = (incoming * steps).sum(-1, keepdim=True)
                 total -= (inside * numbers).sum(-1, keepdim=True) / at
@@ -98,7 +90,7 @@ class FakeQuantize(torch.autograd.Function):
         of_scale *= ctx.gradient_scale
         if of_zero is not None:
             of_zero *= ctx.gradient_scale
-        return of_real, of_scale, of_zero, None, None, None, None
+        return of_real, of_scale, of_zero, None, None, None
 
 
 def _parts(real: Tensor) -> list[slice]:

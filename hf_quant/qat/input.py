@@ -7,8 +7,7 @@ from torch import Tensor, distributed, nn
 
 from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.errors import CalibrationError
-from hf_quant.formats import affine_format
-from hf_quant.formats.affine import AffineFormat
+from hf_quant.formats import AffineFormat, even_format
 from hf_quant.observers.moving_average import MovingAverage
 from hf_quant.qat.fake_quantize import LSQ, PACT, STRAIGHT, FakeQuantize
 from hf_quant.qat.learned_grid import LearnedGrid
@@ -27,6 +26,7 @@ class DynamicInput(nn.Module):
     def __init__(self, scheme: Scheme):
         super().__init__()
         self.scheme, self.rotation = scheme.input, scheme.weight.rotation
+        self.format = None if scheme.input is None else even_format(scheme.input)
         self.enabled = True
 
     def forward(self, input: Tensor) -> Tensor:
@@ -36,12 +36,12 @@ class DynamicInput(nn.Module):
         if self.scheme is None or not self.enabled or input.numel() == 0:
             return input
         real = input.to(torch.float32)
-        format = affine_format(self.scheme)
+        format = self.format
+        assert format is not None
         per_tensor = self.scheme.granularity == "tensor"
         rows = real.reshape(-1, self.scheme.group_size or real.shape[-1])
         scale, zero_point = dynamic_grid(rows.detach(), format, per_tensor)
-        limits = (format.quant_min, format.quant_max)
-        return FakeQuantize.apply(rows, scale, zero_point, *limits, STRAIGHT).view(real.shape)
+        return FakeQuantize.apply(rows, scale, zero_point, format, STRAIGHT).view(real.shape)
 
 
 class StaticInput(nn.Module):
@@ -66,6 +66,7 @@ class StaticInput(nn.Module):
         super().__init__()
         assert scheme.input is not None
         self.scheme: TensorScheme = scheme.input
+        self.format = even_format(scheme.input)
         self.rotation = scheme.weight.rotation
         self.gradient = PACT if options.inputs == "pact" else LSQ
         self.enabled, self.observing = True, False
@@ -97,11 +98,11 @@ class StaticInput(nn.Module):
         if not self._has_grid and not torch.compiler.is_compiling():
             self._has_grid = self._require_grid()
         real = input.to(torch.float32)
-        format = affine_format(self.scheme)
         scale, zero_point = self.grid()
-        grid = (scale, zero_point, format.quant_min, format.quant_max)
         rows = real.reshape(-1, real.shape[-1])
-        return FakeQuantize.apply(rows, *grid, self.gradient, self.grid.gradient_scale).view(real.shape)
+        return FakeQuantize.apply(rows, scale, zero_point, self.format, self.gradient, self.grid.gradient_scale).view(
+            real.shape
+        )
 
     @torch.no_grad()
     def next_step(self, name: str) -> None:
@@ -135,14 +136,14 @@ class StaticInput(nn.Module):
                 f"no input of {name} was observed, so its static grid has no range: give observer_steps of at least 1, "
                 "and end no earlier than they do"
             )
-        scale, zero_point = affine_format(self.scheme).scale_and_zero_point(self.low, self.high)
+        scale, zero_point = self.format.scale_and_zero_point(self.low, self.high)
         self.grid.initialise(self.scheme, scale.view(1, 1), None if zero_point is None else zero_point.view(1, 1))
 
     @torch.no_grad()
     def solved(self) -> tuple[Tensor, Tensor | None]:
         """float32 scale and integer zero point ``[1, 1]``, as they would be stored now."""
         scale, zero_point = self.grid()
-        return scale, None if zero_point is None else zero_point.to(affine_format(self.scheme).dtype)
+        return scale, None if zero_point is None else zero_point.to(self.format.dtype)
 
     def _require_grid(self) -> bool:
         if not self.grid.is_initialised:
@@ -154,7 +155,7 @@ class StaticInput(nn.Module):
 
     def _observer(self) -> MovingAverage:
         state = {"low": self.low, "high": self.high, "batches": self.batches} if int(self.batches) else {}
-        return MovingAverage.from_state(affine_format(self.scheme), state)
+        return MovingAverage.from_state(self.format, state)
 
     def _of_all_processes(self) -> tuple[Tensor, Tensor] | None:
         """The extremes of a step; processes where nothing came by do not count."""

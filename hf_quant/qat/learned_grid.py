@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from hf_quant.config.scheme import TensorScheme
-from hf_quant.formats import affine_format
+from hf_quant.formats import format_of
+from hf_quant.formats.scales import least
 from hf_quant.qat.sharded import copy_whole, is_distributed, whole
 from hf_quant.qat.straight_through import StoreAs, ZeroPoint
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
-
-_SMALLEST = 2 * torch.finfo(torch.float32).tiny
 
 
 class LearnedGrid(nn.Module):
@@ -28,10 +27,10 @@ class LearnedGrid(nn.Module):
     moves, and has gradients of the size of numbers. Both start as NaN: `initialise` sets them from statistics.
 
     Args:
-        scheme: Integer scheme.
+        scheme: One with scales.
         shape: Of scale and offset: ``[rows, groups]``, ``[1, 1]`` per tensor.
-        numbers: How many share one scale; gradients are multiplied with ``1 / sqrt(numbers * highest code)``. Of
-            asymmetric schemes codes are counted from the lowest.
+        numbers: How many share one scale; gradients are multiplied with ``1 / sqrt(numbers * highest level)``. Of
+            asymmetric schemes levels are counted from the lowest.
         device: Where the parameters are made.
         signed: Whether scales may be negative.
     """
@@ -51,7 +50,7 @@ class LearnedGrid(nn.Module):
     ):
         super().__init__()
         self.signed = signed
-        self.scheme = scheme
+        self.use(scheme)
         self.numbers = numbers
         self.idle = False
         """Whether it takes no part in learning for now, though its parameters ask for gradients."""
@@ -62,6 +61,10 @@ class LearnedGrid(nn.Module):
         else:
             self.offset = nn.Parameter(torch.full(shape, math.nan, device=device))
 
+    def use(self, scheme: TensorScheme) -> None:
+        """Round to the format of `scheme` from now on."""
+        self.scheme, self.format = scheme, format_of(scheme)
+
     @property
     def is_initialised(self) -> bool:
         """Whether there is a grid yet."""
@@ -70,9 +73,7 @@ class LearnedGrid(nn.Module):
     @property
     def gradient_scale(self) -> float:
         """The factor of the gradients."""
-        format = affine_format(self.scheme)
-        highest = format.quant_max if self.scheme.symmetric else format.quant_max - format.quant_min
-        return 1 / math.sqrt(self.numbers * highest)
+        return 1 / math.sqrt(self.numbers * self.format.highest)
 
     @torch.no_grad()
     def initialise(self, scheme: TensorScheme, scale: Tensor, zero_point: Tensor | None) -> None:
@@ -81,10 +82,10 @@ class LearnedGrid(nn.Module):
         Rows of zeros have the smallest scale that there is, from which no learning rate leads to those of other rows:
         they start in the middle of these.
         """
-        self.scheme = scheme
+        self.use(scheme)
         self.initialised.fill_(True)
         scale = scale.to(torch.float32)
-        of_zeros = scale.abs() <= _SMALLEST
+        of_zeros = scale.abs() <= 2 * least(self.format.scale_dtype)
         if bool(of_zeros.any()):
             others = scale[~of_zeros].abs()
             scale = torch.where(of_zeros, others.median() if others.numel() else 1 / self.numbers, scale)
@@ -103,11 +104,11 @@ class LearnedGrid(nn.Module):
 
     def forward(self) -> tuple[Tensor, Tensor | None]:
         """float32 scale and zero point, a whole number in float32 (None when symmetric), with gradients."""
-        format = affine_format(self.scheme)
-        scale = StoreAs.apply(self._learned(self.scale), format.scale_dtype)
+        scale = StoreAs.apply(self._learned(self.scale), self.format.scale_dtype)
         if self.offset is None:
             return scale, None
-        return scale, ZeroPoint.apply(self._learned(self.offset), scale, format.quant_min, format.quant_max)
+        low, high = self.format.span
+        return scale, ZeroPoint.apply(self._learned(self.offset), scale, low + 0.5, high - 0.5)
 
     def _learned(self, parameter: nn.Parameter) -> Tensor:
         tensor = whole(parameter)

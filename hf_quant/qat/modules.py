@@ -61,7 +61,7 @@ class FakeQuantized(nn.Module):
         self.sharing = [self] if owner is None else owner.sharing
         self._twins: tuple[Any, list[QuantizedModule]] | None = None
         """Of all that share the weight; the owner keeps them."""
-        if not scheme.weight.is_integer:
+        if not scheme.weight.has_scales:
             return
         rows, width = weight_matrix(self, self.weight).shape
         if owner is not None:
@@ -92,7 +92,7 @@ class FakeQuantized(nn.Module):
         """The quantized module to evaluate with; None where this one has to do."""
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return None
-        if not self.scheme.weight.is_integer or not all(member.is_ready for member in self.sharing):
+        if not self.scheme.weight.has_scales or not all(member.is_ready for member in self.sharing):
             return None
         owner = self.sharing[0]
         state = [tensor for member in self.sharing for tensor in (*member.parameters(), *member.buffers())]
@@ -157,7 +157,7 @@ class FakeQuantizedEmbedding(FakeQuantized, nn.Embedding):  # type: ignore[misc]
         if (twin := self.twin()) is not None:
             return twin(input)
         looked_up = super().forward(input)
-        if not self.scheme.weight.is_integer:
+        if not self.scheme.weight.has_scales:
             return looked_up.to(float_format(self.scheme.weight).dtype).to(self.weight.dtype)
         rows = looked_up.reshape(-1, self.embedding_dim)
         rounded = self.rounding(rows, input.reshape(-1), self.weight)
@@ -177,7 +177,7 @@ FAKES: dict[type[nn.Module], type[FakeQuantized]] = {
 def _product(module: FakeQuantized, input: Tensor) -> Tensor:
     bias: Tensor | None = module.bias  # type: ignore[assignment]
     matrix = module.matrix()
-    if not module.scheme.weight.is_integer:
+    if not module.scheme.weight.has_scales:
         dtype = float_format(module.scheme.weight).dtype
         output = nn.functional.linear(input.to(dtype), matrix.to(dtype), None if bias is None else bias.to(dtype))
         return output.to(input.dtype)

@@ -54,7 +54,7 @@ def _fake(
     # The same attributes under another class: nothing of the float module is lost or repeated here.
     fake.__dict__.update({k: v.copy() if isinstance(v, dict | set) else v for k, v in module.__dict__.items()})
     fake.start(scheme, name, options, owner)
-    if scheme.weight.is_integer and owner is None:
+    if scheme.weight.has_scales and owner is None:
         fake.weight_quantizer.initialise(weight_matrix(fake, fake.weight), f"{name}.weight")
         # Nothing to learn where the weight itself is frozen.
         fake.weight_quantizer.requires_grad_(fake.weight.requires_grad)

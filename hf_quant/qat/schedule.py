@@ -89,7 +89,7 @@ class Schedule:
 def hold(model: nn.Module, phase: Phase) -> None:
     """Let `model`, from `prepare`, compute as `phase` says, on the grids that there are."""
     for _, module in fake_quantized_modules(model):
-        if not module.scheme.weight.is_integer:
+        if not module.scheme.weight.has_scales:
             continue
         weight, static = module.rounding, module.input_quantizer
         weight.enabled = static.enabled = phase.rounds
@@ -200,7 +200,7 @@ def unknown_ranges(model: nn.Module) -> list[str]:
 
 def _owners(model: nn.Module) -> list[tuple[str, FakeQuantized]]:
     modules = fake_quantized_modules(model)
-    return [(name, m) for name, m in modules if m.scheme.weight.is_integer and m.sharing[0] is m]
+    return [(name, m) for name, m in modules if m.scheme.weight.has_scales and m.sharing[0] is m]
 
 
 def _bits(module: FakeQuantized, phase: Phase) -> int | None:

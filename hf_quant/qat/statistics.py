@@ -33,7 +33,7 @@ class TrainingStatistics:
         before, self._codes = self._codes, {}
         input_scales = []
         for name, module in fake_quantized_modules(model):
-            if not module.scheme.weight.is_integer:
+            if not module.scheme.weight.has_scales:
                 continue
             static = module.input_quantizer
             if isinstance(static, StaticInput) and static.grid.is_initialised:

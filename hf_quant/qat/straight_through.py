@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_quant.formats.scales import as_stored
 from hf_quant.qat.rotation import rotate_rows
 
 
@@ -17,7 +18,7 @@ class ZeroPoint(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, offset: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+    def forward(ctx: Any, offset: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
         """Whole numbers in the dtype of `offset`."""
         point = -offset / scale
         ctx.save_for_backward(point, scale)
@@ -58,7 +59,7 @@ class StoreAs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, real: Tensor, dtype: torch.dtype) -> Tensor:
         """`real`, there and back."""
-        return real.to(dtype).to(torch.float32)
+        return as_stored(real, dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

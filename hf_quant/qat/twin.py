@@ -20,7 +20,7 @@ QUANTIZERS = ("weight_quantizer", "input_quantizer")
 
 @torch.no_grad()
 def quantized_twin(module: FakeQuantized, tied: bool) -> QuantizedModule:
-    """A quantized module of what `module`, whose weight is integer, would be stored as.
+    """A quantized module of what `module`, whose weight has scales, would be stored as.
 
     Args:
         module: Not changed.
@@ -34,7 +34,7 @@ def quantized_twin(module: FakeQuantized, tied: bool) -> QuantizedModule:
     assert isinstance(twin, QuantizedModule)
     if not tied:
         solved = module.rounding.solved(module.matrix(), f"{module.name}.weight")
-        twin.fill(solved.tensors())
+        twin.fill(solved)
     if getattr(module, "bias", None) is not None:
         twin.bias = module.bias  # the parameter itself, which another module may share
     static = module.input_quantizer

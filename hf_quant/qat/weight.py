@@ -11,8 +11,7 @@ from hf_quant.algorithms.base import QuantizedWeight
 from hf_quant.algorithms.grids import Clipping
 from hf_quant.algorithms.rtn import checked_range, rounded, rows_of
 from hf_quant.config.scheme import TensorScheme
-from hf_quant.formats import affine_format, scale_dtype
-from hf_quant.formats.packing import pack
+from hf_quant.formats import format_of
 from hf_quant.formats.zero_points import unpack_zero_points
 from hf_quant.qat.fake_quantize import LSQ, STRAIGHT, FakeQuantize
 from hf_quant.qat.learned_grid import LearnedGrid
@@ -44,7 +43,7 @@ class WeightQuantizer(nn.Module):
     end, as in a warm-up in float or with more bits, `solved` takes the grid from the weight.
 
     Args:
-        scheme: Integer scheme, group size settled.
+        scheme: One with scales, group size settled.
         rows: Rows of the weight.
         width: Numbers in a row.
         options: How the grid is found.
@@ -66,8 +65,12 @@ class WeightQuantizer(nn.Module):
         per_tensor = scheme.granularity == "tensor"
         shape = (1, 1) if per_tensor else (rows, width // self.group_size)
         numbers = rows * width if per_tensor else self.group_size
-        signed = affine_format(scheme).has_signed_scales
-        self.grid = LearnedGrid(scheme, shape, numbers, device, signed) if options.weights == "lsq" else None
+        self.format = format_of(scheme)
+        self.grid = (
+            LearnedGrid(scheme, shape, numbers, device, self.format.has_signed_scales)
+            if options.weights == "lsq"
+            else None
+        )
         self.register_buffer("bits", torch.zeros((), dtype=torch.int64, device=device))
 
     @torch.no_grad()
@@ -87,7 +90,7 @@ class WeightQuantizer(nn.Module):
             checked_range(matrix.flatten(), 0, name)
         else:
             found = rounded(matrix, self.current, name, self._clipping())
-            self.start_from(self.current, found.scale, found.zero_point)
+            self.start_from(self.current, found["scale"], found.get("zero_point"))
         self.bits.fill_(self.current.bits)
 
     def start_from(self, scheme: TensorScheme, scale: Tensor, zero_point: Tensor | None) -> None:
@@ -100,9 +103,11 @@ class WeightQuantizer(nn.Module):
 
     def use_bits(self, bits: int) -> None:
         """Train with `bits`, on the grid that there is."""
-        self.current = replace(self.scheme, bits=bits)
+        if bits != self.current.bits:
+            self.current = replace(self.scheme, bits=bits)
+            self.format = format_of(self.current)
         if self.grid is not None:
-            self.grid.scheme = self.current
+            self.grid.use(self.current)
 
     def forward(self, rows: Tensor, index: Tensor | None = None, whole: Tensor | None = None) -> Tensor:
         """Rows on their grid, float32, in the space that the scheme rotates to.
@@ -115,11 +120,10 @@ class WeightQuantizer(nn.Module):
         rows = self.rotated(rows)
         if not self.enabled:
             return rows
-        format = affine_format(self.current)
         scale, zero_point = self._grid(rows, index, whole)
         gradient, factor = (STRAIGHT, 1.0) if self.grid is None else (LSQ, self.grid.gradient_scale)
-        grid = (scale, zero_point, format.quant_min, format.quant_max)
-        return FakeQuantize.apply(rows.reshape(-1, self.group_size), *grid, gradient, factor).view(rows.shape)
+        grouped = rows.reshape(-1, self.group_size)
+        return FakeQuantize.apply(grouped, scale, zero_point, self.format, gradient, factor).view(rows.shape)
 
     @torch.no_grad()
     def sample(self, matrix: Tensor, numbers: int) -> WeightSample:
@@ -127,12 +131,10 @@ class WeightQuantizer(nn.Module):
         count = max(1, min(matrix.shape[0], numbers // matrix.shape[1]))
         rows = self.rotated(matrix[:count])
         scale, zero_point = self._grid(rows, torch.arange(count, device=matrix.device), matrix)
-        format = affine_format(self.current)
+        format = self.format
         grouped = rows.reshape(-1, self.group_size)
-        # As `encode` rounds, less the clamp.
-        steps = (grouped * scale.reciprocal()).round_()
-        steps = steps if zero_point is None else steps + zero_point
-        clipped = (steps < format.quant_min) | (steps > format.quant_max)
+        position = format.position(grouped * scale.reciprocal(), zero_point)
+        clipped = (position < format.span[0]) | (position > format.span[1])
         codes = format.encode(grouped, scale, zero_point)
         error = (format.decode(codes, scale, zero_point) - grouped).norm() / grouped.norm().clamp(min=1e-30)
         return WeightSample(codes, scale.abs().mean(), clipped.float().mean(), error)
@@ -153,15 +155,13 @@ class WeightQuantizer(nn.Module):
             return rounded(matrix, self.scheme, name)
         if int(self.bits) != self.scheme.bits:
             return rounded(matrix, self.scheme, name, self._clipping())
-        format = affine_format(self.scheme)
         self.use_bits(self.scheme.bits)
+        format = self.format
         scale, zero = self.grid()
         rows = rows_of(matrix, self.scheme).unflatten(-1, (-1, self.group_size))
         checked_range(rows, -1, name)
-        zero_point = None if zero is None else zero.to(format.dtype)
-        codes = format.encode(rows, scale[..., None], None if zero_point is None else zero_point[..., None])
-        words = pack(codes.flatten(-2), self.scheme.bits)
-        return QuantizedWeight.of_integers(words, scale.to(scale_dtype(self.scheme)), zero_point, self.scheme.bits)
+        codes = format.encode(rows, scale[..., None], None if zero is None else zero[..., None])
+        return format.stored(format.pack(codes.flatten(-2)), (scale, zero), name)
 
     def _grid(self, rows: Tensor, index: Tensor | None, whole: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Scale and zero point of float rows: ``[n * groups, 1]``, or ``[1, 1]`` per tensor."""
@@ -186,5 +186,5 @@ class WeightQuantizer(nn.Module):
                 # `aminmax` along a dimension is several times as slow as both of these.
                 grouped = rows.unflatten(-1, (-1, self.group_size))
                 low, high = grouped.amin(-1), grouped.amax(-1)
-            scale, zero_point = affine_format(self.current).weight_grid(low, high)
+            scale, zero_point = self.format.weight_grid(low, high)
         return scale, None if zero_point is None else zero_point.to(torch.float32)

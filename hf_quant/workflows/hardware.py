@@ -124,7 +124,7 @@ def _op(name: str) -> OpChoice:
 
 def _choice(preset: str) -> KernelChoice:
     scheme = fit(PRESETS[preset].linear, Candidate("linear", 768), preset)
-    if not scheme.weight.is_integer:
+    if not scheme.weight.has_scales:
         return KernelChoice(preset, str(scheme), "torch", {})
     spec, device = LinearSpec(scheme, 768, 768), torch.device("cpu")
     forced = os.environ.get(KERNEL_VARIABLE)

@@ -119,12 +119,12 @@ def left_by(
 
 
 def with_less_lost(table: LossTable, linears: Container[str], factor: float) -> LossTable:
-    """Losses of integer weights of linears, which is what recipes better, times `factor`; the others as they are."""
+    """Losses of weights in codes of linears, which is what recipes better, times `factor`; the others as they are."""
     rows = []
     for name, losses in zip(table.modules, table.losses, strict=True):
         rows.append(
             tuple(
-                loss * factor if loss is not None and name in linears and scheme.weight.is_integer else loss
+                loss * factor if loss is not None and name in linears and scheme.weight.has_scales else loss
                 for scheme, loss in zip(table.schemes, losses, strict=True)
             )
         )

@@ -3,7 +3,7 @@
 import torch
 
 from hf_quant.algorithms.base import InputStatistics
-from hf_quant.formats import affine_format
+from hf_quant.formats import format_of
 from hf_quant.formats.packing import unpack
 from hf_quant.formats.rotation import rotate
 from tests.zero_points import zero_points_of
@@ -29,11 +29,11 @@ def statistics(inputs):
 
 def decoded(solved, scheme, shape, turn_back=True):
     """What the codes stand for, ``[rows, width]``; turned back where the scheme rotates, unless told otherwise."""
-    groups = 1 if scheme.granularity == "tensor" else solved.scale.shape[1]
-    codes = unpack(solved.codes, scheme.bits, shape[1]).unflatten(-1, (groups, -1))
+    groups = 1 if scheme.granularity == "tensor" else solved["scale"].shape[1]
+    codes = unpack(solved["codes"], scheme.bits, shape[1]).unflatten(-1, (groups, -1))
     zero_point = zero_points_of(solved, scheme)
     zero_point = None if zero_point is None else zero_point[..., None]
-    real = affine_format(scheme).decode(codes, solved.scale[..., None].float(), zero_point).flatten(-2)
+    real = format_of(scheme).decode(codes, solved["scale"][..., None].float(), zero_point).flatten(-2)
     return rotate(real, scheme.rotation) if scheme.rotation and turn_back else real
 
 

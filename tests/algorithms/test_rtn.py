@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from hf_quant.algorithms import SOLVERS, rtn
 from hf_quant.algorithms.rtn import RoundToNearest
-from hf_quant.config.scheme import FORMAT_BITS, TensorScheme
+from hf_quant.config.formats import FORMATS
+from hf_quant.config.scheme import TensorScheme
 from hf_quant.errors import WeightError
-from hf_quant.formats import affine_format
+from hf_quant.formats import format_of
 from hf_quant.formats.packing import unpack, words_per_row
 from hf_quant.kernels.native.weights import can_quantize
 from tests.quantized_linear import DTYPES, run_python
@@ -22,7 +23,7 @@ from tests.zero_points import zero_points_of
 GRAINS = [("tensor", None), ("channel", None), ("group", 8), ("group", 16)]
 SCHEMES = [
     TensorScheme(bits=bits, symmetric=symmetric, granularity=granularity, group_size=size)
-    for bits in FORMAT_BITS["int"]
+    for bits in FORMATS["int"].bits
     for symmetric in (True, False)
     for granularity, size in GRAINS
 ]
@@ -62,14 +63,14 @@ def formula(weight, scheme):
 
 
 def decoded(solved, scheme, shape):
-    codes = unpack(solved.codes, scheme.bits, shape[1])
-    format = affine_format(scheme)
+    codes = unpack(solved["codes"], scheme.bits, shape[1])
+    format = format_of(scheme)
     if scheme.granularity == "tensor":
-        return format.decode(codes, solved.scale, zero_points_of(solved, scheme))
-    grouped = codes.unflatten(-1, (solved.scale.shape[1], -1))
+        return format.decode(codes, solved["scale"], zero_points_of(solved, scheme))
+    grouped = codes.unflatten(-1, (solved["scale"].shape[1], -1))
     zero_point = zero_points_of(solved, scheme)
     zero_point = None if zero_point is None else zero_point[..., None]
-    return format.decode(grouped, solved.scale[..., None], zero_point).flatten(-2)
+    return format.decode(grouped, solved["scale"][..., None], zero_point).flatten(-2)
 
 
 @every_scheme
@@ -78,15 +79,15 @@ def test_scales_and_zero_points_are_those_of_the_formula(scheme, dtype):
     weight = random_weight(dtype=dtype)
     solved = RoundToNearest().solve(weight, scheme, "weight")
     scale, zero_point = formula(weight, scheme)
-    assert solved.scale.dtype == affine_format(scheme).scale_dtype and solved.scale.shape == scale.shape
-    found, wanted = solved.scale.double().numpy(), np.where(scale == 0, np.finfo(np.float32).tiny, scale)
+    assert solved["scale"].dtype == format_of(scheme).scale_dtype and solved["scale"].shape == scale.shape
+    found, wanted = solved["scale"].double().numpy(), np.where(scale == 0, np.finfo(np.float32).tiny, scale)
     # Those of groups are rounded to bfloat16, and zero points follow the rounded scale.
     assert np.allclose(found, wanted, rtol=2.0**-8 if scheme.granularity == "group" else 1e-6)
     if scheme.granularity == "group":
         parts, shape = parts_of(weight, scheme)
         zero_point = -(2 ** (scheme.bits - 1)) - np.minimum(parts.min(1), 0).reshape(shape) / found
-    assert (solved.zero_point is None) == scheme.symmetric
-    if solved.zero_point is not None:
+    assert (solved.get("zero_point") is None) == scheme.symmetric
+    if solved.get("zero_point") is not None:
         zeros = zero_points_of(solved, scheme)
         # Float32 may fall on the other side of a tie; then both neighbours are as near.
         assert (np.abs(zeros.double().numpy() - zero_point) <= 0.5 + 2.0 ** (scheme.bits - 20)).all()
@@ -97,9 +98,9 @@ def test_scales_and_zero_points_are_those_of_the_formula(scheme, dtype):
 def test_every_weight_takes_the_nearest_code(scheme, dtype):
     weight = random_weight(dtype=dtype)
     solved = RoundToNearest().solve(weight, scheme, "weight")
-    assert solved.codes.dtype == torch.int32 and solved.codes.shape == (6, words_per_row(48, scheme.bits))
+    assert solved["codes"].dtype == torch.int32 and solved["codes"].shape == (6, words_per_row(48, scheme.bits))
     error = (decoded(solved, scheme, weight.shape).double() - weight.double()).abs()
-    scale = solved.scale.double()
+    scale = solved["scale"].double()
     steps = scale if scheme.granularity == "tensor" else scale.repeat_interleave(48 // scale.shape[1], 1)
     # A scale that was rounded to bfloat16 may end short of the extremes, by its error times the number of codes.
     short = 2.0 ** (scheme.bits - (8 if scheme.granularity == "group" else 22))
@@ -113,20 +114,20 @@ def test_codes_are_those_of_the_formula(scheme):
     weight = random_weight()
     solved = RoundToNearest().solve(weight, scheme, "weight")
     parts, _ = parts_of(weight, scheme)
-    scale = solved.scale.float().numpy().reshape(-1, 1)
+    scale = solved["scale"].float().numpy().reshape(-1, 1)
     zero = 0 if scheme.symmetric else zero_points_of(solved, scheme).numpy().astype(np.int64).reshape(-1, 1)
     half = 2 ** (scheme.bits - 1)
     codes = np.rint(parts.astype(np.float32) * (np.float32(1) / scale)).astype(np.int64) + zero
     lowest = -half + 1 if scheme.symmetric and scheme.bits >= 8 else -half
     expected = np.clip(codes, lowest, half - 1).reshape(6, 48)
-    assert np.array_equal(unpack(solved.codes, scheme.bits, 48).numpy(), expected)
+    assert np.array_equal(unpack(solved["codes"], scheme.bits, 48).numpy(), expected)
 
 
 @every_scheme
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_sources_give_what_their_float32_values_give(scheme, dtype):
     weight = random_weight(dtype=dtype)
-    half, single = (RoundToNearest().solve(source, scheme, "weight").tensors() for source in (weight, weight.float()))
+    half, single = (RoundToNearest().solve(source, scheme, "weight") for source in (weight, weight.float()))
     assert half.keys() == single.keys()
     assert all(torch.equal(half[name], single[name]) for name in half)
 
@@ -135,9 +136,9 @@ def test_half_precision_sources_give_what_their_float32_values_give(scheme, dtyp
 @pytest.mark.parametrize("numbers", [1, 48, 100, 10**9])
 def test_blocks_do_not_change_the_result(scheme, numbers, monkeypatch):
     weight = random_weight(rows=9)
-    whole = RoundToNearest().solve(weight, scheme, "weight").tensors()
+    whole = RoundToNearest().solve(weight, scheme, "weight")
     monkeypatch.setattr(rtn, "_BLOCK_NUMBERS", numbers)
-    blocks = RoundToNearest().solve(weight, scheme, "weight").tensors()
+    blocks = RoundToNearest().solve(weight, scheme, "weight")
     assert all(torch.equal(whole[name], blocks[name]) for name in whole)
 
 
@@ -145,8 +146,8 @@ def test_blocks_do_not_change_the_result(scheme, numbers, monkeypatch):
 def test_the_weight_may_be_a_transposed_view_and_is_not_changed(scheme):
     weight = random_weight(16, 48)
     before = weight.clone()
-    straight = RoundToNearest().solve(weight, scheme, "weight").tensors()
-    turned = RoundToNearest().solve(weight.t().contiguous().t(), scheme, "weight").tensors()
+    straight = RoundToNearest().solve(weight, scheme, "weight")
+    turned = RoundToNearest().solve(weight.t().contiguous().t(), scheme, "weight")
     assert all(torch.equal(straight[name], turned[name]) for name in straight)
     assert torch.equal(weight, before)
 
@@ -165,8 +166,8 @@ def test_any_finite_weight_comes_back_finite_and_within_a_step(scheme, rows, gro
     weight = torch.tensor(values, dtype=torch.float32).view(rows, width)
     solved = RoundToNearest().solve(weight, scheme, "weight")
     real = decoded(solved, scheme, weight.shape)
-    assert bool(torch.isfinite(real).all()) and bool((solved.scale != 0).all())
-    scale = solved.scale.double().abs()
+    assert bool(torch.isfinite(real).all()) and bool((solved["scale"] != 0).all())
+    scale = solved["scale"].double().abs()
     steps = scale if scheme.granularity == "tensor" else scale.repeat_interleave(width // scale.shape[1], 1)
     assert bool(((real.double() - weight.double()).abs() <= (1.01 if scheme.bits < 8 else 1.6) * steps).all())
 
@@ -199,8 +200,8 @@ def test_the_solver_is_in_the_table_and_needs_no_statistics():
 
 def test_tensors_go_by_the_names_of_quantized_modules():
     weight = random_weight()
-    symmetric = RoundToNearest().solve(weight, TensorScheme(), "weight").tensors()
-    asymmetric = RoundToNearest().solve(weight, TensorScheme(symmetric=False), "weight").tensors()
+    symmetric = RoundToNearest().solve(weight, TensorScheme(), "weight")
+    asymmetric = RoundToNearest().solve(weight, TensorScheme(symmetric=False), "weight")
     assert list(symmetric) == ["codes", "scale"]
     assert list(asymmetric) == ["codes", "scale", "zero_point"]
 
@@ -236,7 +237,7 @@ def test_native_and_python_code_round_alike_to_the_last_bit(scheme, rotation, dt
     weight = random_weight(rows=9, dtype=dtype)
     if not can_quantize(weight, scheme):
         pytest.skip("rounded in Python anyway")
-    native = RoundToNearest().solve(weight, scheme, "weight").tensors()
+    native = RoundToNearest().solve(weight, scheme, "weight")
     monkeypatch.setattr(rtn, "can_quantize", lambda weight, scheme: False)
-    python = RoundToNearest().solve(weight, scheme, "weight").tensors()
+    python = RoundToNearest().solve(weight, scheme, "weight")
     assert all(torch.equal(native[name], python[name]) for name in python)

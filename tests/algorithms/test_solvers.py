@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from hf_quant.algorithms import SOLVERS
-from hf_quant.algorithms.base import QuantizedWeight
 from hf_quant.algorithms.rtn import RoundToNearest
-from hf_quant.config.scheme import FORMAT_BITS, TensorScheme
+from hf_quant.config.formats import FORMATS
+from hf_quant.config.scheme import TensorScheme
 from hf_quant.errors import WeightError
-from hf_quant.formats import affine_format, scale_dtype
+from hf_quant.formats import format_of, scale_dtype
 from hf_quant.formats.packing import padding_is_zero, unpack, words_per_row
 from tests.algorithms.problem import (
     decoded,
@@ -25,7 +25,7 @@ WIDTH = 96
 GRAINS = [("tensor", None), ("channel", None), ("group", 8), ("group", 32)]
 SCHEMES = [
     TensorScheme(bits=bits, symmetric=symmetric, granularity=granularity, group_size=size, rotation=rotation)
-    for bits in FORMAT_BITS["int"]
+    for bits in FORMATS["int"].bits
     for symmetric in (True, False)
     for granularity, size in GRAINS
     for rotation in (None, 32)
@@ -47,20 +47,20 @@ INPUTS = statistics(make_inputs(WIDTH))
 def test_tensors_are_those_that_modules_store(solver, scheme):
     weight = make_weight(7, WIDTH)
     solved = SOLVERS[solver]().solve(weight, scheme, "weight", INPUTS)
-    assert isinstance(solved, QuantizedWeight)
+    assert isinstance(solved, dict)
     groups = WIDTH // scheme.group_size if scheme.group_size else 1
     shape = (1, 1) if scheme.granularity == "tensor" else (7, groups)
-    assert solved.codes.dtype == torch.int32 and solved.codes.shape == (7, words_per_row(WIDTH, scheme.bits))
-    assert solved.codes.is_contiguous() and padding_is_zero(solved.codes, scheme.bits, WIDTH)
-    assert solved.scale.dtype == scale_dtype(scheme) and solved.scale.shape == shape
-    assert bool((solved.scale.abs() > 0).all()) and bool(solved.scale.isfinite().all())
-    assert (solved.zero_point is None) == scheme.symmetric
-    if solved.zero_point is not None:
+    assert solved["codes"].dtype == torch.int32 and solved["codes"].shape == (7, words_per_row(WIDTH, scheme.bits))
+    assert solved["codes"].is_contiguous() and padding_is_zero(solved["codes"], scheme.bits, WIDTH)
+    assert solved["scale"].dtype == scale_dtype(scheme) and solved["scale"].shape == shape
+    assert bool((solved["scale"].abs() > 0).all()) and bool(solved["scale"].isfinite().all())
+    assert (solved.get("zero_point") is None) == scheme.symmetric
+    if solved.get("zero_point") is not None:
         numbers = shape[0] * shape[1]
         words = words_per_row(numbers, scheme.bits)
-        assert solved.zero_point.dtype == torch.int32 and solved.zero_point.shape == (words,)
-        assert padding_is_zero(solved.zero_point, scheme.bits, numbers)
-    assert int(unpack(solved.codes, scheme.bits, WIDTH).min()) >= affine_format(scheme).quant_min
+        assert solved.get("zero_point").dtype == torch.int32 and solved.get("zero_point").shape == (words,)
+        assert padding_is_zero(solved.get("zero_point"), scheme.bits, numbers)
+    assert int(unpack(solved["codes"], scheme.bits, WIDTH).min()) >= format_of(scheme).quant_min
 
 
 @every_scheme
@@ -88,7 +88,7 @@ def test_clipping_is_no_worse_than_the_whole_range_for_the_weights(scheme):
 def test_half_precision_gives_what_its_float32_values_give(solver, dtype):
     scheme = TensorScheme(bits=4, symmetric=False, granularity="group", group_size=32)
     weight = make_weight(9, WIDTH, dtype=dtype)
-    half, single = (SOLVERS[solver]().solve(w, scheme, "weight", INPUTS).tensors() for w in (weight, weight.float()))
+    half, single = (SOLVERS[solver]().solve(w, scheme, "weight", INPUTS) for w in (weight, weight.float()))
     assert all(torch.equal(half[name], single[name]) for name in single)
 
 
@@ -97,7 +97,7 @@ def test_half_precision_gives_what_its_float32_values_give(solver, dtype):
 def test_runs_are_alike_to_the_last_bit_and_leave_what_they_are_given_alone(solver, scheme):
     weight = torch.nn.Parameter(make_weight(20, WIDTH))
     before, hessian = weight.detach().clone(), INPUTS.hessian.clone()
-    first, second = (SOLVERS[solver]().solve(weight, scheme, "weight", INPUTS).tensors() for _ in range(2))
+    first, second = (SOLVERS[solver]().solve(weight, scheme, "weight", INPUTS) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) and not first[name].requires_grad for name in first)
     assert torch.equal(weight, before) and torch.equal(INPUTS.hessian, hessian)
 
@@ -107,8 +107,7 @@ def test_runs_are_alike_to_the_last_bit_and_leave_what_they_are_given_alone(solv
 def test_a_transposed_view_gives_what_the_straight_weight_gives(solver, scheme):
     weight = make_weight(20, WIDTH)
     straight, turned = (
-        SOLVERS[solver]().solve(source, scheme, "weight", INPUTS).tensors()
-        for source in (weight, weight.t().contiguous().t())
+        SOLVERS[solver]().solve(source, scheme, "weight", INPUTS) for source in (weight, weight.t().contiguous().t())
     )
     assert all(torch.equal(straight[name], turned[name]) for name in straight)
 

@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_quant.config.scheme import FORMAT_BITS, GRANULARITIES, Scheme, TensorScheme
+from hf_quant.config.formats import FORMATS
+from hf_quant.config.scheme import GRANULARITIES, Scheme, TensorScheme
 from hf_quant.errors import ConfigError
 
 integer_weights = st.builds(
     lambda bits, symmetric, shared: TensorScheme(
         bits=bits, symmetric=symmetric, granularity=shared[0], group_size=shared[1]
     ),
-    st.sampled_from(FORMAT_BITS["int"]),
+    st.sampled_from(FORMATS["int"].bits),
     st.booleans(),
     st.sampled_from([("tensor", None), ("channel", None), ("group", None), ("group", 8), ("group", 128)]),
 )
@@ -80,6 +81,12 @@ def test_schemes_cannot_be_changed():
         ({"granularity": "group", "group_size": 32.0}, "not 32.0"),
         ({"format": "bfloat", "bits": 16, "symmetric": False}, "format 'bfloat' has no scales"),
         ({"format": "float", "bits": 16, "granularity": "group"}, "format 'float' has no scales"),
+        ({"format": "float", "bits": 16, "scale_dtype": "float16"}, "format 'float' has no scales"),
+        ({"format": "float", "bits": 16, "rotation": 16}, "rotation is None or, beside scales"),
+        ({"format": "nf4", "bits": 8}, "format 'nf4' has no 8-bit variant"),
+        ({"format": "nf4", "bits": 4, "symmetric": False}, r"format 'nf4' has no zero points: .* one of \['int'\]"),
+        ({"scale_dtype": "float8"}, "no scale_dtype 'float8'; .*Known: float32, bfloat16, float16"),
+        ({"scale_dtype": 16}, "no scale_dtype 16"),
     ],
 )
 def test_wrong_values_are_refused_with_the_valid_ones(values, message):
@@ -130,8 +137,19 @@ def test_unknown_keys_are_refused_with_the_nearest(values, message):
         ),
         (TensorScheme(), TensorScheme(bits=4, granularity="tensor"), "8 or 16 bits, not 4"),
         (TensorScheme(), TensorScheme(granularity="token"), "static inputs have one scale"),
-        (TensorScheme("float", 16), TensorScheme(granularity="tensor"), "beside an integer weight"),
-        (TensorScheme(), TensorScheme("float", 16), "an integer format beside an integer weight"),
+        (
+            TensorScheme("float", 16),
+            TensorScheme(granularity="tensor"),
+            "int beside a weight of int, .* not int beside float",
+        ),
+        (TensorScheme(), TensorScheme("float", 16), "not float beside int"),
+        (TensorScheme("nf4", 4), TensorScheme(granularity="token", dynamic=True), "not int beside nf4"),
+        (TensorScheme(), TensorScheme("nf4", 4, granularity="token", dynamic=True), "not nf4 beside int"),
+        (
+            TensorScheme(),
+            TensorScheme(granularity="token", dynamic=True, scale_dtype="float16"),
+            "scale_dtype belongs to the weight",
+        ),
     ],
 )
 def test_what_makes_no_sense_for_a_weight_or_an_input_is_refused(weight, input, message):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_quant.config.scheme import TensorScheme
-from hf_quant.formats import AffineFormat, affine_format
+from hf_quant.formats import AffineFormat, format_of
 
 WIDTHS = [2, 3, 4, 5, 6, 7, 8, 16]
 FORMATS = [AffineFormat(bits, symmetric) for bits in WIDTHS for symmetric in (True, False)]
@@ -165,7 +165,7 @@ def test_values_outside_the_grid_take_its_last_code():
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_codes_and_zero_points_have_the_dtype_that_packing_reads(bits):
     scheme = TensorScheme(bits=bits, symmetric=False)
-    codes, _, zero_point, _ = on_grid(affine_format(scheme), torch.tensor([-1.0, 2.0]))
+    codes, _, zero_point, _ = on_grid(format_of(scheme), torch.tensor([-1.0, 2.0]))
     assert codes.dtype == zero_point.dtype == (torch.int16 if bits == 16 else torch.int8)
 
 

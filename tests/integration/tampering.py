@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from hf_quant import HfQuantConfig, Scheme, TensorScheme, quantize
-from hf_quant.formats import affine_format
+from hf_quant.formats import format_of
 from hf_quant.formats.packing import padding_is_zero, unpack, words_per_row
 from hf_quant.modules.swap import quantized_modules
 
@@ -136,7 +136,7 @@ def assert_in_range(model: Any) -> None:
         found += 1
         scheme, width = module.spec.scheme.weight, module.spec.in_features
         tensors = module.neutral()
-        format, words = affine_format(scheme), tensors["codes"]
+        format, words = format_of(scheme), tensors["codes"]
         codes = unpack(words, scheme.bits, width)
         assert codes.shape == (module.spec.out_features, width), name
         assert format.quant_min <= int(codes.min()) and int(codes.max()) <= format.quant_max, name

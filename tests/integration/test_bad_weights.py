@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, LlamaConfig
 
 from hf_quant import HfQuantConfig, Scheme, TensorScheme, quantize
 from hf_quant.algorithms import SOLVERS
-from hf_quant.config.scheme import FORMAT_BITS
+from hf_quant.config.formats import FORMATS
 from hf_quant.errors import HfQuantError, PlanError, WeightError
-from hf_quant.formats import affine_format
+from hf_quant.formats import format_of
 from hf_quant.formats.packing import unpack
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.swap import quantized_modules
@@ -21,7 +21,7 @@ from tests.zero_points import zero_points_of
 
 NAMES = ["bert-int8", "gpt2-int4", "llama-int4", "llama-int8"]
 POISON = [float("nan"), float("inf"), float("-inf")]
-BITS = FORMAT_BITS["int"]
+BITS = FORMATS["int"].bits
 
 
 def preset(name):
@@ -79,11 +79,11 @@ def decoded(weight, scheme):
     solved = SOLVERS["rtn"]().solve(weight, scheme, "weight")
     rows, width = weight.shape
     groups = (-1, scheme.group_size or width)
-    codes = unpack(solved.codes, scheme.bits, width).unflatten(-1, groups)
+    codes = unpack(solved["codes"], scheme.bits, width).unflatten(-1, groups)
     zero_point = zero_points_of(solved, scheme)
     zero_point = None if zero_point is None else zero_point[..., None]
-    values = affine_format(scheme).decode(codes, solved.scale[..., None], zero_point).flatten(-2)
-    scale = solved.scale[..., None].expand(rows if len(solved.scale) > 1 else 1, *codes.shape[1:]).flatten(-2)
+    values = format_of(scheme).decode(codes, solved["scale"][..., None], zero_point).flatten(-2)
+    scale = solved["scale"][..., None].expand(rows if len(solved["scale"]) > 1 else 1, *codes.shape[1:]).flatten(-2)
     return values, scale.expand(rows, width)
 
 
@@ -93,7 +93,7 @@ def assert_within_half_a_step(values, weight, scale, scheme):
     if (scale == scale.bfloat16()).all():
         # Rounded to bfloat16, which may leave the extremes just past the last code.
         rounding += weight.double().abs().amax() * 2 * torch.finfo(torch.bfloat16).eps
-    steps, format = scale.double().abs(), affine_format(scheme)
+    steps, format = scale.double().abs(), format_of(scheme)
     # Where scales have a sign, the highest code lies a step nearer to zero than the lowest: what is beyond is clipped.
     clipped = format.has_signed_scales & (weight.double() / scale.double() > format.quant_max + 0.5)
     assert ((values.double() - weight.double()).abs() <= torch.where(clipped, 1, 0.5) * steps + rounding).all()

@@ -8,7 +8,7 @@ import torch
 import hf_quant
 from hf_quant import HfQuantConfig, Scheme, TensorScheme
 from hf_quant.errors import ConfigError, PlanError
-from hf_quant.formats import affine_format
+from hf_quant.formats import format_of
 from hf_quant.formats.rotation import rotate
 from tests.integration.tiny import FAMILIES, auto_class, error, outputs, tiny_model
 
@@ -53,7 +53,7 @@ def test_outliers_in_the_input_cost_less():
     exact = inputs @ weight.t()
 
     def quantized(left, right):
-        codes = affine_format(plain)
+        codes = format_of(plain)
         return codes.decode(*codes.quantize_input(left)) @ right.t()
 
     without = (quantized(inputs, weight) - exact).norm()

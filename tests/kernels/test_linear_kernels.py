@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from hf_quant.formats.nf4 import NF4
 from hf_quant.formats.packing import unpack
 from hf_quant.formats.rotation import rotate
 from hf_quant.formats.zero_points import unpack_zero_points
@@ -70,7 +71,7 @@ def test_a_kernel_does_not_change_its_input_or_operands(kernel, name):
     operands = prepacked(get_kernel(kernel), make_operands(spec), spec)
     for tokens in (3, 70):
         input = make_input(spec, tokens)
-        tensors = [input, operands.weight, operands.weight_scale, operands.bias, *operands.packed]
+        tensors = [input, *operands.weight.values(), operands.bias, *operands.packed]
         before = [tensor.clone() for tensor in tensors]
         first = get_kernel(kernel).run(input, operands, spec)
         assert all(torch.equal(*pair) for pair in zip(tensors, before, strict=True))
@@ -136,7 +137,7 @@ def test_the_neutral_codes_come_back_bit_for_bit(kernel, name):
     for spec in supported_specs(kernel, name):
         operands = make_operands(spec)
         words = get_kernel(kernel).unpack(get_kernel(kernel).lay_out(operands, spec), spec)
-        assert words.dtype == torch.int32 and torch.equal(words, operands.weight)
+        assert words.dtype == torch.int32 and torch.equal(words, operands.weight["codes"])
 
 
 @every_case
@@ -180,14 +181,16 @@ def independent_codes(real, scheme, operands):
 
 
 def independent_output(input, operands, spec):
-    """The contract in numpy: int64 codes, sums of integers, one float64 scale per group."""
+    """The contract in numpy: int64 codes, sums of integers or of levels, one float64 scale per group."""
     scheme = spec.scheme
     real = (input if scheme.weight.rotation is None else rotate(input, scheme.weight.rotation)).numpy()
-    weight = unpack(operands.weight, scheme.weight.bits, spec.in_features).numpy().astype(np.int64)
-    scale = np.broadcast_to(operands.weight_scale.double().numpy(), (spec.out_features, spec.groups))
+    weight = unpack(operands.weight["codes"], scheme.weight.bits, spec.in_features).numpy().astype(np.int64)
+    if scheme.weight.format == "nf4":
+        weight = np.float32(NF4.levels).astype(np.float64)[weight + 8]
+    scale = np.broadcast_to(operands.weight["scale"].double().numpy(), (spec.out_features, spec.groups))
     zeros = np.zeros_like(scale, dtype=np.int64)
-    if operands.weight_zero_point is not None:
-        zeros = unpack_zero_points(operands.weight_zero_point, scheme.weight.bits, spec.scale_shape)
+    if "zero_point" in operands.weight:
+        zeros = unpack_zero_points(operands.weight["zero_point"], scheme.weight.bits, spec.scale_shape)
         zeros = np.broadcast_to(zeros.numpy().astype(np.int64), scale.shape)
     whole = None
     if scheme.input is not None and scheme.input.granularity != "group":
@@ -224,7 +227,7 @@ def test_the_reference_is_exact_where_float32_is_not(bits):
     operands = make_operands(spec, bias=False)
     top = 2 ** (bits - 1) - 1
     codes = torch.full((192, 320), top, dtype=torch.int8 if bits == 8 else torch.int16)
-    operands = replace(operands, weight=codes.view(torch.int32), weight_scale=torch.ones(192, 1))
+    operands = replace(operands, weight={"codes": codes.view(torch.int32), "scale": torch.ones(192, 1)})
     input = torch.full((1, 320), float(top), dtype=torch.float64)
     input[0, 0] = 1.0
     assert reference_output(input, operands, spec).unique().item() == float(319 * top * top + top)
@@ -264,8 +267,9 @@ UNALIGNED = """
                     continue
                 usual = prepacked(kernel, operands, spec)
                 for by in (4, 12, 1):
-                    shifted = prepacked(kernel, replace(operands, weight=moved(operands.weight, by)), spec)
-                    assert by == 1 or shifted.weight.data_ptr() % 64 == by or kernel.replaces_weight
+                    weight = {**operands.weight, "codes": moved(operands.weight["codes"], by)}
+                    shifted = prepacked(kernel, replace(operands, weight=weight), spec)
+                    assert by == 1 or shifted.weight["codes"].data_ptr() % 64 == by or kernel.replaces_weight
                     for dtype in DTYPES:
                         for tokens in (1, 5, 70):
                             input = make_input(spec, tokens, dtype)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map_only
 
 from hf_quant.kernels import ops
 from hf_quant.kernels.dispatch import KERNELS, get_kernel
@@ -33,9 +34,7 @@ checked_case = pytest.mark.parametrize(("kernel", "name"), [case for case in CAS
 def arguments(operands, spec, kernel):
     """Everything after the first tensor, as the ops take it."""
     tensors = (
-        operands.weight,
-        operands.weight_scale,
-        operands.weight_zero_point,
+        list(operands.weight.values()),
         operands.bias,
         operands.input_scale,
         operands.input_zero_point,
@@ -77,8 +76,8 @@ def test_the_embedding_op_keeps_its_contract(name, dtype):
     indices = torch.tensor([[0, 19, 3], [3, 3, 1]])
     results = torch.library.opcheck(
         torch.ops.hf_quant.embedding.default,
-        (indices, operands.weight, operands.weight_scale, operands.weight_zero_point),
-        {"scheme": spec.text, "embedding_dim": 64, "dtype": dtype},
+        (indices, list(operands.weight.values())),
+        {"scheme": spec.text, "embedding_dim": 64, "num_embeddings": 20, "dtype": dtype},
     )
     assert set(results.values()) == {"SUCCESS"}
 
@@ -91,9 +90,8 @@ def test_the_fake_linear_agrees_on_shape_and_dtype(kernel, name, dtype, leading)
     tensors, facts = arguments(prepacked(get_kernel(kernel), make_operands(spec), spec), spec, kernel)
     input = torch.ones(*leading, 64, dtype=dtype)
     real = torch.ops.hf_quant.linear(input, *tensors, **facts)
-    move = lambda value: value.to("meta") if isinstance(value, torch.Tensor) else value  # noqa: E731
     fake = torch.ops.hf_quant.linear(
-        input.to("meta"), *map(move, tensors[:-1]), [tensor.to("meta") for tensor in tensors[-1]], **facts
+        *tree_map_only(torch.Tensor, lambda each: each.to("meta"), (input, *tensors)), **facts
     )
     assert fake.is_meta and (fake.shape, fake.dtype, fake.stride()) == (real.shape, real.dtype, real.stride())
 
@@ -104,11 +102,11 @@ def test_the_fake_linear_agrees_on_shape_and_dtype(kernel, name, dtype, leading)
 def test_the_fake_embedding_agrees_on_shape_and_dtype(dtype, shape, index_dtype):
     spec = spec_for("w3a8 g32", 64, 20)
     operands = make_operands(spec)
-    tensors = (operands.weight, operands.weight_scale, operands.weight_zero_point)
-    facts = {"scheme": spec.text, "embedding_dim": 64, "dtype": dtype}
+    tensors = list(operands.weight.values())
+    facts = {"scheme": spec.text, "embedding_dim": 64, "num_embeddings": 20, "dtype": dtype}
     indices = torch.ones(shape, dtype=index_dtype)
-    real = torch.ops.hf_quant.embedding(indices, *tensors, **facts)
-    fake = torch.ops.hf_quant.embedding(indices.to("meta"), *(tensor.to("meta") for tensor in tensors), **facts)
+    real = torch.ops.hf_quant.embedding(indices, tensors, **facts)
+    fake = torch.ops.hf_quant.embedding(indices.to("meta"), [tensor.to("meta") for tensor in tensors], **facts)
     assert (fake.shape, fake.dtype) == (real.shape, real.dtype) == ((*shape, 64), dtype)
 
 
@@ -188,7 +186,7 @@ def test_an_index_past_the_table_is_an_error():
     operands = make_operands(spec)
     for index in (20, -1):
         with pytest.raises(IndexError):
-            ops.embedding(torch.tensor([index]), operands.weight, operands.weight_scale, None, spec, torch.float32)
+            ops.embedding(torch.tensor([index]), operands.weight, spec, torch.float32)
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -201,7 +199,5 @@ def test_looked_up_rows_are_rows_of_the_decoded_table(name):
         table = ops.dequantize(operands, spec, None)
         indices = torch.tensor([[0, 19, 3], [3, 3, 1]])
         for dtype in DTYPES:
-            rows = ops.embedding(
-                indices, operands.weight, operands.weight_scale, operands.weight_zero_point, spec, dtype
-            )
+            rows = ops.embedding(indices, operands.weight, spec, dtype)
             assert torch.equal(rows, table[indices].to(dtype))

@@ -17,8 +17,7 @@ every_scheme = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 def make_embedding(spec, padding_idx=None, dtype=torch.float32, seed=0):
     module = QuantizedEmbedding(spec.out_features, spec.in_features, padding_idx, spec.scheme, dtype=dtype)
     operands = make_operands(spec, seed=seed)
-    tensors = {"codes": operands.weight, "scale": operands.weight_scale, "zero_point": operands.weight_zero_point}
-    module.fill({name: tensor for name, tensor in tensors.items() if tensor is not None})
+    module.fill(operands.weight)
     module.prepare()
     return module
 
@@ -73,7 +72,7 @@ def test_state_dicts_hold_codes_and_scales_and_nothing_else(spec):
         name: (tuple(tensor.shape), tensor.dtype) for name, tensor in stored_state(module, module.state_dict()).items()
     }
     assert facts == module.saved_tensors()
-    assert torch.equal(stored_state(module, module.state_dict())["weight"], make_operands(spec).weight)
+    assert torch.equal(stored_state(module, module.state_dict())["weight"], make_operands(spec).weight["codes"])
 
 
 @pytest.mark.parametrize("index", [20, -1])

@@ -19,7 +19,7 @@ from hf_quant.modules.swap import quantized_modules, restore_float, swap
 from tests.quantized_linear import relative_error
 from tests.quantized_modules import COPIES, IDS, Body, Model, quantize, quantized_model
 
-INTEGER = [name for name, preset in PRESETS.items() if preset.linear.weight.is_integer]
+INTEGER = [name for name, preset in PRESETS.items() if preset.linear.weight.has_scales]
 every_preset = pytest.mark.parametrize("preset", PRESETS)
 integer_preset = pytest.mark.parametrize("preset", INTEGER)
 

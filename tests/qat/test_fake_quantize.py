@@ -27,7 +27,7 @@ def problem(rows, width, bits, symmetric, seed, one_grid=False, dtype=torch.floa
 
 
 def apply(format, real, scale, zero_point, gradient, factor=1.0):
-    return FakeQuantize.apply(real, scale, zero_point, format.quant_min, format.quant_max, gradient, factor)
+    return FakeQuantize.apply(real, scale, zero_point, format, gradient, factor)
 
 
 def gradients(format, real, scale, zero_point, gradient, incoming, factor=1.0):

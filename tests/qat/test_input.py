@@ -23,8 +23,7 @@ def tokens(seed=0, shape=(2, 5), dtype=torch.float32):
 
 
 def expected(values, scheme, scale=None, zero_point=None):
-    nothing = torch.empty(0)
-    operands = LinearOperands(nothing, nothing, input_scale=scale, input_zero_point=zero_point)
+    operands = LinearOperands({}, input_scale=scale, input_zero_point=zero_point)
     return fake_quantize_input(values.flatten(0, -2), operands, LinearSpec(scheme, WIDTH, 1)).view(values.shape)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hf_quant.config.scheme import TensorScheme
 from hf_quant.errors import TrainingError
-from hf_quant.formats import affine_format
+from hf_quant.formats import format_of
 from hf_quant.qat.check import check_grids, negative_scales
 from hf_quant.qat.fake_quantize import LSQ, FakeQuantize
 from hf_quant.qat.learned_grid import LearnedGrid
@@ -34,7 +34,7 @@ def grid_of(scheme, scale, offset=None):
 def test_grids_are_as_they_will_be_stored(bits, group, scale, offset):
     granularity = {"granularity": "group", "group_size": 16} if group else {}
     scheme = TensorScheme(bits=bits, symmetric=False, **granularity)
-    format = affine_format(scheme)
+    format = format_of(scheme)
     found, zero_point = grid_of(scheme, scale, offset)()
     assert torch.equal(found.to(format.scale_dtype).float(), found)
     assert torch.equal(zero_point, zero_point.round())
@@ -45,7 +45,7 @@ def test_grids_are_as_they_will_be_stored(bits, group, scale, offset):
 @given(symmetric=st.booleans(), bits=st.sampled_from([2, 4, 8]), low=st.floats(-9, -0.1), high=st.floats(0.1, 9))
 def test_a_grid_starts_as_the_one_it_was_given(symmetric, bits, low, high):
     scheme = TensorScheme(bits=bits, symmetric=symmetric)
-    scale, zero_point = affine_format(scheme).weight_grid(torch.tensor([[low]]), torch.tensor([[high]]))
+    scale, zero_point = format_of(scheme).weight_grid(torch.tensor([[low]]), torch.tensor([[high]]))
     grid = LearnedGrid(scheme, (1, 1), 16)
     assert not grid.is_initialised and bool(grid.scale.isnan())
     grid.initialise(scheme, scale, zero_point)
@@ -63,12 +63,12 @@ def test_gradients_are_scaled_by_the_count_of_numbers_and_the_highest_code(bits,
 def test_offset_and_scale_have_the_gradients_of_lsq_plus():
     # x_hat = round(clip((x - offset) / scale, n, p)) * scale + offset (arXiv:2004.09576, eq. 5 and 6)
     scheme = TensorScheme(bits=4, symmetric=False)
-    format = affine_format(scheme)
+    format = format_of(scheme)
     grid = grid_of(scheme, 0.25, -0.5)  # zero point 2
     real = torch.tensor([[-9.0, -0.3, 0.1, 0.6, 9.0]])
     incoming = torch.tensor([[1.0, 2.0, 3.0, 5.0, 7.0]])
     scale, zero_point = grid()
-    FakeQuantize.apply(real, scale, zero_point, format.quant_min, format.quant_max, LSQ).backward(incoming)
+    FakeQuantize.apply(real, scale, zero_point, format, LSQ).backward(incoming)
     v = (real + 0.5) / 0.25
     of_scale = torch.where(v < -8, -8.0, torch.where(v > 7, 7.0, v.round() - v))
     of_offset = ((v < -8) | (v > 7)).float()
@@ -81,7 +81,7 @@ def test_rows_of_zeros_start_in_the_middle_of_the_others(symmetric):
     scheme = TensorScheme(bits=4, symmetric=symmetric)
     # Where scales have a sign, those of the first and the last are negative.
     low, high = torch.tensor([[-0.5], [0.0], [-3.0], [-1.0]]), torch.tensor([[1.0], [0.0], [1.0], [2.0]])
-    scale, zero_point = affine_format(scheme).weight_grid(low, high)
+    scale, zero_point = format_of(scheme).weight_grid(low, high)
     grid = LearnedGrid(scheme, (4, 1), 16)
     grid.initialise(scheme, scale, zero_point)
     found, zero = grid()
@@ -98,11 +98,11 @@ def test_casts_of_a_model_leave_grids_in_float32(dtype):
 
 def test_a_negative_scale_has_the_gradient_of_the_formula():
     scheme = TensorScheme(bits=4)
-    format, grid = affine_format(scheme), grid_of(scheme, -0.25)
+    format, grid = format_of(scheme), grid_of(scheme, -0.25)
     real = torch.tensor([[-9.0, -0.3, 0.1, 0.6, 9.0]])
     incoming = torch.tensor([[1.0, 2.0, 3.0, 5.0, 7.0]])
     scale, zero_point = grid()
-    found = FakeQuantize.apply(real, scale, zero_point, format.quant_min, format.quant_max, LSQ)
+    found = FakeQuantize.apply(real, scale, zero_point, format, LSQ)
     assert found.tolist() == [[-1.75, -0.25, 0.0, 0.5, 2.0]]
     found.backward(incoming)
     v = real / -0.25
@@ -116,7 +116,7 @@ def test_a_negative_scale_has_the_gradient_of_the_formula():
 )
 def test_a_scale_may_be_negative_only_where_scales_have_a_sign(signed, scale, refused):
     scheme = TensorScheme(bits=4 if signed else 8)
-    grid = LearnedGrid(scheme, (2, 1), 16, signed=affine_format(scheme).has_signed_scales)
+    grid = LearnedGrid(scheme, (2, 1), 16, signed=format_of(scheme).has_signed_scales)
     grid.initialise(scheme, torch.full((2, 1), 0.5), None)
     with torch.no_grad():
         grid.scale[1] = scale

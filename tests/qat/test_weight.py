@@ -9,7 +9,7 @@ from hf_quant.algorithms import SOLVERS
 from hf_quant.algorithms.mse import ClippedToNearest
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import ConfigError, UnknownName, WeightError
-from hf_quant.formats import affine_format
+from hf_quant.formats import format_of
 from hf_quant.formats.packing import unpack
 from hf_quant.modules.linear import QuantizedLinear
 from hf_quant.qat.options import QATOptions
@@ -33,11 +33,11 @@ def quantizer(scheme, weight, **options):
 
 def decoded(solved, scheme, rows=ROWS):
     """What a quantized module makes of the codes, before any rotation back."""
-    format, groups = affine_format(scheme), solved.scale.shape[-1]
-    codes = unpack(solved.codes, scheme.bits, WIDTH).unflatten(-1, (groups, -1))
+    format, groups = format_of(scheme), solved["scale"].shape[-1]
+    codes = unpack(solved["codes"], scheme.bits, WIDTH).unflatten(-1, (groups, -1))
     zero_point = zero_points_of(solved, scheme)
     zero_point = None if zero_point is None else zero_point[..., None]
-    return format.decode(codes, solved.scale[..., None].float(), zero_point).flatten(-2)
+    return format.decode(codes, solved["scale"][..., None].float(), zero_point).flatten(-2)
 
 
 @pytest.mark.parametrize("scheme", WEIGHTS.values(), ids=WEIGHTS)
@@ -58,7 +58,7 @@ def test_min_max_training_ends_as_rounding_to_nearest(scheme):
     weight = matrix()
     made = quantizer(scheme, weight, weights="minmax")
     found, expected = made.solved(weight, "weight"), SOLVERS["rtn"]().solve(weight, scheme, "weight")
-    assert all(torch.equal(a, b) for a, b in zip(found.tensors().values(), expected.tensors().values(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(found.values(), expected.values(), strict=True))
     assert list(made.parameters()) == []
 
 
@@ -68,8 +68,8 @@ def test_learned_grids_start_from_statistics_of_the_weight(scheme, initial, solv
     weight = matrix()
     made = quantizer(scheme, weight, initial=initial)
     found, expected = made.solved(weight, "weight"), solver.solve(weight, scheme, "weight")
-    assert all(torch.equal(a, b) for a, b in zip(found.tensors().values(), expected.tensors().values(), strict=True))
-    assert torch.equal(made.grid.scale, expected.scale.float())
+    assert all(torch.equal(a, b) for a, b in zip(found.values(), expected.values(), strict=True))
+    assert torch.equal(made.grid.scale, expected["scale"].float())
 
 
 @pytest.mark.parametrize("scheme", WEIGHTS.values(), ids=WEIGHTS)
@@ -77,7 +77,7 @@ def test_what_is_stored_passes_the_checks_of_a_checkpoint(scheme):
     weight = matrix()
     made = quantizer(scheme, weight)
     linear = QuantizedLinear(WIDTH, ROWS, False, Scheme(scheme))
-    linear.fill(made.solved(weight, "weight").tensors())
+    linear.fill(made.solved(weight, "weight"))
     linear.check_values("linear")
 
 

@@ -39,7 +39,10 @@ def pack(operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
     """
     library = _library()
     zeros = _checked_zeros(operands, spec)
-    neutral = _neutral(operands, zeros, spec)
+    scale = operands.weight["scale"]
+    _check(scale, spec.scale_dtype, spec.scale_shape, "weight_scale")
+    scale = scale if group_of(spec) else scale.to(torch.float32)  # exact, whatever it is stored in
+    neutral = _neutral(operands, scale, zeros, spec)
     blocks = torch.empty(library.hf_quant_packed_bytes(ctypes.byref(neutral)), dtype=torch.uint8, device="cpu")
     library.hf_quant_pack(ctypes.byref(neutral), blocks.data_ptr(), torch.get_num_threads())
     return blocks
@@ -76,7 +79,7 @@ def unpack(blocks: torch.Tensor, spec: LinearSpec) -> torch.Tensor:
 
 
 def _checked_zeros(operands: LinearOperands, spec: LinearSpec) -> torch.Tensor | None:
-    words, scheme = operands.weight_zero_point, spec.scheme.weight
+    words, scheme = operands.weight.get("zero_point"), spec.scheme.weight
     if (words is None) != scheme.symmetric:
         raise KernelError("a zero point belongs to asymmetric weights, and to them only")
     if words is not None:
@@ -84,15 +87,17 @@ def _checked_zeros(operands: LinearOperands, spec: LinearSpec) -> torch.Tensor |
     return weight_zero_points(operands, spec)
 
 
-def _neutral(operands: LinearOperands, zeros: torch.Tensor | None, spec: LinearSpec) -> structs.Neutral:
-    # `zeros` is int8 of the shape of the scales, and has to outlive what is returned.
+def _neutral(
+    operands: LinearOperands, scale: torch.Tensor, zeros: torch.Tensor | None, spec: LinearSpec
+) -> structs.Neutral:
+    # `scale`, and `zeros`, which is int8 of its shape, have to outlive what is returned.
     scheme = spec.scheme.weight
     row = words_per_row(spec.in_features, scheme.bits)
-    _check(operands.weight, torch.int32, (spec.out_features, row), "weight")
-    _check(operands.weight_scale, spec.scale_dtype, spec.scale_shape, "weight_scale")
+    codes = operands.weight["codes"]
+    _check(codes, torch.int32, (spec.out_features, row), "weight")
     return structs.Neutral(
-        words=operands.weight.data_ptr(),
-        scales=operands.weight_scale.data_ptr(),
+        words=codes.data_ptr(),
+        scales=scale.data_ptr(),
         zeros=None if zeros is None else zeros.data_ptr(),
         channels=spec.out_features,
         words_per_row=row,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hf_quant.formats import affine_format
+from hf_quant.formats import even_format
 from hf_quant.kernels.base import LinearOperands, LinearSpec
 from hf_quant.kernels.native import structs
 from hf_quant.kernels.native.layout import GROUP_MULTIPLE, flags_of, group_of, pack, unpack
@@ -36,8 +36,10 @@ class NativeKernel:
             return "is for CPUs"
         if load() is None:
             return f"needs the native library, {absence()}"
-        if not weight.is_integer or weight.bits > 8:
-            return "needs weights of 2 to 8 bits"
+        if not weight.facts.is_even or weight.bits > 8:
+            return "needs weights of 2 to 8 bits on an even grid"
+        if weight.granularity == "group" and spec.scale_dtype is not torch.bfloat16:
+            return "needs bfloat16 scales in groups"
         if group_of(spec) % GROUP_MULTIPLE:
             return f"needs groups in multiples of {GROUP_MULTIPLE}"
         if input is None:
@@ -113,7 +115,7 @@ def step_spec(operands: LinearOperands | None, spec: LinearSpec) -> structs.Step
         step.mode = structs.STATIC
         step.static_scale = float(operands.input_scale)
         step.static_zero = 0 if operands.input_zero_point is None else int(operands.input_zero_point)
-        step.static_lowest = affine_format(input).quant_min
+        step.static_lowest = even_format(input).quant_min
     return step
 
 

@@ -8,6 +8,7 @@ import torch
 
 from hf_quant.config.scheme import TensorScheme
 from hf_quant.errors import KernelError
+from hf_quant.formats import AffineFormat, format_of, scale_dtype
 from hf_quant.formats.packing import words_per_row
 from hf_quant.kernels.native import structs
 from hf_quant.kernels.native.library import load
@@ -21,9 +22,11 @@ def can_quantize(weight: torch.Tensor, scheme: TensorScheme) -> bool:
     return (
         weight.device.type == "cpu"
         and weight.dtype in structs.FLOAT_DTYPES
-        and scheme.is_integer
-        and scheme.bits <= 8
         and scheme.granularity in ("channel", "group")
+        and scheme.has_scales
+        and type(format_of(scheme)) is AffineFormat
+        and scheme.bits <= 8
+        and scale_dtype(scheme) is (torch.bfloat16 if scheme.granularity == "group" else torch.float32)
         and load() is not None
     )
 

@@ -76,7 +76,7 @@ class DiskCosts:
         module = self.model.get_submodule(name)
         fitted = fit(scheme, self.candidates[name], name)
         tied = name in self.inventory.ties
-        build = SWAPS[type(module)][0 if fitted.weight.is_integer else 1]
+        build = SWAPS[type(module)][0 if fitted.weight.has_scales else 1]
         facts = saved_tensors(build(module, fitted, tied, torch.device("meta")))
         kept = {
             f"{name}.{tensor}": fact

@@ -223,13 +223,13 @@ def _modules(
 
 def quantized(plain: nn.Linear, scheme: Scheme) -> nn.Module:
     """`plain`, rounded to nearest under a scheme whose group size is settled, in the layout of its kernel."""
-    if not scheme.weight.is_integer:
+    if not scheme.weight.has_scales:
         stored = SWAPS[nn.Linear][1](plain, scheme, False, torch.device("cpu"))
         stored.load_state_dict(plain.state_dict())
         return stored
     module = QuantizedLinear(plain.in_features, plain.out_features, False, scheme, dtype=torch.float32)
     solved = SOLVERS["rtn"]().solve(plain.weight.detach(), scheme.weight, "weight")
-    module.fill(solved.tensors())
+    module.fill(solved)
     if module.input_scale is not None:
         module.input_scale.fill_(0.03)  # a grid for the normal numbers that inputs are
     if module.input_zero_point is not None:

@@ -22,7 +22,7 @@ def quantized_weight(module: nn.Module, scheme: Scheme, name: str) -> Tensor:
         WeightError: The weight holds NaN or Inf.
     """
     weight = weight_matrix(module).detach()
-    if scheme.weight.is_integer:
+    if scheme.weight.has_scales:
         return rounded_weight(weight, scheme.weight, name)
     return weight.to(float_format(scheme.weight).dtype).to(torch.float32)
 

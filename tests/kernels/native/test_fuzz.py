@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from hf_quant.config.scheme import Scheme, TensorScheme
-from hf_quant.formats import affine_format
+from hf_quant.formats import format_of
 from hf_quant.formats.packing import pack
 from hf_quant.formats.zero_points import pack_zero_points
 from hf_quant.kernels import ops
@@ -91,7 +91,7 @@ def schemes(draw, inputs=("float", "token", "group", "static")):
 def linear_of(scheme, width, channels, generator, bias=True, dtype=torch.float32, scale=None):
     """Spec and operands with random codes, all of them used, and random or given scales."""
     spec = LinearSpec(scheme, width, channels)
-    format = affine_format(scheme.weight)
+    format = format_of(scheme.weight)
     codes = torch.randint(format.quant_min, format.quant_max + 1, (channels, width), generator=generator)
     shape = spec.scale_shape
     if scale is None:
@@ -102,14 +102,17 @@ def linear_of(scheme, width, channels, generator, bias=True, dtype=torch.float32
         static["input_scale"] = torch.tensor([0.03125])
         if not scheme.input.symmetric:
             static["input_zero_point"] = torch.randint(-128, 128, (1,), generator=generator).to(torch.int8)
+    weight = {
+        "codes": pack(codes.to(torch.int8), scheme.weight.bits),
+        "scale": scale.expand(shape).to(spec.scale_dtype).contiguous(),
+    }
+    if not scheme.weight.symmetric:
+        weight["zero_point"] = pack_zero_points(zero, scheme.weight.bits)
     operands = LinearOperands(
-        pack(codes.to(torch.int8), scheme.weight.bits),
-        scale.expand(shape).to(spec.scale_dtype),
-        None if scheme.weight.symmetric else pack_zero_points(zero, scheme.weight.bits),
+        weight,
         torch.randn(channels, generator=generator).to(dtype) if bias else None,
         **static,
     )
-    operands = replace(operands, weight_scale=operands.weight_scale.contiguous())
     assert KERNEL.unsupported(spec, CPU) is None
     return spec, replace(operands, packed=arguments(KERNEL, operands, spec))
 
@@ -226,7 +229,7 @@ def test_rows_and_codes_of_a_packed_weight_come_back(data, machine, scheme_and_w
     index_dtype = data.draw(st.sampled_from([torch.int32, torch.int64]))
     indices = torch.randint(channels, shape, generator=draw).to(index_dtype)
     with machine():
-        assert torch.equal(layout.unpack(layout.pack(operands, spec), spec), operands.weight)
+        assert torch.equal(layout.unpack(layout.pack(operands, spec), spec), operands.weight["codes"])
         found = KERNEL.look_up(indices, operands.packed, spec, torch.empty(0, dtype=dtype))
     table = ops.dequantize(replace(operands, packed=()), spec, None)
     assert torch.equal(found, table[indices.long()].to(dtype))

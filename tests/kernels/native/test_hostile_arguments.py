@@ -181,10 +181,9 @@ def test_what_was_refused_is_given_back():
 def test_layouts_and_rounding_refuse_what_is_not_in_memory():
     spec, operands, blocks, _ = packed("int4")
     for change in (CHANGES["on the meta device"], CHANGES["one row short"], CHANGES["int16"]):
-        for name in ("weight", "weight_scale", "weight_zero_point"):
-            if getattr(operands, name) is not None:
-                with pytest.raises(KernelError):
-                    layout.pack(replace(operands, **{name: change(getattr(operands, name))}), spec)
+        for name, tensor in operands.weight.items():
+            with pytest.raises(KernelError):
+                layout.pack(replace(operands, weight={**operands.weight, name: change(tensor)}), spec)
         with pytest.raises(KernelError):
             layout.unpack(change(blocks), spec)
     scheme = TensorScheme(symmetric=False)

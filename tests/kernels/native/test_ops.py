@@ -289,7 +289,7 @@ def test_sums_that_32_bits_do_not_hold_are_left_to_other_kernels(weight_symmetri
     spec = LinearSpec(scheme, fits[-1], 2)
     # Codes less zero points as large as can be, and all on one side.
     solved = RoundToNearest().solve(torch.tensor([[1.0], [-1.0]]).expand(2, spec.in_features), scheme.weight, "weight")
-    operands = LinearOperands(solved.codes, solved.scale, solved.zero_point)
+    operands = LinearOperands(solved)
     blocks, program_spec, none = arguments(KERNEL, operands, spec)
     for input in (torch.ones(1, spec.in_features), -torch.ones(1, spec.in_features)):
         found = OPS.native_linear(input, blocks, program_spec, none, 2)

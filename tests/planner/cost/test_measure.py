@@ -39,7 +39,7 @@ def test_every_scheme_is_timed_at_every_shape_on_the_kernel_that_dispatch_choose
     assert schemes[0] is None and len(schemes) == 1 + len(SCHEMES) - len(measured.skipped)
     assert len(measured.cells) == len(schemes) * len(TINY.shapes) * len(TINY.tokens)
     for cell in measured.cells:
-        if cell.scheme is not None and cell.scheme.weight.is_integer:
+        if cell.scheme is not None and cell.scheme.weight.has_scales:
             spec = LinearSpec(cell.scheme, cell.inputs, cell.outputs)
             assert cell.kernel == select_kernel(spec, torch.device("cpu")).name
 
