@@ -24,6 +24,7 @@ class Borrowed(NamedTuple):
 BORROWED = (
     Borrowed("transformers:PreTrainedModel.save_pretrained", "integration/extend.py", "all or nothing", True),
     Borrowed("transformers:PreTrainedModel._upload_modified_files", "integration/extend.py", "the model card", True),
+    Borrowed("transformers:PreTrainedModel.get_memory_footprint", "integration/extend.py", "bytes of codes", True),
     Borrowed("transformers:PreTrainedModel.resize_token_embeddings", "integration/extend.py", "a refusal", True),
     Borrowed("transformers:Trainer.create_optimizer", "integration/trainer.py", "groups of learned grids", True),
     Borrowed("transformers:Trainer._prepare_for_training", "integration/trainer.py", "optimizers of subclasses", True),

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from hf_quant.integration import footprint, resizing, saving
-from hf_quant.integration.config import HfQuantConfig
+from hf_quant.integration.described import is_quantized, says_quantized
 from hf_quant.integration.original import ORIGINAL
 
 EXTENSIONS: dict[str, Callable[..., Any]] = {
@@ -18,7 +18,8 @@ EXTENSIONS: dict[str, Callable[..., Any]] = {
     "get_memory_footprint": footprint.get_memory_footprint,
     "resize_token_embeddings": resizing.resize_token_embeddings,
 }
-"""Method of ``PreTrainedModel`` to the function that takes its place for quantized models."""
+"""Method of ``PreTrainedModel`` to the function that takes its place for models that are quantized, or
+whose config says so."""
 
 
 def install() -> None:
@@ -38,7 +39,7 @@ def install() -> None:
 def _extended(original: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def method(model: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(getattr(model.config, "quantization_config", None), HfQuantConfig):
+        if says_quantized(model.config) or is_quantized(model):
             return function(model, *args, **kwargs)
         return original(model, *args, **kwargs)
 

@@ -16,12 +16,13 @@ from hf_quant.config.plan import Plan
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CheckpointError, ConfigError, HfQuantError, UnsupportedModel
 from hf_quant.fusion.fuse import fuse, unfuse
-from hf_quant.integration import attention, checkpoint, peft, saving, trainer
+from hf_quant.integration import attention, checkpoint, peft, trainer
 from hf_quant.integration.algorithms import algorithms_of
 from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.prepared import begin_training, check_config, go_on_training
 from hf_quant.integration.resolve import Resolution, resolve
 from hf_quant.integration.solve import Outcome, check_data, quantize_weights
+from hf_quant.integration.tags import tag, untag
 from hf_quant.integration.weight_ops import QuantizeOnLoad
 from hf_quant.kernels.openmp import no_threads_left
 from hf_quant.modules.base import QuantizedModule
@@ -225,7 +226,7 @@ class HfQuantQuantizer(HfQuantizer):
         attention.restore(model)
         restore_float(model, dtype)
         model.to(dtype)
-        saving.untag(model)
+        untag(model)
         model.config.dtype = dtype
         return model
 
@@ -257,7 +258,7 @@ def finish(model: Any, config: HfQuantConfig, quantizer: HfQuantQuantizer) -> No
     attention.choose(model)
     model.config.quantization_config = config
     quantizer.quantization_config = config
-    saving.tag(model)
+    tag(model)
     peft.install()
     kept = [name for name, reason in config.kept_float.items() if not reason.startswith("normalisation")]
     if kept:

@@ -303,7 +303,8 @@ class QuantizedModule(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        if is_taken and full in missing_keys:
+        is_owned_elsewhere = self.tied and weight is not None and given is None  # and missed there if it is missing
+        if (is_taken or is_owned_elsewhere) and full in missing_keys:
             missing_keys.remove(full)
         self.rescaled = self.input_scale is not None
         if weight is not None:

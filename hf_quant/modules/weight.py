@@ -64,6 +64,8 @@ class Weight:
 
     def __init__(self, scheme: TensorScheme, rows: int, width: int, tensors: Mapping[str, torch.Tensor]):
         self.scheme, self.rows, self.width = scheme, rows, width
+        self.facts: TensorFacts = weight_facts(scheme, rows, width)
+        """Name, shape and dtype of its tensors, looked up here because Dynamo cannot trace a look-up by name."""
         self.name = "a quantized weight"
         """Of the first module that holds it, for messages."""
         self.tensors = dict(tensors)
@@ -81,11 +83,6 @@ class Weight:
         """Whether it was said that it is decoded for code that does not know it."""
         self._codes: weakref.ref[torch.Tensor] | None = None
         self._face: weakref.ref[QuantizedTensor] | None = None
-
-    @property
-    def facts(self) -> TensorFacts:
-        """Name, shape and dtype of its tensors."""
-        return weight_facts(self.scheme, self.rows, self.width)
 
     @property
     def device(self) -> torch.device:
