@@ -12,10 +12,10 @@ from transformers import PreTrainedConfig
 
 from hf_quant.config.plan import Plan
 from hf_quant.config.scheme import Scheme
-from hf_quant.integration.config import QUANT_METHOD, HfQuantConfig
 from hf_quant.integration.tags import untag
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.stored import StoredModule
+from hf_quant.quantizing.config import QUANT_METHOD, HfQuantConfig
 
 logger = logging.getLogger(__name__)
 

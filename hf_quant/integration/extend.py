@@ -8,9 +8,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from hf_quant.extending.original import ORIGINAL
 from hf_quant.integration import footprint, resizing, saving
 from hf_quant.integration.described import is_quantized, says_quantized
-from hf_quant.integration.original import ORIGINAL
 
 EXTENSIONS: dict[str, Callable[..., Any]] = {
     "save_pretrained": saving.save_pretrained,

@@ -14,8 +14,8 @@ from transformers.core_model_loading import WeightConverter
 
 from hf_quant.errors import CheckpointError
 from hf_quant.integration import checkpoint
-from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.quantizer import HfQuantQuantizer
+from hf_quant.quantizing.config import HfQuantConfig
 
 
 def check_readable(model_class: type[Any], config_class: type[Any], directory: Path, files: Sequence[str]) -> None:

@@ -12,10 +12,10 @@ from transformers.quantizers.auto import (
 )
 
 from hf_quant.integration import extend
-from hf_quant.integration.config import QUANT_METHOD, HfQuantConfig
 from hf_quant.integration.quantizer import HfQuantQuantizer
 from hf_quant.modules.tensor import rebuilt_tensor
 from hf_quant.modules.weight import rebuilt_weight
+from hf_quant.quantizing.config import QUANT_METHOD, HfQuantConfig
 
 
 def register() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import hf_quant
-from hf_quant.integration.borrowed import BORROWED
+from hf_quant.extending.borrowed import BORROWED
 
 PACKAGE = Path(hf_quant.__file__).parent
 

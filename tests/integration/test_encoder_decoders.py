@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 import hf_quant
 from hf_quant import HfQuantConfig
 from hf_quant.config.presets import PRESETS
-from hf_quant.integration.resolve import resolve
 from hf_quant.modules.inventory import Inventory
+from hf_quant.quantizing.resolve import resolve
 from tests.integration.tiny import error, tiny_model, token_ids
 
 SIZES = {"vocab_size": 128, "d_model": 64, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}

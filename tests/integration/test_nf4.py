@@ -11,9 +11,9 @@ import hf_quant
 from hf_quant import HfQuantConfig, Offer, Plan, Scheme, TensorScheme
 from hf_quant.config.recipe import Recipe
 from hf_quant.errors import CheckpointError, ConfigError
-from hf_quant.integration.qat import convert
 from hf_quant.modules.swap import quantized_modules
 from hf_quant.qat.options import QATOptions
+from hf_quant.workflows.qat import convert
 from tests.integration.calibration_data import HELD_OUT, calibration
 from tests.integration.test_calibrated import spiky_model
 from tests.integration.test_qat import trained

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from hf_quant.demo.packaged import minilm_directory
-from hf_quant.integration.config import HfQuantConfig
 from hf_quant.modules.base import QuantizedModule
+from hf_quant.quantizing.config import HfQuantConfig
 from tests.packages.models import slow
 
 sentence_transformers = pytest.importorskip(

@@ -6,8 +6,8 @@ import torch
 from datasets import Dataset
 
 from hf_quant.demo.packaged import minilm_directory
-from hf_quant.integration.config import HfQuantConfig
 from hf_quant.modules.base import QuantizedModule
+from hf_quant.quantizing.config import HfQuantConfig
 from tests.integration.adapters import codes, same
 from tests.packages.models import PRESETS, slow
 

@@ -12,8 +12,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from hf_quant.demo.packaged import minilm_directory, smollm2_directory
 from hf_quant.errors import UnsupportedModel
-from hf_quant.integration.config import HfQuantConfig
 from hf_quant.modules.base import QuantizedModule
+from hf_quant.quantizing.config import HfQuantConfig
 from tests.integration.adapters import codes, same
 from tests.integration.tiny import error
 from tests.packages.models import PRESETS, slow

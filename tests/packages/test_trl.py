@@ -6,8 +6,8 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
-from hf_quant.integration.config import HfQuantConfig
 from hf_quant.modules.base import QuantizedModule
+from hf_quant.quantizing.config import HfQuantConfig
 from tests.integration.adapters import codes, same
 from tests.integration.tiny import outputs
 from tests.packages.models import PRESETS, chat_checkpoint, quantized, slow

@@ -26,9 +26,9 @@ BORROWED = (
     Borrowed("transformers:PreTrainedModel._upload_modified_files", "integration/extend.py", "the model card", True),
     Borrowed("transformers:PreTrainedModel.get_memory_footprint", "integration/extend.py", "bytes of codes", True),
     Borrowed("transformers:PreTrainedModel.resize_token_embeddings", "integration/extend.py", "a refusal", True),
-    Borrowed("transformers:Trainer.create_optimizer", "integration/trainer.py", "groups of learned grids", True),
-    Borrowed("transformers:Trainer._prepare_for_training", "integration/trainer.py", "optimizers of subclasses", True),
-    Borrowed("transformers:Trainer._load_from_checkpoint", "integration/trainer.py", "checks before resuming", True),
+    Borrowed("transformers:Trainer.create_optimizer", "training/trainer.py", "groups of learned grids", True),
+    Borrowed("transformers:Trainer._prepare_for_training", "training/trainer.py", "optimizers of subclasses", True),
+    Borrowed("transformers:Trainer._load_from_checkpoint", "training/trainer.py", "checks before resuming", True),
     Borrowed(
         "transformers.quantizers.auto:AUTO_QUANTIZER_MAPPING", "integration/register.py", "reloads of the package"
     ),
@@ -41,7 +41,7 @@ BORROWED = (
     Borrowed("transformers:AttentionInterface.register", "integration/attention.py", "sdpa of chosen models", True),
     Borrowed("transformers.core_model_loading:ConversionOps", "integration/weight_ops.py", "quantizing while loading"),
     Borrowed("transformers.core_model_loading:rename_source_key", "integration/checkpoint.py", "names in checkpoints"),
-    Borrowed("transformers.quantizers.quantizers_utils:should_convert_module", "integration/resolve.py", "skips"),
+    Borrowed("transformers.quantizers.quantizers_utils:should_convert_module", "quantizing/resolve.py", "skips"),
     Borrowed("peft.tuners.lora.model:LoraModel._create_new_module", "integration/peft.py", "LoRA that merges", True),
     Borrowed("torch._dynamo.config:install_free_tensors", "integration/compile.py", "weights within a graph"),
     Borrowed("torch.serialization:add_safe_globals", "modules/tensor.py", "state dicts in files"),
