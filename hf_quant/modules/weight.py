@@ -64,6 +64,8 @@ class Weight:
 
     def __init__(self, scheme: TensorScheme, rows: int, width: int, tensors: Mapping[str, torch.Tensor]):
         self.scheme, self.rows, self.width = scheme, rows, width
+        self.names = tuple(self.facts)
+        """Of its tensors. An attribute, because ``torch.compile`` cannot look through the table of formats."""
         self.name = "a quantized weight"
         """Of the first module that holds it, for messages."""
         self.tensors = dict(tensors)
@@ -113,7 +115,7 @@ class Weight:
 
     def neutral(self) -> dict[str, torch.Tensor]:
         """Its tensors as they go to disk, by the names of the format."""
-        return {name: self.codes if name == CODES else self.tensors[name] for name in self.facts}
+        return {name: self.codes if name == CODES else self.tensors[name] for name in self.names}
 
     def face(self, dtype: torch.dtype) -> QuantizedTensor:
         """What the weight looks like to code that does not know it: a float tensor ``[rows, width]`` of `dtype`."""
@@ -191,7 +193,7 @@ class Weight:
     def operands(self) -> LinearOperands:
         """As kernels take it, without bias and grid of inputs."""
         codes = self.tensors[CODES] if self.layout is None else self.layout.stand_in
-        return LinearOperands({name: codes if name == CODES else self.tensors[name] for name in self.facts})
+        return LinearOperands({name: codes if name == CODES else self.tensors[name] for name in self.names})
 
     def dequantize(self) -> torch.Tensor:
         """The float32 matrix ``[rows, width]`` that the codes stand for, turned back where they are rotated."""
