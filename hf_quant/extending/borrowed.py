@@ -44,7 +44,7 @@ BORROWED = (
     Borrowed("transformers.quantizers.quantizers_utils:should_convert_module", "quantizing/resolve.py", "skips"),
     Borrowed("peft.tuners.lora.model:LoraModel._create_new_module", "integration/peft.py", "LoRA that merges", True),
     Borrowed("torch._dynamo.config:install_free_tensors", "integration/compile.py", "weights within a graph"),
-    Borrowed("torch.serialization:add_safe_globals", "modules/tensor.py", "state dicts in files"),
+    Borrowed("torch.serialization:add_safe_globals", "integration/register.py", "state dicts in files"),
     Borrowed(
         "torch.distributed.fsdp._fully_shard._fsdp_param:FSDPParam", "modules/tensor.py", "it cuts by torch.chunk"
     ),

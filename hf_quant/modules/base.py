@@ -45,6 +45,8 @@ class QuantizedModule(nn.Module):
     """
 
     spec: LinearSpec
+    names: tuple[str, ...]
+    """Of the tensors of the weight, in the order of its format."""
     weight: nn.Parameter
     input_scale: torch.Tensor | None
     input_zero_point: torch.Tensor | None
@@ -79,6 +81,7 @@ class QuantizedModule(nn.Module):
     ) -> None:
         """Create the tensors, uninitialised; called by a subclass's constructor after ``nn.Module.__init__``."""
         self.spec = LinearSpec(scheme, width, rows)
+        self.names = tuple(weight_facts(scheme.weight, rows, width))
         self.tied = tied
         self.float_dtype = dtype or torch.get_default_dtype()
         self.rescaled = False
@@ -114,8 +117,7 @@ class QuantizedModule(nn.Module):
 
     def stored_weight(self) -> dict[str, torch.Tensor]:
         """The tensors of the weight by the names of its format, while they are as they lie on disk."""
-        facts = weight_facts(self.spec.scheme.weight, *self._sizes())
-        found = {name: getattr(self, stored_name(PARAMETER, name)) for name in facts}
+        found = {name: getattr(self, stored_name(PARAMETER, name)) for name in self.names}
         return {**found, CODES: found[CODES].data}
 
     def fill(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -137,7 +139,7 @@ class QuantizedModule(nn.Module):
         if other.weights:
             self.hold(other.weights[PARAMETER])
             return
-        for name in weight_facts(self.spec.scheme.weight, *self._sizes()):
+        for name in self.names:
             stored = stored_name(PARAMETER, name)
             setattr(self, stored, getattr(other, stored))
             self._non_persistent_buffers_set.add(stored)
