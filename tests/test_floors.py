@@ -1,6 +1,7 @@
 """Imports point down: a file imports its own folder and lower floors only."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,22 @@ def test_no_room_is_on_two_floors():
 )
 def test_every_way_to_import_is_seen(source, rooms):
     assert list(imported_rooms(source, "hf_quant.algorithms")) == rooms
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    """Not even for type checking: what two files need of each other is an idea of its own."""
+    names = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in FILES
+    }
+    graph = {}
+    for name, path in names.items():
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        found = set(imported_names(path.read_text(encoding="utf-8"), package))
+        graph[name] = {other for other in found | {each.rpartition(".")[0] for each in found} if other in names} - {
+            name
+        }
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))

@@ -12,11 +12,11 @@ from torch import nn
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import UnsupportedModel
 from hf_quant.formats import even_format, weight_facts
-from hf_quant.formats.base import TensorFacts
+from hf_quant.formats.base import Matrix, TensorFacts
 from hf_quant.kernels.base import FastLinear, LinearOperands, LinearSpec, LookUp
 from hf_quant.kernels.dispatch import select_kernel
 from hf_quant.modules.state import take_state
-from hf_quant.modules.tensor import QuantizedTensor
+from hf_quant.modules.tensor import QuantizedTensor, parameter_of
 from hf_quant.modules.validation import check_grid, check_weight
 from hf_quant.modules.weight import CODES, Weight, lock, stored_name
 
@@ -107,7 +107,7 @@ class QuantizedModule(nn.Module):
             self._buffers.pop(stored_name(PARAMETER, name), None)
             self._non_persistent_buffers_set.discard(stored_name(PARAMETER, name))
         weight.use(self.spec, self.multiplies)
-        self._parameters[PARAMETER] = weight.face(self.float_dtype)  # type: ignore[assignment]
+        self._parameters[PARAMETER] = parameter_of(weight, self.float_dtype)
         self.forget()
 
     def assemble(self) -> None:
@@ -210,14 +210,16 @@ class QuantizedModule(nn.Module):
         for parameter, weight in self.weights.items():
             weight.name = f"{name}.{parameter}"
             if weight.layout is None:  # otherwise made from codes that were checked before
-                check_weight(weight.neutral(), weight, f"{name}.{parameter}")
+                check_weight(weight.neutral(), weight.matrix, f"{name}.{parameter}")
         if not self.weights:
             stored = self.stored_weight()
             if any(tensor.is_meta for tensor in stored.values()):
                 self.unchecked = name  # offloaded to disk: checked when it is first used
                 return
-            check_weight(stored, Weight(self.spec.scheme.weight, *self._sizes(), stored), f"{name}.{PARAMETER}")
-        check_grid(self, name)
+            check_weight(stored, Matrix(self.spec.scheme.weight, *self._sizes()), f"{name}.{PARAMETER}")
+        grid = {key: tensor for key, tensor in self._buffers.items() if key.startswith("input") and tensor is not None}
+        if grid and self.spec.scheme.input is not None:
+            check_grid(grid, self.tensor_facts(), self.spec.scheme.input, name)
 
     def tensor_facts(self) -> TensorFacts:
         """Name, shape and dtype of every quantized tensor as it lies on disk, those of a shared weight included."""
@@ -278,7 +280,7 @@ class QuantizedModule(nn.Module):
             super()._apply(keep_own, recurse)
             face.of.apply(fn)
         finally:
-            self._parameters[PARAMETER] = face.of.face(self.float_dtype)
+            self._parameters[PARAMETER] = parameter_of(face.of, self.float_dtype)
         self.forget()
         if was_ready:
             self.prepare()
@@ -319,7 +321,7 @@ class QuantizedModule(nn.Module):
         if name == PARAMETER and isinstance(value, QuantizedTensor):
             if tuple(value.shape) != self._sizes():
                 raise UnsupportedModel(f"a weight of {list(value.shape)} does not fit {list(self._sizes())}")
-            value = value.of.face(value.dtype)  # one parameter for all who hold the weight
+            value = parameter_of(value.of, value.dtype)  # one parameter for all who hold the weight
         super().__setattr__(name, value)
 
     @property

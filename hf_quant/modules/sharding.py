@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from hf_quant.formats import format_of
-from hf_quant.formats.base import Matrix, Tensors
+from hf_quant.formats.base import Tensors
 from hf_quant.modules.weight import CODES, Weight
 
 
@@ -54,8 +54,7 @@ def gathered(part: Weight, outputs: tuple[torch.Tensor, ...], names: tuple[str, 
 
 
 def _by_row(weight: Weight) -> dict[str, torch.Tensor]:
-    matrix = Matrix(weight.scheme, weight.rows, weight.width)
-    return format_of(weight.scheme).by_row(weight.neutral(), matrix)
+    return format_of(weight.scheme).by_row(weight.neutral(), weight.matrix)
 
 
 def _of_rows(weight: Weight, by_row: Tensors) -> Weight:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -172,10 +173,20 @@ class QuantizedTensor(_Tensor):
         return found
 
 
+def parameter_of(weight: Weight, dtype: torch.dtype) -> Any:
+    """The parameter of a dtype that all who hold `weight` have in common: the same one as long as anybody has it."""
+    found = weight.face() if weight.face is not None else None
+    if found is None or found.dtype != dtype or found.device != weight.device:
+        found = QuantizedTensor(weight, dtype)
+        found._is_param = True
+        weight.face = weakref.ref(found)
+    return found
+
+
 def rebuilt_tensor(of: Weight, dtype: torch.dtype, turned: bool, is_parameter: bool) -> QuantizedTensor:
     """Inverse of pickling a `QuantizedTensor`."""
     if is_parameter and not turned:
-        return of.face(dtype)
+        return parameter_of(of, dtype)
     made: QuantizedTensor = QuantizedTensor(of, dtype, turned)
     return made
 

@@ -6,28 +6,31 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
 from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.formats import weight_facts
-from hf_quant.formats.base import TensorFacts
+from hf_quant.formats.base import Matrix, TensorFacts
 from hf_quant.kernels import ops
 from hf_quant.kernels.base import LinearKernel, LinearOperands, LinearSpec
 from hf_quant.kernels.dispatch import select_kernel
 from hf_quant.modules.paging import page_out, stand_in, until_spawned
 from hf_quant.modules.validation import check_weight
 
-if TYPE_CHECKING:
-    from hf_quant.modules.base import QuantizedModule
-    from hf_quant.modules.tensor import QuantizedTensor
-
 CODES = "codes"
 """The tensor that has the name of the parameter on disk; others append theirs to it."""
 
 lock = threading.RLock()
 """Weights are laid out when they are first used, which several threads may do at once."""
+
+
+class Reader(Protocol):
+    """A module that makes something of a weight."""
+
+    def forget(self) -> None:
+        """Make it anew before it is used again: the weight has changed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +67,7 @@ class Weight:
 
     def __init__(self, scheme: TensorScheme, rows: int, width: int, tensors: Mapping[str, torch.Tensor]):
         self.scheme, self.rows, self.width = scheme, rows, width
+        self.matrix = Matrix(scheme, rows, width)
         self.facts: TensorFacts = weight_facts(scheme, rows, width)
         """Name, shape and dtype of its tensors, looked up here because Dynamo cannot trace a look-up by name."""
         self.name = "a quantized weight"
@@ -75,14 +79,15 @@ class Weight:
         """The ways in which modules multiply with it."""
         self.is_table = False
         """Whether rows of it are looked up."""
-        self.readers: weakref.WeakSet[QuantizedModule] = weakref.WeakSet()
+        self.readers: weakref.WeakSet[Reader] = weakref.WeakSet()
         """Modules that have made something of it, to be told when it changes."""
         self.is_visiting = False
         """Whether it is here for a call, so that laying it out is not worth the time."""
         self.is_told = False
         """Whether it was said that it is decoded for code that does not know it."""
         self._codes: weakref.ref[torch.Tensor] | None = None
-        self._face: weakref.ref[QuantizedTensor] | None = None
+        self.face: weakref.ref[torch.Tensor] | None = None
+        """The parameter of those who hold it (`modules.tensor.parameter_of`)."""
 
     @property
     def device(self) -> torch.device:
@@ -111,17 +116,6 @@ class Weight:
     def neutral(self) -> dict[str, torch.Tensor]:
         """Its tensors as they go to disk, by the names of the format."""
         return {name: self.codes if name == CODES else self.tensors[name] for name in self.facts}
-
-    def face(self, dtype: torch.dtype) -> QuantizedTensor:
-        """What the weight looks like to code that does not know it: a float tensor ``[rows, width]`` of `dtype`."""
-        from hf_quant.modules.tensor import QuantizedTensor
-
-        found = None if self._face is None else self._face()
-        if found is None or found.dtype != dtype or found.device != self.device:
-            found = QuantizedTensor(self, dtype)
-            found._is_param = True
-            self._face = weakref.ref(found)
-        return found
 
     def use(self, spec: LinearSpec, multiplies: bool) -> None:
         """Take note that a module multiplies with the weight as `spec` says, or looks up rows of it."""
@@ -280,5 +274,6 @@ def rebuilt_weight(
     made = Weight(TensorScheme.from_dict(scheme), rows, width, tensors)
     made.name, made.is_table = name, is_table
     made.products = tuple(LinearSpec(Scheme.from_dict(use), *sizes) for use, *sizes in products)
-    check_weight(tensors, made, name)
+    if made.device.type != "meta":
+        check_weight(tensors, made.matrix, name)
     return made

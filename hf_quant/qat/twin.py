@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,14 +13,14 @@ from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.swap import SWAPS
 from hf_quant.qat.input import StaticInput
 
-if TYPE_CHECKING:
-    from hf_quant.qat.modules import FakeQuantized
-
 QUANTIZERS = ("weight_quantizer", "input_quantizer")
+
+Trained = Any
+"""What a twin is made of: a module that trains on rounded weights, of `qat.modules`, which imports this file."""
 
 
 @torch.no_grad()
-def quantized_twin(module: FakeQuantized, tied: bool) -> QuantizedModule:
+def quantized_twin(module: Trained, tied: bool) -> QuantizedModule:
     """A quantized module of what `module`, whose weight has scales, would be stored as.
 
     Args:
@@ -47,7 +48,7 @@ def quantized_twin(module: FakeQuantized, tied: bool) -> QuantizedModule:
     return twin.train(module.training)
 
 
-def quantized_twins(sharing: list[FakeQuantized]) -> list[QuantizedModule]:
+def quantized_twins(sharing: Sequence[Trained]) -> list[QuantizedModule]:
     """Quantized modules of all that share one weight, ready to compute, on one set of codes."""
     twins = [quantized_twin(module, tied=index > 0) for index, module in enumerate(sharing)]
     for twin in twins[1:]:
@@ -58,7 +59,7 @@ def quantized_twins(sharing: list[FakeQuantized]) -> list[QuantizedModule]:
 
 
 @torch.no_grad()
-def stored_twin(module: FakeQuantized) -> StoredModule:
+def stored_twin(module: Trained) -> StoredModule:
     """A module that stores the weight of `module` in the float format of its scheme."""
     _, build = SWAPS[module.float_class]
     twin = build(float_twin(module), module.scheme, False, module.weight.device)
@@ -68,7 +69,7 @@ def stored_twin(module: FakeQuantized) -> StoredModule:
     return twin.train(module.training)
 
 
-def float_twin(module: FakeQuantized) -> nn.Module:
+def float_twin(module: Trained) -> nn.Module:
     """The float module that `module` was, with the same parameters."""
     restored: nn.Module = module.float_class.__new__(module.float_class)
     nn.Module.__init__(restored)

@@ -16,14 +16,14 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hf_quant import errors
+import hf_quant.errors
 from hf_quant.errors import EvaluationError, HfQuantError
 from hf_quant.evaluation.latency import Samples
 from hf_quant.evaluation.memory import PeakAnonymous, anonymous_bytes, resident_bytes
 from hf_quant.workflows.benchmarking.cases import Case
 from hf_quant.workflows.benchmarking.facts import Facts
 
-_PACKAGE = Path(errors.__file__).parents[1]
+_PACKAGE = Path(hf_quant.errors.__file__).parents[1]
 
 
 class ModelProcess:
@@ -126,7 +126,7 @@ class ModelProcess:
         reply = json.loads(line)
         if "error" not in reply:
             return reply["result"]
-        kind, message = getattr(errors, reply["error"], None), reply["message"]
+        kind, message = getattr(hf_quant.errors, reply["error"], None), reply["message"]
         if isinstance(kind, type) and issubclass(kind, HfQuantError):
             raise kind(message)
         raise EvaluationError(f"{self.source} cannot be measured: {reply['error']}: {message}")
