@@ -51,7 +51,7 @@ def copy_whole(target: Tensor, source: Tensor) -> None:
 
 
 def reshard(model: nn.Module) -> None:
-    """Put parameters that a forward pass left whole back: what is written to them would be lost."""
+    """Shard parameters again that a forward pass left whole: what is written to them would be lost."""
     for module in _wrapped(model):
         module.reshard()
 
