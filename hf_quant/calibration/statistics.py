@@ -13,10 +13,10 @@ class InputStatistics:
 
     Args:
         count: Tokens seen.
-        mean: float32 ``[width]``: means of each input.
-        mean_abs: float32 ``[width]``: means of magnitudes.
-        max_abs: float32 ``[width]``: largest magnitudes.
-        hessian: float32 ``[width, width]``: mean of ``x x^T``; None unless something `needs` it.
+        mean: Mean of each input, float32 ``[width]``.
+        mean_abs: Mean magnitude of each input, float32 ``[width]``.
+        max_abs: Largest magnitude of each input, float32 ``[width]``.
+        hessian: Second moments of inputs, the mean of ``x x^T``: float32 ``[width, width]``; None unless it is needed.
     """
 
     count: int
