@@ -24,7 +24,7 @@ class Histogram:
     Args:
         counts: int64 ``[bins]``; at least two bins.
         low: Lowest value, float32, 0-dimensional.
-        high: Highest value.
+        high: Highest value, float32, 0-dimensional.
     """
 
     counts: torch.Tensor
@@ -50,7 +50,7 @@ class Histogram:
 
     @property
     def width(self) -> float:
-        """Of a bin."""
+        """Width of a bin, a power of two."""
         return math.ldexp(1.0, _placed(float(self.low), float(self.high), len(self.counts))[0])
 
     def filled(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -25,8 +25,8 @@ def shrink(low: torch.Tensor, high: torch.Tensor, cost: Cost, symmetric: bool) -
 
     Args:
         low: Lowest value, float32, 0-dimensional.
-        high: Highest value.
-        cost: What to minimise; of ranges that cost the same the widest is taken.
+        high: Highest value, float32, 0-dimensional.
+        cost: Function of ranges to minimise; of ranges that cost the same the widest is taken.
         symmetric: Whether the range is to be as wide below zero as above it.
     """
     ends = torch.stack([low.clamp(max=0), high.clamp(min=0)])
