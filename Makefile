@@ -16,7 +16,7 @@ demo: $(VENV)/.demo-installed
 test: lint
 	$(PYTEST)
 
-test-slow: $(VENV)/.dev-installed
+test-slow: $(VENV)/.slow-installed
 	$(BIN)/python -m benchmarks.train_gpt2
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m slow --timeout 3600
 
@@ -51,6 +51,10 @@ $(VENV)/.demo-installed: $(VENV)/.base-installed pyproject.toml CMakeLists.txt $
 
 $(VENV)/.dev-installed: $(VENV)/.base-installed pyproject.toml CMakeLists.txt $(CSRC)
 	$(PIP) --editable ".[dev]"
+	touch $@
+
+$(VENV)/.slow-installed: $(VENV)/.dev-installed requirements-slow.txt
+	$(PIP) --no-deps -r requirements-slow.txt
 	touch $@
 
 clean:

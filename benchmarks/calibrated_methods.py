@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_quant import Plan, Recipe
 from hf_quant.config.presets import get_preset
-from hf_quant.integration.algorithms import algorithms_of
+from hf_quant.quantizing.algorithms import algorithms_of
 
 Fields = Mapping[str, Any]
 """Keys of a recipe."""

@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification
 
 from hf_quant import HfQuantConfig, Scheme, TensorScheme
 from hf_quant.demo.packaged import minilm_directory
-from hf_quant.integration.qat import prepare
+from hf_quant.workflows.qat import prepare
 
 EXAMPLES = """examples:
   python -m benchmarks.qat_steps                       all subjects, in float32

@@ -30,9 +30,9 @@ from hf_quant.demo.quality import label_accuracy
 from hf_quant.demo.texts import download_review_archive, review_sentences, review_split
 from hf_quant.evaluation.paired_shares import score_interval
 from hf_quant.hardware.detect import cpu_name
-from hf_quant.integration.grid_groups import add_groups
-from hf_quant.integration.qat import convert, prepare
 from hf_quant.qat.options import QATOptions
+from hf_quant.training.grid_groups import add_groups
+from hf_quant.workflows.qat import convert, prepare
 
 EXAMPLES = """examples:
   python -m benchmarks.qat_torchao                     200 steps of each

@@ -9,14 +9,12 @@ from hf_quant.evaluation.benchmark_report import BenchmarkReport
 from hf_quant.evaluation.report import DropReport
 from hf_quant.hub.card import write_model_card
 from hf_quant.integration.compile import compile, compile_config
-from hf_quant.integration.config import HfQuantConfig
-from hf_quant.integration.qat import convert
-from hf_quant.integration.qat_callback import QATCallback
 from hf_quant.integration.register import register as _register
 from hf_quant.planner.optimize_for import optimize_for
 from hf_quant.planner.options import Judge, Offer, Search
 from hf_quant.planner.report import SearchReport
 from hf_quant.qat.distillation import Distillation
+from hf_quant.quantizing.config import HfQuantConfig
 from hf_quant.reporting.report import Report
 from hf_quant.reporting.write import read_report, write_report
 from hf_quant.workflows.benchmark import benchmark
@@ -24,6 +22,8 @@ from hf_quant.workflows.evaluate import evaluate_drop
 from hf_quant.workflows.generate import generate_examples
 from hf_quant.workflows.inspect import inspect
 from hf_quant.workflows.plan import search_plan
+from hf_quant.workflows.qat import convert
+from hf_quant.workflows.qat_callback import QATCallback
 from hf_quant.workflows.quantize import quantize
 from hf_quant.workflows.train import Trained, train
 

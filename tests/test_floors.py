@@ -10,7 +10,7 @@ import hf_quant
 PACKAGE = Path(hf_quant.__file__).parent
 FLOORS = [
     "errors",
-    "registry",
+    "registry extending",
     "config hardware",
     "formats",
     "kernels observers",
@@ -20,6 +20,8 @@ FLOORS = [
     "algorithms reporting",
     "planner export qat",
     "hub",  # below integration, whose saving writes the model card
+    "quantizing",
+    "training",
     "integration",
     "workflows demo",
     "cli",

@@ -13,9 +13,9 @@ import hf_quant
 from hf_quant import Calibration, HfQuantConfig, Recipe
 from hf_quant.demo.packaged import minilm_directory
 from hf_quant.demo.quality import sentence_embeddings
-from hf_quant.integration.algorithms import algorithms_of
-from hf_quant.integration.resolve import resolve
 from hf_quant.modules.swap import quantized_modules
+from hf_quant.quantizing.algorithms import algorithms_of
+from hf_quant.quantizing.resolve import resolve
 from tests.integration.calibration_data import HELD_OUT, calibration
 from tests.integration.tiny import auto_class, error, outputs, tiny_model
 

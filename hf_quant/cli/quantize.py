@@ -19,7 +19,7 @@ from hf_quant.config.presets import PRESETS
 from hf_quant.config.recipe import Recipe
 from hf_quant.config.recipe_files import recipe_names
 from hf_quant.errors import ConfigError
-from hf_quant.integration.config import HfQuantConfig
+from hf_quant.quantizing.config import HfQuantConfig
 from hf_quant.workflows.checkpoints import check_output, copy_tokenizer, load_model, load_tokenizer
 from hf_quant.workflows.inspect import inspect
 from hf_quant.workflows.quantize import quantize

@@ -26,7 +26,7 @@ from hf_quant.demo.texts import news_split
 from hf_quant.errors import UnknownName
 from hf_quant.evaluation.perplexity import perplexity
 from hf_quant.hardware.free_memory import give_back_memory
-from hf_quant.integration.config import HfQuantConfig
+from hf_quant.quantizing.config import HfQuantConfig
 from hf_quant.registry import unknown
 
 PRECISIONS = ("fp32", "int8", "int4")

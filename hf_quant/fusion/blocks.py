@@ -20,7 +20,6 @@ from hf_quant.modules.linear import QuantizedLinear
 _block_op = torch.ops.hf_quant.native_block.default
 _linear_op = torch.ops.hf_quant.native_linear.default
 
-NATIVE = "native"
 _MOST = 3
 _ORDINARY = (0.1, 1.0, 8.0)
 _STEP = 2**-7
@@ -188,7 +187,7 @@ def on_native(linears: list[Any]) -> list[QuantizedLinear] | None:
             if linear._visiting() is not None:
                 return None
             linear.prepare()
-        if linear.kernel != NATIVE or linear.rescaled:
+        if not linear.fuses or linear.rescaled:
             return None
     return linears
 

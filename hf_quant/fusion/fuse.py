@@ -8,12 +8,11 @@ import torch
 from torch import nn
 
 from hf_quant.fusion.agreement import agree, output
-from hf_quant.fusion.blocks import NATIVE, FusedActivation, FusedGatedMlp, FusedMlp
+from hf_quant.fusion.blocks import FusedActivation, FusedGatedMlp, FusedMlp
 from hf_quant.fusion.mixin import Fused, fuse_module, unfuse_module
 from hf_quant.fusion.norm import FusedNorm
 from hf_quant.fusion.post_norm import FusedFeedForward, FusedOutput
 from hf_quant.fusion.siblings import Siblings, find_siblings
-from hf_quant.kernels.native.library import load
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.linear import QuantizedLinear
 from hf_quant.modules.swap import quantized_modules
@@ -37,7 +36,7 @@ def fuse(model: nn.Module) -> None:
     weights to float rounding, and as it is to what rounding its inputs explains. Nothing happens without native
     kernels.
     """
-    if load() is None or all(module.kernel != NATIVE for _, module in quantized_modules(model)):
+    if not any(module.fuses for _, module in quantized_modules(model)):
         return
     if any(module.rescaled for _, module in quantized_modules(model)):
         unfuse(model)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_quant.fusion.blocks import NATIVE, bias_of, on_native, static_grid
+from hf_quant.fusion.blocks import bias_of, is_hooked, on_native, static_grid
+from hf_quant.fusion.writes import Stamp, is_unwritten, stamp
 from hf_quant.kernels.native import structs
 from hf_quant.kernels.native.linear import spec_tensor, step_spec
 from hf_quant.modules.linear import QuantizedLinear
@@ -19,9 +20,8 @@ _MOST = 3
 class Siblings:
     """Computes all members when one of them is called, and hands the others their results if they get the same input.
 
-    The same means: the same tensor, which nobody has written to in between. Tensors of inference mode do not count
-    their versions: what they hold is compared. In a traced graph the tensor itself is enough. Members that turn out to
-    be called on different inputs are separated for good.
+    The same means: the same tensor, which nobody has written to in between, also in a traced graph. Members
+    that turn out to be called on different inputs are separated for good.
 
     Args:
         members: Two or three linears with one input width, rotation and format of inputs.
@@ -37,14 +37,14 @@ class Siblings:
             program.steps[0].weights[index] = step.weights[0]
         self.spec = spec_tensor(program)
         self.none = torch.empty(0, device="cpu")
-        self.pending: tuple[torch.Tensor, int | torch.Tensor | None, dict[int, torch.Tensor]] | None = None
+        self.pending: tuple[torch.Tensor, Stamp, dict[int, torch.Tensor]] | None = None
 
     def __call__(self, member: QuantizedLinear, input: torch.Tensor) -> torch.Tensor | None:
         """The output of `member`; None where it has to compute it alone."""
         pending = self.pending
         if pending is not None:
-            source, stamp, outputs = pending
-            if source is input and _is_unchanged(input, stamp):
+            source, earlier, outputs = pending
+            if source is input and is_unwritten(input, earlier):
                 output = outputs.pop(id(member), None)
                 if not outputs:
                     self.pending = None
@@ -64,21 +64,15 @@ class Siblings:
         )
         found = {id(each): result for each, result in zip(self.members, results, strict=False)}
         output = found.pop(id(member))
-        self.pending = (input, self._stamp(input), found)
+        self.pending = (input, stamp(input), found)
         return output
 
-    @staticmethod
-    def _stamp(input: torch.Tensor) -> int | torch.Tensor | None:
-        """What tells whether `input` is what it was: its version, or a copy; nothing in a traced graph."""
-        if torch.compiler.is_compiling():
-            return None
-        if input.is_inference():
-            return input.clone()
-        return input._version
-
     def complete(self) -> bool:
-        """Whether all members still are on the kernel that this is for."""
-        return on_native(list(self.members)) is not None
+        """Whether all members still are on the kernel that this is for, and nothing happens before a call of one.
+
+        Of offloaded members, for instance, the tensors come with the call.
+        """
+        return not any(map(is_hooked, self.members)) and on_native(list(self.members)) is not None
 
     def separate(self) -> None:
         """Let each member compute alone from now on."""
@@ -87,15 +81,9 @@ class Siblings:
             member.siblings = None
 
 
-def _is_unchanged(input: torch.Tensor, stamp: int | torch.Tensor | None) -> bool:
-    if stamp is None:
-        return True
-    return torch.equal(input, stamp) if isinstance(stamp, torch.Tensor) else input._version == stamp
-
-
 def find_siblings(module: nn.Module) -> list[QuantizedLinear]:
     """Children that may be siblings: two or three linears of one input width and format; empty where there are none."""
-    linears = [child for child in module.children() if isinstance(child, QuantizedLinear) and child.kernel == NATIVE]
+    linears = [child for child in module.children() if isinstance(child, QuantizedLinear) and child.fuses]
     by_input: dict[Any, list[QuantizedLinear]] = {}
     for linear in linears:
         weight = linear.spec.scheme.weight

@@ -17,7 +17,6 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from hf_quant.fusion.blocks import NATIVE
 from hf_quant.integration.native_attention import attend
 from hf_quant.kernels.native.library import load
 from hf_quant.modules.swap import quantized_modules
@@ -36,7 +35,7 @@ def choose(model: Any) -> None:
 
     A model whose ``sdpa`` somebody else has registered keeps that.
     """
-    if load() is None or all(module.kernel != NATIVE for _, module in quantized_modules(model)):
+    if not any(module.fuses for _, module in quantized_modules(model)):
         return
     if not install():
         logger.warning("the registered attention function %r is not Transformers' own: it is left as it is", REPLACED)

@@ -8,16 +8,18 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from hf_quant.integration import resizing, saving
-from hf_quant.integration.config import HfQuantConfig
-from hf_quant.integration.original import ORIGINAL
+from hf_quant.extending.original import ORIGINAL
+from hf_quant.integration import footprint, resizing, saving
+from hf_quant.integration.described import is_quantized, says_quantized
 
 EXTENSIONS: dict[str, Callable[..., Any]] = {
     "save_pretrained": saving.save_pretrained,
     "_upload_modified_files": saving.upload_modified_files,
+    "get_memory_footprint": footprint.get_memory_footprint,
     "resize_token_embeddings": resizing.resize_token_embeddings,
 }
-"""Method of ``PreTrainedModel`` to the function that takes its place for quantized models."""
+"""Method of ``PreTrainedModel`` to the function that takes its place for models that are quantized, or
+whose config says so."""
 
 
 def install() -> None:
@@ -37,7 +39,7 @@ def install() -> None:
 def _extended(original: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def method(model: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(getattr(model.config, "quantization_config", None), HfQuantConfig):
+        if says_quantized(model.config) or is_quantized(model):
             return function(model, *args, **kwargs)
         return original(model, *args, **kwargs)
 

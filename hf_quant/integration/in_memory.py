@@ -6,10 +6,10 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.quantizer import HfQuantQuantizer, finish
-from hf_quant.integration.resolve import Resolution
-from hf_quant.integration.solve import Outcome
+from hf_quant.quantizing.config import HfQuantConfig
+from hf_quant.quantizing.resolve import Resolution
+from hf_quant.quantizing.solve import Outcome
 
 
 def become_quantized(model: Any, config: HfQuantConfig, resolution: Resolution, outcome: Outcome) -> None:

@@ -1,4 +1,4 @@
-"""LoRA layers whose base is a quantized linear, or one in training that rounds the sum."""
+"""LoRA layers whose base is a quantized linear."""
 
 from __future__ import annotations
 
@@ -12,21 +12,6 @@ from peft.tuners.tuners_utils import check_adapters_to_merge
 from hf_quant.algorithms import SOLVERS
 from hf_quant.errors import UnsupportedModel, WeightError
 from hf_quant.modules.linear import QuantizedLinear
-
-
-class MergedInTheLoop(Linear):
-    """PEFT's LoRA layer, whose base adds the adapter to its weight itself, before it rounds it."""
-
-    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """What the base computes.
-
-        Raises:
-            UnsupportedModel: Adapters are to be mixed within a batch.
-        """
-        if kwargs.pop("adapter_names", None) is not None:
-            raise UnsupportedModel("adapters that are rounded with their weight cannot be mixed within a batch")
-        output: torch.Tensor = self.base_layer(x, *args, **kwargs)
-        return output
 
 
 class LoraOnQuantized(Linear):

@@ -26,13 +26,19 @@ def install() -> None:
 
     from hf_quant.errors import UnsupportedModel
     from hf_quant.integration.lora import LoraOnQuantized
+    from hf_quant.modules.base import QuantizedModule
     from hf_quant.modules.linear import QuantizedLinear
 
     original = LoraModel._create_new_module
 
     def create_new_module(lora_config: Any, adapter_name: str, target: Any, **kwargs: Any) -> Any:
         base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-        if not isinstance(base, QuantizedLinear) or kwargs.get("parameter_name") is not None:
+        if isinstance(base, QuantizedModule) and kwargs.get("parameter_name") is not None:
+            raise UnsupportedModel(
+                "target_parameters puts an adapter on a float parameter, which a quantized module has none of: use "
+                "target_modules, or call model.dequantize() first"
+            )
+        if not isinstance(base, QuantizedLinear):
             return original(lora_config, adapter_name, target, **kwargs)
         if lora_config.use_dora:
             raise UnsupportedModel(

@@ -16,12 +16,8 @@ from hf_quant.config.plan import Plan
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CheckpointError, ConfigError, HfQuantError, UnsupportedModel
 from hf_quant.fusion.fuse import fuse, unfuse
-from hf_quant.integration import attention, checkpoint, peft, saving, trainer
-from hf_quant.integration.algorithms import algorithms_of
-from hf_quant.integration.config import HfQuantConfig
-from hf_quant.integration.prepared import begin_training, check_config, go_on_training
-from hf_quant.integration.resolve import Resolution, resolve
-from hf_quant.integration.solve import Outcome, check_data, quantize_weights
+from hf_quant.integration import attention, checkpoint, peft
+from hf_quant.integration.tags import tag, untag
 from hf_quant.integration.weight_ops import QuantizeOnLoad
 from hf_quant.kernels.openmp import no_threads_left
 from hf_quant.modules.base import QuantizedModule
@@ -29,6 +25,12 @@ from hf_quant.modules.inventory import Inventory
 from hf_quant.modules.state import stored_state
 from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.swap import quantized_modules, restore_float, share_tied, swap
+from hf_quant.quantizing.algorithms import algorithms_of
+from hf_quant.quantizing.config import HfQuantConfig
+from hf_quant.quantizing.resolve import Resolution, resolve
+from hf_quant.quantizing.solve import Outcome, check_data, quantize_weights
+from hf_quant.training import trainer
+from hf_quant.training.prepared import begin_training, check_config, go_on_training
 
 logger = logging.getLogger(__name__)
 
@@ -225,7 +227,7 @@ class HfQuantQuantizer(HfQuantizer):
         attention.restore(model)
         restore_float(model, dtype)
         model.to(dtype)
-        saving.untag(model)
+        untag(model)
         model.config.dtype = dtype
         return model
 
@@ -247,6 +249,9 @@ def finish(model: Any, config: HfQuantConfig, quantizer: HfQuantQuantizer) -> No
         module.check_values(name)
         if not module.is_offloaded:
             module.prepare()
+        if not module.tied:
+            for parameter, weight in module.weights.items():
+                weight.name = f"{name}.{parameter}"  # for messages
     for module in model.modules():
         if isinstance(module, QuantizedModule | StoredModule):
             module.requires_grad_(False)
@@ -254,7 +259,7 @@ def finish(model: Any, config: HfQuantConfig, quantizer: HfQuantQuantizer) -> No
     attention.choose(model)
     model.config.quantization_config = config
     quantizer.quantization_config = config
-    saving.tag(model)
+    tag(model)
     peft.install()
     kept = [name for name, reason in config.kept_float.items() if not reason.startswith("normalisation")]
     if kept:

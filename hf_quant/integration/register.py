@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from transformers.quantizers import auto
 from transformers.quantizers.auto import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
@@ -11,8 +12,10 @@ from transformers.quantizers.auto import (
 )
 
 from hf_quant.integration import extend
-from hf_quant.integration.config import QUANT_METHOD, HfQuantConfig
 from hf_quant.integration.quantizer import HfQuantQuantizer
+from hf_quant.modules.tensor import rebuilt_tensor
+from hf_quant.modules.weight import rebuilt_weight
+from hf_quant.quantizing.config import QUANT_METHOD, HfQuantConfig
 
 
 def register() -> None:
@@ -26,3 +29,5 @@ def register() -> None:
     if HfQuantConfig not in known:
         auto.LOADING_ATTRIBUTES_CONFIG_TYPES = (*known, HfQuantConfig)
     extend.install()
+    # Of a saved state dict: they check what they are given.
+    torch.serialization.add_safe_globals([rebuilt_tensor, rebuilt_weight])

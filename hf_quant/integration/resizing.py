@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hf_quant.errors import UnsupportedModel
-from hf_quant.integration.original import original_method
+from hf_quant.extending.original import original_method
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.stored import StoredModule
 

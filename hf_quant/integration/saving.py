@@ -18,28 +18,17 @@ from safetensors import SafetensorError
 from torch import distributed
 from transformers.utils.hub import PushToHubMixin
 
-from hf_quant.errors import SaveError
+from hf_quant.errors import HfQuantError, SaveError
+from hf_quant.extending.original import original_method
 from hf_quant.hub.card import extend_card
-from hf_quant.integration.original import original_method
+from hf_quant.integration.checkpoint import read_headers
+from hf_quant.integration.described import described, drop_unfounded, is_quantized, is_unfounded, says_quantized
+from hf_quant.integration.readable import check_readable
 from hf_quant.modules.state import stored_state
 from hf_quant.modules.stored import StoredModule
 
 _SHARED_ARGUMENTS = ("token", "max_shard_size")
 """Arguments of both `save_pretrained` and `push_to_hub`."""
-
-_TAGS = ("hf_quant", "quantized")
-
-
-def tag(model: Any) -> None:
-    """Say on the model card that the model is quantized."""
-    tags = list(model.model_tags or [])
-    model.model_tags = [*tags, *(tag for tag in _TAGS if tag not in tags)]
-
-
-def untag(model: Any) -> None:
-    """Undo `tag`."""
-    if model.model_tags:
-        model.model_tags = [tag for tag in model.model_tags if tag not in _TAGS] or None
 
 
 def save_pretrained(
@@ -49,10 +38,12 @@ def save_pretrained(
     state_dict: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> None:
-    """``PreTrainedModel.save_pretrained`` that writes to a staging directory first.
+    """``PreTrainedModel.save_pretrained`` that writes to a staging directory first, and sees that it can be loaded.
+
+    The plan in ``config.json`` names the modules that are quantized now, whatever was replaced since.
 
     Args:
-        model: Quantized.
+        model: Quantized; or float, with a config that says otherwise, which it loses.
         save_directory: Where the checkpoint is to be; created when missing. Files of an earlier checkpoint are
             replaced once the new one is complete.
         is_main_process: Whether this process is the one that writes. Of several in ``torch.distributed``, only the
@@ -61,12 +52,15 @@ def save_pretrained(
         **kwargs: As for ``PreTrainedModel.save_pretrained``.
 
     Raises:
-        SaveError: The directory cannot be written or the disk is full; nothing was changed in it.
+        SaveError: The directory cannot be written, the disk is full, or `from_pretrained` would refuse what was
+            written; nothing was changed in it.
     """
-    original = original_method("save_pretrained")
-    write = functools.partial(original, model, is_main_process=is_main_process, state_dict=state_dict)
-    if getattr(model, "_hf_peft_config_loaded", False) or not _writes(is_main_process):
-        write(save_directory, **kwargs)
+    if is_unfounded(model):
+        drop_unfounded(model)
+    write = functools.partial(original_method("save_pretrained"), model, is_main_process=is_main_process)
+    is_float = not (is_quantized(model) or says_quantized(model.config))
+    if is_float or getattr(model, "_hf_peft_config_loaded", False) or not _writes(is_main_process):
+        write(save_directory, state_dict=state_dict, **kwargs)
         return
     push = kwargs.pop("push_to_hub", False)
     hub_names = inspect.signature(PushToHubMixin.push_to_hub).parameters
@@ -78,12 +72,16 @@ def save_pretrained(
         if target.exists() and not target.is_dir():
             raise NotADirectoryError("it is a file; give a directory to save to")
         staging = _make_staging(target)
-        with _tensors_to_save(model, state_dict):
-            write(staging, **kwargs)
-        _correct_dtype(model, staging)
-        extend_card(model, staging, existing=target / "README.md", source=target.name)
+        with described(model):
+            with _tensors_to_save(model, state_dict) as state:
+                write(staging, state_dict=state, **kwargs)
+            _correct_dtype(model, staging)
+            _check(model, staging, target, kwargs.get("variant"))
+            extend_card(model, staging, existing=target / "README.md", source=target.name)
         _share(staging)
         _publish(staging, target, kwargs.get("variant"))
+    except SaveError:
+        raise
     except (OSError, SafetensorError) as error:
         # safetensors reports a full disk as an error of its own.
         raise SaveError(f"cannot save to {target}: {error}. Nothing was changed there; free space or rights") from error
@@ -100,18 +98,56 @@ def _writes(is_main_process: bool) -> bool:
     )
 
 
+def _check(model: Any, staging: Path, target: Path, variant: str | None) -> None:
+    files = [str(path) for path in sorted(staging.glob("*.safetensors"))]
+    try:
+        check_readable(type(model), type(model.config), staging, files)
+    except HfQuantError as error:
+        raise SaveError(
+            f"cannot save to {target}: what was to be saved could not be loaded again: {error}. Nothing was changed "
+            "there; save the tensors that the model has, and modules and a config that the class makes"
+        ) from error
+    for other, paths in _other_variants(target, variant).items():
+        try:
+            read_headers(paths)
+        except HfQuantError:
+            continue  # no weights, whatever the name says
+        try:
+            check_readable(type(model), type(model.config), staging, paths)
+        except HfQuantError as error:
+            raise SaveError(
+                f"cannot save to {target}: {Path(paths[0]).name} there is {other}, which the config.json of this model "
+                f"does not describe ({error}). Nothing was changed; save to another directory, or move it away"
+            ) from error
+
+
+def _other_variants(target: Path, variant: str | None) -> dict[str, list[str]]:
+    """Files of weights in `target` that stay there, by words for the variant that they are of."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(target.glob("model*.safetensors")):
+        match = re.fullmatch(r"model(?:\.(.+?))?(-\d{5}-of-\d{5})?\.safetensors", path.name)
+        if match is not None and match[1] != variant:
+            found.setdefault("the default" if match[1] is None else f"variant {match[1]!r}", []).append(str(path))
+    return found
+
+
 @contextlib.contextmanager
-def _tensors_to_save(model: Any, state_dict: dict[str, Any] | None) -> Iterator[None]:
-    # Transformers asks the quantizer of a quantized model for the tensors, and forgets those it was given.
+def _tensors_to_save(model: Any, state_dict: dict[str, Any] | None) -> Iterator[dict[str, Any] | None]:
+    # Transformers asks the quantizer of a quantized model for the tensors, and forgets those it was given. A part of
+    # one, such as its base model, has no quantizer.
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is None:
+        yield stored_state(model, model.state_dict() if state_dict is None else state_dict)
+        return
     if state_dict is None:
-        yield
+        yield None
         return
     split = stored_state(model, state_dict)
-    model.hf_quantizer.get_state_dict_and_metadata = lambda model: (split, {})
+    quantizer.get_state_dict_and_metadata = lambda model: (split, {})
     try:
-        yield
+        yield None
     finally:
-        del model.hf_quantizer.get_state_dict_and_metadata
+        del quantizer.get_state_dict_and_metadata
 
 
 def _make_staging(target: Path) -> Path:
@@ -181,5 +217,6 @@ def upload_modified_files(
     model: Any, working_dir: str | os.PathLike[str], repo_id: str, *args: Any, **kwargs: Any
 ) -> Any:
     """Extend the card of what is about to be uploaded: ``push_to_hub`` has just put a generic one over ours."""
-    extend_card(model, Path(working_dir), existing=Path(working_dir) / "README.md", source=repo_id)
+    with described(model):
+        extend_card(model, Path(working_dir), existing=Path(working_dir) / "README.md", source=repo_id)
     return original_method("_upload_modified_files")(model, working_dir, repo_id, *args, **kwargs)

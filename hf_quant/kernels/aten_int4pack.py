@@ -37,6 +37,7 @@ class Int4PackKernel:
     alignment = 1
     fast = None
     look_up = None
+    fuses = False
 
     def unsupported(self, spec: LinearSpec, device: torch.device) -> str | None:
         """2 to 4 bits, scales shared by a multiple of 32 inputs, 8-bit or float inputs, x86 CPUs."""

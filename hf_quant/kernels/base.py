@@ -100,6 +100,8 @@ class LinearKernel(Protocol):
     """None where there is no shorter way than `run`."""
     look_up: LookUp | None
     """None where rows cannot be read from the layout."""
+    fuses: bool
+    """Whether the ops of whole blocks (`native_block`, `native_linears`) take its layout."""
 
     def unsupported(self, spec: LinearSpec, device: torch.device) -> str | None:
         """Why this kernel cannot run `spec` on `device`; None when it can."""
@@ -132,6 +134,7 @@ class NeutralKernel:
     alignment = 1
     fast: FastLinear | None = None
     look_up: LookUp | None = None
+    fuses = False
 
     def lay_out(self, operands: LinearOperands, spec: LinearSpec) -> tuple[torch.Tensor, ...]:
         """Nothing to do."""

@@ -19,6 +19,8 @@ from hf_quant.kernels.dispatch import get_kernel
 from hf_quant.kernels.reference import embedding as embedding_reference
 from hf_quant.kernels.weights import decode_rows
 
+_unsafe_view = torch.ops.aten._unsafe_view.default
+
 _OPERANDS = "Tensor[] weight, Tensor? bias, Tensor? input_scale, Tensor? input_zero_point, Tensor[] packed"
 
 # The name of an argument must not be one that Inductor uses itself, such as `kernel`.
@@ -123,7 +125,8 @@ def _linear_eager(input: torch.Tensor, operands: LinearOperands, spec: LinearSpe
     if tokens.shape[0] == 0:
         return input.new_empty(*input.shape[:-1], spec.out_features)
     output = get_kernel(kernel).run(tokens, operands, spec)
-    return output.view(*input.shape[:-1], spec.out_features)
+    # No view to autograd, which would forbid writing to it in place.
+    return _unsafe_view(output, (*input.shape[:-1], spec.out_features))
 
 
 @torch.library.impl("hf_quant::linear", "default")

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
 
 PARAMETER = "weight"
+_PREPARED = ("held", "ready", "kernel", "packed", "read", "fast", "look_up", "fuses", "like")
+"""Attributes that `prepare` sets, made of the weight as it is then."""
 
 
 class QuantizedModule(nn.Module):
@@ -43,6 +45,8 @@ class QuantizedModule(nn.Module):
     """
 
     spec: LinearSpec
+    names: tuple[str, ...]
+    """Of the tensors of the weight, in the order of its format."""
     weight: nn.Parameter
     input_scale: torch.Tensor | None
     input_zero_point: torch.Tensor | None
@@ -61,6 +65,8 @@ class QuantizedModule(nn.Module):
     """The tensors of the weight, as an op takes them."""
     fast: FastLinear | None = None
     look_up: LookUp | None = None
+    fuses: bool = False
+    """Whether the kernel can compute more than this module in one call."""
     like: torch.Tensor
     """An empty tensor of the dtype that the float module has."""
 
@@ -75,6 +81,7 @@ class QuantizedModule(nn.Module):
     ) -> None:
         """Create the tensors, uninitialised; called by a subclass's constructor after ``nn.Module.__init__``."""
         self.spec = LinearSpec(scheme, width, rows)
+        self.names = tuple(weight_facts(scheme.weight, rows, width))
         self.tied = tied
         self.float_dtype = dtype or torch.get_default_dtype()
         self.rescaled = False
@@ -110,8 +117,7 @@ class QuantizedModule(nn.Module):
 
     def stored_weight(self) -> dict[str, torch.Tensor]:
         """The tensors of the weight by the names of its format, while they are as they lie on disk."""
-        facts = weight_facts(self.spec.scheme.weight, *self._sizes())
-        found = {name: getattr(self, stored_name(PARAMETER, name)) for name in facts}
+        found = {name: getattr(self, stored_name(PARAMETER, name)) for name in self.names}
         return {**found, CODES: found[CODES].data}
 
     def fill(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -133,7 +139,7 @@ class QuantizedModule(nn.Module):
         if other.weights:
             self.hold(other.weights[PARAMETER])
             return
-        for name in weight_facts(self.spec.scheme.weight, *self._sizes()):
+        for name in self.names:
             stored = stored_name(PARAMETER, name)
             setattr(self, stored, getattr(other, stored))
             self._non_persistent_buffers_set.add(stored)
@@ -172,19 +178,21 @@ class QuantizedModule(nn.Module):
             made["like"] = torch.empty(0, dtype=face.dtype, device=weight.device)
             if self.multiplies:
                 kernel, made["packed"] = weight.ready(self.spec, self.input_scale, self.input_zero_point)
-                made |= {"kernel": kernel.name, "fast": kernel.fast}
+                made |= {"kernel": kernel.name, "fast": kernel.fast, "fuses": kernel.fuses}
             else:
                 weight.lay_out()
                 if (layout := weight.layout) is not None:  # otherwise rows are gathered from the codes
                     made["packed"] = layout.kernel.arguments(layout.tensors, None, layout.spec)
                     made |= {"kernel": layout.kernel.name, "look_up": layout.kernel.look_up}
+                    made["fuses"] = layout.kernel.fuses
             made["read"] = tuple(weight.operands().weight.values())
             weight.readers.add(self)
             self.__dict__.update(made)
 
     def forget(self) -> None:
         """Undo `prepare`: what was made of the weight is of no use any more."""
-        self.__dict__.update(held=None, ready=False, kernel=None, packed=(), read=(), fast=None, look_up=None)
+        for name in _PREPARED:
+            self.__dict__.pop(name, None)  # what the class says holds again
 
     @property
     def is_offloaded(self) -> bool:
@@ -297,15 +305,15 @@ class QuantizedModule(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        if is_taken and full in missing_keys:
+        is_owned_elsewhere = self.tied and weight is not None and given is None  # and missed there if it is missing
+        if (is_taken or is_owned_elsewhere) and full in missing_keys:
             missing_keys.remove(full)
         self.rescaled = self.input_scale is not None
         if weight is not None:
             self.forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("held", "ready", "kernel", "packed", "read", "fast", "look_up", "like")
-        return {name: value for name, value in self.__dict__.items() if name not in own}
+        return {name: value for name, value in self.__dict__.items() if name not in _PREPARED}
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == PARAMETER and isinstance(value, QuantizedTensor):

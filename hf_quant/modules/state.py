@@ -18,17 +18,23 @@ def stored_state(module: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
         module: Whose state it is.
         state: From ``module.state_dict()``; not changed.
     """
-    tied = {
-        f"{name}.{parameter}" if name else parameter
+    holders = [
+        (f"{name}.{parameter}".removeprefix("."), child)
         for name, child in module.named_modules(remove_duplicate=False)
-        if getattr(child, "tied", False)
-        for parameter in getattr(child, "weights", ())
-    }
+        if isinstance(getattr(child, "weights", None), dict)
+        for parameter in child.weights
+    ]
+    firsts = {name for name, _ in module.named_modules()}
+    # A module with several names is saved under its first, and a tied one by its owner.
+    others = {name for name, child in holders if child.tied or name.rpartition(".")[0] not in firsts}
+    quantized = {name: tensor for name, tensor in state.items() if isinstance(tensor, QuantizedTensor)}
+    saved = {tensor.of for name, tensor in quantized.items() if name not in others}
     split: dict[str, Any] = {}
     for name, tensor in state.items():
-        if not isinstance(tensor, QuantizedTensor):
+        if name not in quantized:
             split[name] = tensor
-        elif name not in tied:
+        elif name not in others or tensor.of not in saved:  # the owner may be outside of a part that is saved alone
+            saved.add(tensor.of)
             split.update((stored_name(name, key), value) for key, value in tensor.of.neutral().items())
     return split
 

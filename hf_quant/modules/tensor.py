@@ -12,9 +12,8 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from hf_quant.config.scheme import Scheme, TensorScheme
+from hf_quant.config.scheme import Scheme
 from hf_quant.errors import QuantizedWeightError
-from hf_quant.kernels.base import LinearSpec
 from hf_quant.kernels.dispatch import get_kernel
 from hf_quant.modules import sharding
 from hf_quant.modules.products import looked_up, multiplied
@@ -163,17 +162,18 @@ class QuantizedTensor(_Tensor):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # The same parameter again for all who share it: pickle and deepcopy keep one of each.
-        return _rebuilt, (self.of, self.dtype, self.turned, getattr(self, "_is_param", False))
+        return rebuilt_tensor, (self.of, self.dtype, self.turned, getattr(self, "_is_param", False))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> QuantizedTensor:
         if id(self) not in memo:
             is_parameter = getattr(self, "_is_param", False)
-            memo[id(self)] = _rebuilt(copy.deepcopy(self.of, memo), self.dtype, self.turned, is_parameter)
+            memo[id(self)] = rebuilt_tensor(copy.deepcopy(self.of, memo), self.dtype, self.turned, is_parameter)
         found: QuantizedTensor = memo[id(self)]
         return found
 
 
-def _rebuilt(of: Weight, dtype: torch.dtype, turned: bool, is_parameter: bool) -> QuantizedTensor:
+def rebuilt_tensor(of: Weight, dtype: torch.dtype, turned: bool, is_parameter: bool) -> QuantizedTensor:
+    """Inverse of pickling a `QuantizedTensor`."""
     if is_parameter and not turned:
         return of.face(dtype)
     made: QuantizedTensor = QuantizedTensor(of, dtype, turned)
@@ -226,12 +226,14 @@ def _write(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
     is_plain = not isinstance(input, QuantizedTensor) and not isinstance(bias, QuantizedTensor)
+    _refuse_gradient(weight)
     if not isinstance(weight, QuantizedTensor) or weight.turned or not is_plain:
         return NotImplemented
     return multiplied(weight.of, input, bias)
 
 
 def _matmul(input: Any, weight: Any, **kwargs: Any) -> Any:
+    _refuse_gradient(weight)
     if not isinstance(weight, QuantizedTensor) or not weight.turned or isinstance(input, QuantizedTensor) or kwargs:
         return NotImplemented
     return multiplied(weight.of, input, None)
@@ -240,6 +242,7 @@ def _matmul(input: Any, weight: Any, **kwargs: Any) -> Any:
 def _embedding(
     input: Any, weight: Any, padding_idx: Any = None, max_norm: Any = None, *args: Any, **kwargs: Any
 ) -> Any:
+    _refuse_gradient(weight)
     if not isinstance(weight, QuantizedTensor) or weight.turned or max_norm is not None:
         return NotImplemented
     return looked_up(weight.of, input, weight.dtype)
@@ -251,6 +254,12 @@ def _requires_grad(tensor: Any, value: bool = True) -> Any:
 
 def _refused_training(tensor: QuantizedTensor) -> Any:
     raise QuantizedWeightError(f"{_name(tensor)} is quantized and cannot be trained: {FIX}")
+
+
+def _refuse_gradient(weight: Any) -> None:
+    # Of what was added to it in place: a sum of zeros, say, which changes nothing yet.
+    if isinstance(weight, QuantizedTensor) and weight.requires_grad:
+        _refused_training(weight)
 
 
 def _set_data(tensor: Any, value: Any) -> Any:
@@ -418,6 +427,3 @@ _OPS: dict[Any, Callable[..., Any]] = {
     aten.copy_.default: _copy,
 }
 """What is done to the tensor below autograd."""
-
-# ``torch.load(..., weights_only=True)`` reads state dicts of quantized models.
-torch.serialization.add_safe_globals([QuantizedTensor, Weight, LinearSpec, Scheme, TensorScheme, _rebuilt])

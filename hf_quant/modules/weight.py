@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hf_quant.config.scheme import Scheme, TensorScheme
-from hf_quant.errors import CheckpointError
 from hf_quant.formats import weight_facts
 from hf_quant.formats.base import TensorFacts
 from hf_quant.kernels import ops
 from hf_quant.kernels.base import LinearKernel, LinearOperands, LinearSpec
 from hf_quant.kernels.dispatch import select_kernel
 from hf_quant.modules.paging import page_out, stand_in, until_spawned
+from hf_quant.modules.validation import check_weight
 
 if TYPE_CHECKING:
     from hf_quant.modules.base import QuantizedModule
@@ -64,6 +64,8 @@ class Weight:
 
     def __init__(self, scheme: TensorScheme, rows: int, width: int, tensors: Mapping[str, torch.Tensor]):
         self.scheme, self.rows, self.width = scheme, rows, width
+        self.facts: TensorFacts = weight_facts(scheme, rows, width)
+        """Name, shape and dtype of its tensors, looked up here because Dynamo cannot trace a look-up by name."""
         self.name = "a quantized weight"
         """Of the first module that holds it, for messages."""
         self.tensors = dict(tensors)
@@ -81,11 +83,6 @@ class Weight:
         """Whether it was said that it is decoded for code that does not know it."""
         self._codes: weakref.ref[torch.Tensor] | None = None
         self._face: weakref.ref[QuantizedTensor] | None = None
-
-    @property
-    def facts(self) -> TensorFacts:
-        """Name, shape and dtype of its tensors."""
-        return weight_facts(self.scheme, self.rows, self.width)
 
     @property
     def device(self) -> torch.device:
@@ -244,16 +241,44 @@ class Weight:
             return self.products[0]
         return self.plain_spec if self.is_table and not self.products else None
 
-    def __getstate__(self) -> dict[str, Any]:
-        # For copies and pickles: codes, not a kernel's layout, which another machine may not have.
-        state = {**self.__dict__, "tensors": self.neutral(), "layout": None, "_codes": None, "_face": None}
-        del state["readers"]
-        until_spawned(state["tensors"])
-        return state
+    def __deepcopy__(self, memo: dict[int, Any]) -> Weight:
+        copied = self.like({name: tensor.clone() for name, tensor in self.neutral().items()})
+        memo[id(self)] = copied
+        return copied
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, readers=weakref.WeakSet())
-        for name, (shape, dtype) in self.facts.items():
-            found = self.tensors.get(name)
-            if not isinstance(found, torch.Tensor) or tuple(found.shape) != shape or found.dtype != dtype:
-                raise CheckpointError(f"{self.name} was pickled without {dtype} {list(shape)} as its {name}")
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # Codes, not a kernel's layout, which another machine may not have; and of plain types, as `torch.load` reads
+        # with weights_only=True.
+        tensors = self.neutral()
+        until_spawned(tensors)
+        products = [(spec.scheme.to_dict(), spec.in_features, spec.out_features) for spec in self.products]
+        return rebuilt_weight, (
+            self.scheme.to_dict(),
+            self.rows,
+            self.width,
+            tensors,
+            self.name,
+            products,
+            self.is_table,
+        )
+
+
+def rebuilt_weight(
+    scheme: dict[str, Any],
+    rows: int,
+    width: int,
+    tensors: dict[str, torch.Tensor],
+    name: str,
+    products: list[tuple[dict[str, Any], int, int]],
+    is_table: bool,
+) -> Weight:
+    """Inverse of pickling a `Weight`.
+
+    Raises:
+        CheckpointError: The tensors are not what a quantizer writes.
+    """
+    made = Weight(TensorScheme.from_dict(scheme), rows, width, tensors)
+    made.name, made.is_table = name, is_table
+    made.products = tuple(LinearSpec(Scheme.from_dict(use), *sizes) for use, *sizes in products)
+    check_weight(tensors, made, name)
+    return made

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
 from hf_quant.errors import CheckpointError, ConfigError, UnsupportedModel
-from hf_quant.integration.config import HfQuantConfig
+from hf_quant.quantizing.config import HfQuantConfig
 from hf_quant.registry import unknown
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")

@@ -8,9 +8,9 @@ import torch
 from transformers import PreTrainedConfig
 
 from hf_quant.evaluation.file_size import MAX_SHARD, computed_bytes
-from hf_quant.integration.config import HfQuantConfig
-from hf_quant.integration.resolve import resolve
 from hf_quant.modules.swap import share_tied, swap
+from hf_quant.quantizing.config import HfQuantConfig
+from hf_quant.quantizing.resolve import resolve
 
 
 def estimate_file_bytes(

@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 from hf_quant.calibration.resume import Progress
 from hf_quant.errors import ConfigError, TrainingError, UnsupportedModel
 from hf_quant.evaluation.models import device_of
-from hf_quant.integration.fingerprint import weights_fingerprint
+from hf_quant.quantizing.fingerprint import weights_fingerprint
 
 _IGNORED = -100
 """Label of a token that no loss counts."""

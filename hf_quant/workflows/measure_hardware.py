@@ -13,13 +13,13 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, LlamaConf
 
 from hf_quant.config.plan import Plan
 from hf_quant.config.presets import PRESETS
-from hf_quant.integration.config import HfQuantConfig
 from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.cost.measure import QUICK, THOROUGH, measure_table
 from hf_quant.planner.cost.overhead import measure_overhead
 from hf_quant.planner.cost.quiet import Quiet
 from hf_quant.planner.cost.table import KINDS, KernelTable, Overhead
 from hf_quant.planner.cost.table_file import cached_file, cached_table, this_machine, write_table
+from hf_quant.quantizing.config import HfQuantConfig
 from hf_quant.workflows.quantize import quantize
 
 logger = logging.getLogger(__name__)

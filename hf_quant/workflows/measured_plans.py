@@ -14,11 +14,11 @@ from torch import Tensor
 from hf_quant.calibration.data import Calibration
 from hf_quant.config.plan import Plan
 from hf_quant.config.recipe import Recipe
-from hf_quant.integration.config import HfQuantConfig
 from hf_quant.planner.problem import Assignment, Problem
 from hf_quant.planner.quality import Quality
 from hf_quant.planner.search.base import Evaluate
 from hf_quant.planner.sensitivity.table import LossTable
+from hf_quant.quantizing.config import HfQuantConfig
 from hf_quant.workflows.quantize import quantize
 
 logger = logging.getLogger(__name__)

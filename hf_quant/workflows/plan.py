@@ -16,8 +16,6 @@ from hf_quant.calibration.data import Calibration
 from hf_quant.config.plan import Plan
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CalibrationError, ConfigError
-from hf_quant.integration.algorithms import algorithms_of
-from hf_quant.integration.fingerprint import weights_fingerprint
 from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.budget import Budget
 from hf_quant.planner.confirm import confirmed
@@ -37,6 +35,8 @@ from hf_quant.planner.sensitivity.analysis import analyse
 from hf_quant.planner.sensitivity.sequences import sequences_of, writes_text
 from hf_quant.planner.sensitivity.table import LossTable
 from hf_quant.planner.space import SearchSpace
+from hf_quant.quantizing.algorithms import algorithms_of
+from hf_quant.quantizing.fingerprint import weights_fingerprint
 from hf_quant.workflows.measure_hardware import kernel_table
 from hf_quant.workflows.measured_plans import MeasuredPlans, left_by, steps_of, with_less_lost
 

@@ -9,12 +9,12 @@ import torch
 
 from hf_quant.algorithms.rtn import checked_range
 from hf_quant.errors import ConfigError, WeightError
-from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.in_memory import become_quantized
 from hf_quant.integration.quantizer import DTYPES, require_pretrained
-from hf_quant.integration.resolve import Resolution, resolve
-from hf_quant.integration.solve import quantize_weights
 from hf_quant.kernels.openmp import no_threads_left
+from hf_quant.quantizing.config import HfQuantConfig
+from hf_quant.quantizing.resolve import Resolution, resolve
+from hf_quant.quantizing.solve import quantize_weights
 
 
 @no_threads_left()

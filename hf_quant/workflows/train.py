@@ -17,12 +17,12 @@ from hf_quant.evaluation import TASKS
 from hf_quant.evaluation.fingerprint import checkpoint_fingerprint
 from hf_quant.evaluation.models import model_facts
 from hf_quant.evaluation.report import DropReport
-from hf_quant.integration.prepared import has_static_inputs
-from hf_quant.integration.resolve import resolve
 from hf_quant.qat.schedule import Schedule
+from hf_quant.quantizing.resolve import resolve
 from hf_quant.registry import unknown
 from hf_quant.reporting.training.page import write_page
 from hf_quant.reporting.training.run import TrainingRun, write_run
+from hf_quant.training.prepared import has_static_inputs
 from hf_quant.workflows.checkpoints import check_output, check_source, copy_tokenizer, load_model, load_tokenizer
 from hf_quant.workflows.evaluate import evaluate_drop
 from hf_quant.workflows.quantize import quantize

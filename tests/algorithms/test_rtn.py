@@ -169,7 +169,9 @@ def test_any_finite_weight_comes_back_finite_and_within_a_step(scheme, rows, gro
     assert bool(torch.isfinite(real).all()) and bool((solved["scale"] != 0).all())
     scale = solved["scale"].double().abs()
     steps = scale if scheme.granularity == "tensor" else scale.repeat_interleave(width // scale.shape[1], 1)
-    assert bool(((real.double() - weight.double()).abs() <= (1.01 if scheme.bits < 8 else 1.6) * steps).all())
+    # One code is left out on one side, and a scale may be 2 ** -9 too small, which the farthest number sees most of.
+    limit = 1.01 + 2.0 ** (scheme.bits - 10) if scheme.bits < 8 else 1.6
+    assert bool(((real.double() - weight.double()).abs() <= limit * steps).all())
 
 
 @every_scheme

@@ -3,7 +3,7 @@ import pytest
 from hf_quant import HfQuantConfig, Recipe, Scheme, TensorScheme
 from hf_quant.config.plan import Plan
 from hf_quant.errors import ConfigError
-from hf_quant.integration.algorithms import algorithms_of
+from hf_quant.quantizing.algorithms import algorithms_of
 
 W3 = Scheme(TensorScheme(bits=3, symmetric=False, granularity="group"))
 WHOLE = {

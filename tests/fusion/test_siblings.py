@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 
 import hf_quant
 from hf_quant.fusion import siblings as module_under_test
@@ -65,6 +66,20 @@ def test_members_called_on_different_inputs_are_separated_for_good(calls):
         assert torch.equal(members[1](second), expected[1])
         assert torch.equal(members[2](second), expected[2])
     assert len(calls) == 1 and all(member.siblings is None for member in members)
+
+
+def test_tensors_that_come_with_the_call_of_a_member_are_waited_for(calls):
+    # As accelerate brings them: a bias that is on meta until its own module is called.
+    members = trio()
+    input = make_input(members[0].spec, 5)
+    expected = [member(input) for member in members]
+    calls.clear()
+    for member in members:
+        bias, member.bias = member.bias, nn.Parameter(member.bias.detach().to("meta"), requires_grad=False)
+        member.register_forward_pre_hook(lambda module, args, bias=bias: setattr(module, "bias", bias))
+    with torch.no_grad():
+        assert all(torch.equal(member(input), output) for member, output in zip(members, expected, strict=True))
+    assert not calls
 
 
 def test_an_input_that_was_written_to_is_not_the_same(calls):
@@ -132,3 +147,83 @@ def test_query_key_and_value_of_a_model_are_siblings(name, count, calls):
     assert len(calls) == model.config.num_hidden_layers
     together = next(module.siblings for module in model.modules() if getattr(module, "siblings", None))
     assert len(together.members) == count
+
+
+class Attention(nn.Module):
+    """Query, key and value, with a write to their input after the first."""
+
+    def __init__(self, write):
+        super().__init__()
+        self.query, self.key, self.value = trio()
+        self.write = write
+
+    def forward(self, input):
+        input = input + 1
+        query = self.query(input)
+        self.write(input)
+        return query, self.key(input), self.value(input)
+
+
+def break_and_write(input):
+    torch._dynamo.graph_break()
+    input.mul_(2)
+
+
+WRITES = {
+    "itself": lambda input: input.mul_(2),
+    "a view": lambda input: input.view(-1).mul_(2),
+    "an alias": lambda input: input.detach().mul_(2),
+    "a row": lambda input: input[0].fill_(1),
+    "an output": lambda input: torch.add(input, 1, out=input),
+    "between graphs": break_and_write,
+}
+compiling = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning:torch")
+
+
+@compiling
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("write", WRITES)
+def test_in_a_compiled_graph_too_an_input_that_was_written_to_is_not_the_same(write, backend, mode):
+    torch.compiler.reset()
+    attention = Attention(WRITES[write])
+    input = make_input(attention.query.spec, 5)
+    with mode():
+        compiled = torch.compile(attention, backend=backend, fullgraph=write != "between graphs", dynamic=True)
+        found = [compiled(input) for _ in range(2)]
+        for member in attention.children():
+            member.siblings = None
+        expected = attention(input)
+    assert all(all(map(torch.allclose, outputs, expected)) for outputs in found)
+
+
+@compiling
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("write", [name for name in WRITES if name != "between graphs"])
+def test_in_an_exported_graph_too_an_input_that_was_written_to_is_not_the_same(write, strict):
+    attention = Attention(WRITES[write])
+    input = make_input(attention.query.spec, 5)
+    with torch.no_grad():
+        exported = torch.export.export(attention, (input,), strict=strict).module()
+        found = exported(input)
+        for member in attention.children():
+            member.siblings = None
+        assert all(map(torch.allclose, found, attention(input)))
+
+
+@compiling
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_compiler_gets_one_call_for_all_and_nothing_that_counts_writes(mode):
+    torch.compiler.reset()
+    attention, graphs = Attention(lambda input: input.view(-1)), []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    with mode():
+        torch.compile(attention, backend=aot_autograd(fw_compiler=keep), fullgraph=True)(
+            make_input(attention.query.spec, 5)
+        )
+    names = [str(node.target) for node in graphs[-1].graph.nodes if "hf_quant" in str(node.target)]
+    assert names == ["hf_quant.native_linears.default"]

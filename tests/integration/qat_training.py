@@ -5,7 +5,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_quant import Scheme, TensorScheme
-from hf_quant.integration.qat_callback import QATCallback
+from hf_quant.workflows.qat_callback import QATCallback
 from tests.integration.tiny import tiny_model, token_ids
 
 STATIC = Scheme(TensorScheme(bits=4), TensorScheme(granularity="tensor", symmetric=False))

@@ -108,8 +108,9 @@ def test_compiled_decoding_computes_what_eager_does_in_fewer_calls_and_guards(na
     assert not torch._dynamo.config.install_free_tensors
     assert any("input_ids" in name for name in names) and any("layers[0].keys" in name for name in names)
     if native.load() is not None:
-        # Per layer: query, key and value, attention, the projection after it, and the feed-forward block.
-        calls = [str(target).split(".")[1] for target in nodes if str(target).startswith("hf_quant.")]
+        # Per layer: query, key and value, attention, the projection after it, and the feed-forward block. What counts
+        # writes while a graph is traced is not computed: compilers drop it.
+        calls = [str(target).split(".")[1] for target in nodes if str(target).startswith("hf_quant.native_")]
         each = {"llama-gqa": ["native_linears", "native_attention", "native_linear", "native_block"]}.get(name)
         if each is not None:
             assert calls == ["native_embedding", *each * model.config.num_hidden_layers, "native_linear"]

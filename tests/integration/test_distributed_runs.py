@@ -26,6 +26,7 @@ QUANTIZE = """
     import torch
     from accelerate import PartialState
     import hf_quant
+    from hf_quant.modules.state import stored_state
     from safetensors.torch import save_file
     from tests.integration.test_distributed_runs import CASES, quantized
 
@@ -33,7 +34,7 @@ QUANTIZE = """
     assert state.num_processes == 2
     for name in CASES:
         model = quantized(name)
-        tensors = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+        tensors = {key: tensor.clone() for key, tensor in stored_state(model, model.state_dict()).items()}
         save_file(tensors, f"{sys.argv[1]}/{name}-{state.process_index}.safetensors")
         model.save_pretrained(f"{sys.argv[1]}/{name}")
 """

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 import hf_quant
 from hf_quant import HfQuantConfig
 from hf_quant.config.presets import PRESETS
-from hf_quant.integration.resolve import resolve
 from hf_quant.modules.inventory import Inventory
+from hf_quant.quantizing.resolve import resolve
 from tests.integration.tiny import error, tiny_model, token_ids
 
 SIZES = {"vocab_size": 128, "d_model": 64, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
@@ -207,3 +207,13 @@ def test_a_head_of_its_own_is_reloaded_bit_for_bit(table, saved, tmp_path):
     loaded = model_class.from_pretrained(tmp_path / "float", quantization_config=HfQuantConfig("int8")).eval()
     loaded.save_pretrained(tmp_path / "int8")
     assert torch.equal(outputs(model_class.from_pretrained(tmp_path / "int8").eval()), outputs(loaded))
+
+
+@pytest.mark.parametrize("preset", ["int8", "int4", "bf16"])
+@pytest.mark.parametrize("name", ["marian", "t5"])
+def test_a_table_under_several_names_is_reloaded_bit_for_bit(name, preset, tmp_path):
+    model = make(name)
+    model.resize_token_embeddings(160)
+    hf_quant.quantize(model, preset, progress=False)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(outputs(MODELS[name][0].from_pretrained(tmp_path).eval()), outputs(model))

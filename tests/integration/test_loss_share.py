@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hf_quant.integration.loss_share import loss_share
+from hf_quant.training.loss_share import loss_share
 from tests.integration.qat_training import trainer
 from tests.integration.test_qat_distillation import W3A8
 from tests.integration.tiny import tiny_model

@@ -7,11 +7,11 @@ import hf_quant
 from hf_quant import HfQuantConfig, Plan
 from hf_quant.fusion.fuse import unfuse
 from hf_quant.integration import attention
-from hf_quant.integration.qat import convert
 from hf_quant.modules.inventory import Inventory
 from hf_quant.modules.swap import quantized_modules
 from hf_quant.planner.cost.disk import plan_bytes
 from hf_quant.planner.offered import SCHEMES
+from hf_quant.workflows.qat import convert
 from tests.integration.qat_training import trainer
 from tests.integration.test_qat import trained
 from tests.integration.tiny import FAMILIES, auto_class, error, outputs, tiny_model

@@ -11,9 +11,9 @@ import hf_quant
 from hf_quant import HfQuantConfig, Offer, Plan, Scheme, TensorScheme
 from hf_quant.config.recipe import Recipe
 from hf_quant.errors import CheckpointError, ConfigError
-from hf_quant.integration.qat import convert
 from hf_quant.modules.swap import quantized_modules
 from hf_quant.qat.options import QATOptions
+from hf_quant.workflows.qat import convert
 from tests.integration.calibration_data import HELD_OUT, calibration
 from tests.integration.test_calibrated import spiky_model
 from tests.integration.test_qat import trained
@@ -173,3 +173,15 @@ def test_scales_of_every_dtype_survive_saving_casts_and_loading(dtype, granulari
     again = auto_class("llama").from_pretrained(tmp_path, dtype=torch.float32).eval()
     for name, module in quantized_modules(again):
         assert torch.equal(module.dequantized_weight(), expected[name])
+
+
+def test_it_compiles_as_one_graph_and_passes_gradients():
+    model = hf_quant.quantize(tiny_model("llama"), HfQuantConfig(plan=plan()), progress=False)
+    expected = outputs(model)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        assert torch.equal(compiled(input_ids=token_ids()).logits, model(input_ids=token_ids()).logits)
+    linear, rows = model.model.layers[0].mlp.up_proj, torch.randn(3, 64, requires_grad=True)
+    linear(rows).sum().backward()
+    assert torch.allclose(rows.grad, linear.dequantized_weight().sum(0).expand(3, -1), rtol=1e-5, atol=1e-5)
+    assert torch.equal(outputs(model), expected)

@@ -1,12 +1,13 @@
 """Merging adapters into codes: approximate, said so, and never undone."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import AdaLoraConfig, C3AConfig, PeftModel, ShiraConfig, get_peft_model
 
-from hf_quant.errors import UnsupportedModel, WeightError
+from hf_quant.errors import QuantizedWeightError, UnsupportedModel, WeightError
 from hf_quant.modules.base import QuantizedModule
 from tests.integration.adapters import codes, lora_config, same, train
 from tests.integration.tiny import FAMILIES, auto_class, error, outputs
@@ -107,9 +108,35 @@ def test_an_adapter_on_a_tied_head_trains_but_does_not_merge(load):
 def test_initialisations_that_change_the_base_weight_are_refused(method, load):
     model = load("llama", "int4")
     before = codes(model)
-    with pytest.raises((TypeError, UnsupportedModel)):
+    with pytest.raises((TypeError, QuantizedWeightError)):
         get_peft_model(model, lora_config("llama", init_lora_weights=method))
     assert same(before, codes(model))
+
+
+def test_adapters_on_parameters_are_refused(load):
+    model = load("llama", "int8")
+    before = codes(model)
+    with pytest.raises(UnsupportedModel, match="use target_modules"):
+        get_peft_model(model, lora_config("llama", target_modules=[], target_parameters=["q_proj.weight"]))
+    assert same(before, codes(model))
+
+
+@pytest.mark.parametrize("tuner", [AdaLoraConfig(total_step=20, tinit=2, tfinal=5), C3AConfig(block_size=16)], ids=type)
+def test_adapters_that_add_to_the_output_in_place_train(tuner, load, tmp_path):
+    tuner = replace(tuner, target_modules=["q_proj", "down_proj"])
+    model = get_peft_model(load("llama", "int8"), tuner)
+    before = codes(model)
+    losses = train(model)
+    assert losses[-1] < losses[0] and same(before, codes(model))
+    model.eval().save_pretrained(tmp_path)
+    assert torch.equal(outputs(PeftModel.from_pretrained(load("llama", "int8"), tmp_path).eval()), outputs(model))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
+def test_an_adapter_that_adds_to_a_copy_of_the_weight_is_refused_before_it_loses_gradients(load):
+    model = get_peft_model(load("llama", "int8"), ShiraConfig(r=2, target_modules=["q_proj"]))
+    with pytest.raises(QuantizedWeightError, match="cannot be trained"):
+        train(model)
 
 
 def test_an_adapter_that_holds_nan_is_refused_before_any_code_changes(load):

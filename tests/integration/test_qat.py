@@ -10,10 +10,10 @@ from hf_quant.config.presets import PRESETS
 from hf_quant.errors import ConfigError, PlanError, TrainingError, UnsupportedModel, WeightError
 from hf_quant.fusion.fuse import unfuse
 from hf_quant.integration import attention
-from hf_quant.integration.qat import convert, prepare
 from hf_quant.modules.swap import quantized_modules
 from hf_quant.qat.options import QATOptions
 from hf_quant.qat.prepare import fake_quantized_modules
+from hf_quant.workflows.qat import convert, prepare
 from tests.integration.calibration_data import calibration
 from tests.integration.tiny import FAMILIES, auto_class, error, outputs, saved_tensors, tiny_model, token_ids
 

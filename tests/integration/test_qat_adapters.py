@@ -10,10 +10,10 @@ from transformers import BertForSequenceClassification
 import hf_quant
 from hf_quant import HfQuantConfig
 from hf_quant.errors import ConfigError, UnsupportedModel
-from hf_quant.integration.qat import convert, prepare
 from hf_quant.modules.swap import quantized_modules
 from hf_quant.qat.options import QATOptions
 from hf_quant.qat.prepare import fake_quantized_modules
+from hf_quant.workflows.qat import convert, prepare
 from tests.integration.adapters import lora_config
 from tests.integration.qat_training import STATIC, Rows, same, state, trainer
 from tests.integration.tiny import FAMILIES, auto_class, error, outputs, tiny_model

@@ -16,10 +16,10 @@ import hf_quant
 from hf_quant import HfQuantConfig, Plan
 from hf_quant.config.presets import PRESETS
 from hf_quant.errors import CalibrationError, ConfigError, PlanError, TrainingError, UnknownName, UnsupportedModel
-from hf_quant.integration.grid_groups import KEY
-from hf_quant.integration.qat_callback import QATCallback
 from hf_quant.modules.swap import quantized_modules
 from hf_quant.qat.prepare import fake_quantized_modules
+from hf_quant.training.grid_groups import KEY
+from hf_quant.workflows.qat_callback import QATCallback
 from tests.integration.qat_training import STATIC, Rows, Watch, arguments, same, state, trainer
 from tests.integration.tiny import FAMILIES, auto_class, error, outputs, tiny_model
 

@@ -21,9 +21,9 @@ import hf_quant
 from benchmarks.memory import PeakAnonymous, anonymous_bytes, in_fresh_process
 from hf_quant import Distillation, HfQuantConfig, Scheme, TensorScheme
 from hf_quant.errors import ConfigError
-from hf_quant.integration.distill import make_teacher
-from hf_quant.integration.qat_callback import QATCallback
 from hf_quant.qat.distillation import logits_loss
+from hf_quant.workflows.distill import make_teacher
+from hf_quant.workflows.qat_callback import QATCallback
 from tests.integration.qat_training import Rows, arguments, same, state, trainer
 from tests.integration.tiny import FAMILIES, outputs, tiny_model, token_ids
 

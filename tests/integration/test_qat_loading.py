@@ -9,10 +9,10 @@ from hf_quant import HfQuantConfig
 from hf_quant.errors import ConfigError, UnsupportedModel
 from hf_quant.fusion.fuse import unfuse
 from hf_quant.integration import attention
-from hf_quant.integration.qat import prepare
-from hf_quant.integration.qat_callback import QATCallback
 from hf_quant.modules.swap import quantized_modules
 from hf_quant.qat.prepare import fake_quantized_modules
+from hf_quant.workflows.qat import prepare
+from hf_quant.workflows.qat_callback import QATCallback
 from tests.integration.calibration_data import calibration, preset_config
 from tests.integration.qat_training import Rows, arguments, same, state
 from tests.integration.tiny import FAMILIES, auto_class, outputs, tiny_model

@@ -1,8 +1,8 @@
 import pytest
 
 from hf_quant import HfQuantConfig
-from hf_quant.integration.grid_groups import learned_grids
 from hf_quant.qat.schedule import Schedule, never_learned
+from hf_quant.training.grid_groups import learned_grids
 from tests.integration.qat_training import STATIC, trainer
 
 STEPS = 3

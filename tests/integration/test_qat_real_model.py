@@ -9,7 +9,7 @@ from hf_quant.demo.packaged import minilm_directory
 from hf_quant.demo.texts import news_split
 from hf_quant.fusion.fuse import unfuse
 from hf_quant.integration import attention
-from hf_quant.integration.qat import convert, prepare
+from hf_quant.workflows.qat import convert, prepare
 
 W4A8 = HfQuantConfig(
     scheme=Scheme(TensorScheme(bits=4), TensorScheme(symmetric=False, granularity="token", dynamic=True))

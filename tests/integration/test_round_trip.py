@@ -114,6 +114,15 @@ def test_state_dict_round_trip_restores_the_logits(preset, load):
     assert torch.equal(outputs(other), outputs(model))
 
 
+def test_a_tied_head_is_not_missed_in_a_state_dict_as_on_disk_but_its_table_is(load):
+    model = load("llama", "int8")
+    stored = stored_state(model, model.state_dict())
+    model.load_state_dict(stored)
+    del stored["model.embed_tokens.weight"]
+    with pytest.raises(RuntimeError, match=r"Missing key\(s\) in state_dict: \"model\.embed_tokens\.weight\""):
+        model.load_state_dict(stored)
+
+
 def test_quantizing_twice_is_refused(load):
     with pytest.raises(hf_quant.errors.UnsupportedModel, match="quantized already"):
         hf_quant.quantize(load("bert"), "int8")

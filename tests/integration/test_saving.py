@@ -72,8 +72,8 @@ def test_an_unwritable_target_raises_save_error(tmp_path, place):
 
 FULL_DISK = """
 import pathlib, resource, signal, sys
+import torch
 from hf_quant.errors import SaveError
-from hf_quant.modules.state import stored_state
 from tests.integration.tampering import logits, load
 from tests.integration.test_saving import contents, quantized
 

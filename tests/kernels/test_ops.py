@@ -135,6 +135,23 @@ def test_the_gradient_of_the_input_is_that_of_the_decoded_weight(kernel, name, d
     assert torch.equal(input.grad, gradient @ weight.to(dtype))
 
 
+@every_case
+@pytest.mark.parametrize("leading", [(6,), (2, 3), (2, 0)], ids=str)
+def test_an_output_may_be_added_to_in_place_while_gradients_flow(kernel, name, leading):
+    # As adapters and residuals do.
+    spec = spec_for(name, *SHAPE)
+    tensors, facts = arguments(prepacked(get_kernel(kernel), make_operands(spec), spec), spec, kernel)
+    input = make_input(spec, 6)[: torch.Size(leading).numel()].view(*leading, SHAPE[1])
+    plain, other = input.clone().requires_grad_(), input.clone().requires_grad_()
+    expected = torch.ops.hf_quant.linear(plain, *tensors, **facts) + 2 * plain
+    found = torch.ops.hf_quant.linear(other, *tensors, **facts)
+    found += 2 * other
+    assert torch.equal(found, expected)
+    for output in (found, expected):
+        output.square().sum().backward()
+    assert torch.equal(other.grad, plain.grad)
+
+
 def test_an_empty_input_has_an_empty_gradient():
     spec = spec_for("int8", *SHAPE)
     input = torch.empty(2, 0, 64, requires_grad=True)

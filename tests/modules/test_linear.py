@@ -1,6 +1,8 @@
 """Quantized linears as modules: casts, copies, state dicts, and inputs of every shape."""
 
 import copy
+import io
+import pickle
 from pathlib import Path
 
 import pytest
@@ -109,8 +111,28 @@ def test_a_deep_copy_shares_no_memory(spec):
 def test_pickles_hold_neutral_codes(spec):
     module = make_linear(spec)
     assert "packed" not in module.__getstate__()
-    state = module.weights["weight"].__getstate__()
-    assert state["layout"] is None and torch.equal(state["tensors"]["codes"], make_operands(spec).weight["codes"])
+    weight = pickle.loads(pickle.dumps(module.weights["weight"]))
+    assert weight.layout is None and torch.equal(weight.tensors["codes"], make_operands(spec).weight["codes"])
+    assert weight.products == (spec,)
+
+
+@every_scheme
+def test_torch_load_reads_a_saved_state_dict_without_unpickling_code(spec):
+    source, target, file = make_linear(spec), make_linear(spec, seed=5), io.BytesIO()
+    torch.save(source.state_dict(), file)
+    file.seek(0)
+    target.load_state_dict(torch.load(file, weights_only=True))
+    input = make_input(spec, 6)
+    assert torch.equal(target(input), source(input))
+
+
+def test_a_pickled_weight_that_no_quantizer_writes_is_refused():
+    module, file = make_linear(spec_for("int8", 64, 64)), io.BytesIO()
+    module.weights["weight"].tensors["scale"][0] = float("nan")
+    torch.save(module.state_dict(), file)
+    file.seek(0)
+    with pytest.raises(CheckpointError, match="not finite and positive"):
+        torch.load(file, weights_only=True)
 
 
 @every_scheme

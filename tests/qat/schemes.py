@@ -12,6 +12,9 @@ WEIGHTS = {
     "group asymmetric": TensorScheme(bits=4, symmetric=False, granularity="group", group_size=32),
     "group asymmetric rotated": TensorScheme(bits=4, symmetric=False, granularity="group", group_size=32, rotation=32),
     "channel16": TensorScheme(bits=16),
+    "nf4": TensorScheme("nf4", 4, granularity="group", group_size=32),
+    "nf4 per tensor rotated": TensorScheme("nf4", 4, granularity="tensor", rotation=32),
+    "float16 scales": TensorScheme(bits=3, scale_dtype="float16"),
 }
 
 DYNAMIC = {

@@ -27,6 +27,7 @@ class NativeKernel:
 
     name = "native"
     replaces_weight = True
+    fuses = True
     alignment = 1
 
     def unsupported(self, spec: LinearSpec, device: torch.device) -> str | None:

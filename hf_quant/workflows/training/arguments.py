@@ -10,9 +10,9 @@ import torch
 
 from hf_quant.config.training_recipe import TrainingRecipe
 from hf_quant.errors import ConfigError
-from hf_quant.integration.config import HfQuantConfig
-from hf_quant.integration.qat_callback import QATCallback
 from hf_quant.qat.distillation import Distillation
+from hf_quant.quantizing.config import HfQuantConfig
+from hf_quant.workflows.qat_callback import QATCallback
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments

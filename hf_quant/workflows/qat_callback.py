@@ -12,13 +12,6 @@ from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_quant.errors import ConfigError, UnsupportedModel
-from hf_quant.integration.config import HfQuantConfig
-from hf_quant.integration.distill import DistilledLoss, make_teacher
-from hf_quant.integration.grid_groups import add_groups, base_rate, update_rates
-from hf_quant.integration.prepared import prepared
-from hf_quant.integration.qat import UNOBSERVED, convert, prepare
-from hf_quant.integration.qat_record import check_record, write_record
-from hf_quant.integration.sharded_training import ShardedTraining
 from hf_quant.qat.check import check_grids, negative_scales
 from hf_quant.qat.distillation import Distillation
 from hf_quant.qat.options import QATOptions
@@ -35,6 +28,13 @@ from hf_quant.qat.schedule import (
     untrained_bits,
 )
 from hf_quant.qat.statistics import TrainingStatistics
+from hf_quant.quantizing.config import HfQuantConfig
+from hf_quant.training.grid_groups import add_groups, base_rate, update_rates
+from hf_quant.training.prepared import prepared
+from hf_quant.training.qat_record import check_record, write_record
+from hf_quant.training.sharded_training import ShardedTraining
+from hf_quant.workflows.distill import DistilledLoss, make_teacher
+from hf_quant.workflows.qat import UNOBSERVED, convert, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ class QATCallback(TrainerCallback):
         begin(model, self.schedule.at(0))
 
     def on_optimizer_made(self, trainer: Any, is_new: bool) -> None:
-        """As `integration.trainer.MeetsOptimizer`."""
+        """As `training.trainer.MeetsOptimizer`."""
         self._trainer, self._was_told = weakref.ref(trainer), True
         if self._taught_by is not None and not isinstance(trainer.compute_loss, DistilledLoss):
             trainer.compute_loss = DistilledLoss(trainer, self._taught_by, self.distillation)
@@ -178,7 +178,7 @@ class QATCallback(TrainerCallback):
             write_record(folder, known.resolution.plan, self.options)
 
     def on_checkpoint_load(self, folder: str) -> None:
-        """As `integration.trainer.MeetsCheckpoint`."""
+        """As `training.trainer.MeetsCheckpoint`."""
         model = None if self._model is None else self._model()
         known = None if model is None else prepared(model)
         if known is not None:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from hf_quant.errors import ConfigError, UnsupportedModel
-from hf_quant.integration.config import HfQuantConfig
-from hf_quant.integration.prepared import has_static_inputs
-from hf_quant.integration.resolve import Resolution
 from hf_quant.qat.modules import FakeQuantized
 from hf_quant.qat.options import QATOptions
+from hf_quant.quantizing.config import HfQuantConfig
+from hf_quant.quantizing.resolve import Resolution
+from hf_quant.training.prepared import has_static_inputs
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -142,7 +142,7 @@ def forget_adapters(base: Any, wrapper: Any) -> None:
 
 
 def _merged_class() -> type[nn.Module]:
-    from hf_quant.integration.lora import MergedInTheLoop
+    from hf_quant.training.merged_lora import MergedInTheLoop
 
     return MergedInTheLoop
 

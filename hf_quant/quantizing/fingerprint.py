@@ -11,7 +11,7 @@ import torch
 from hf_quant.calibration.data import Calibration
 from hf_quant.config.plan import FORMAT_VERSION
 from hf_quant.config.recipe import Recipe
-from hf_quant.integration.resolve import Resolution
+from hf_quant.quantizing.resolve import Resolution
 
 _IRRELEVANT = ("_name_or_path", "architectures", "quantization_config", "transformers_version")
 """What a model's config says beside what the model computes."""

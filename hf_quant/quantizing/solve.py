@@ -13,13 +13,13 @@ from tqdm.auto import tqdm
 from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.calibration.resume import Progress
 from hf_quant.errors import ConfigError
-from hf_quant.integration.algorithms import Algorithms, algorithms_of
-from hf_quant.integration.calibrated import CalibratedRun
-from hf_quant.integration.config import HfQuantConfig
-from hf_quant.integration.fill import replace_module
-from hf_quant.integration.fingerprint import fingerprint
-from hf_quant.integration.resolve import Resolution
 from hf_quant.modules.swap import share_tied
+from hf_quant.quantizing.algorithms import Algorithms, algorithms_of
+from hf_quant.quantizing.calibrated import CalibratedRun
+from hf_quant.quantizing.config import HfQuantConfig
+from hf_quant.quantizing.fill import replace_module
+from hf_quant.quantizing.fingerprint import fingerprint
+from hf_quant.quantizing.resolve import Resolution
 
 logger = logging.getLogger(__name__)
 

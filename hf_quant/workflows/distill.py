@@ -8,16 +8,16 @@ from typing import Any
 import torch
 
 from hf_quant.errors import ConfigError
-from hf_quant.integration.adapted import as_adapted
-from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.in_memory import become_quantized
-from hf_quant.integration.loss_share import loss_share
-from hf_quant.integration.qat import convert, prepare
 from hf_quant.integration.quantizer import require_pretrained
-from hf_quant.integration.resolve import resolve
-from hf_quant.integration.solve import quantize_weights
 from hf_quant.qat.distillation import Distillation, hidden_loss, kept_positions, outputs_loss
 from hf_quant.qat.options import QATOptions
+from hf_quant.quantizing.config import HfQuantConfig
+from hf_quant.quantizing.resolve import resolve
+from hf_quant.quantizing.solve import quantize_weights
+from hf_quant.training.adapted import as_adapted
+from hf_quant.training.loss_share import loss_share
+from hf_quant.workflows.qat import convert, prepare
 
 
 def make_teacher(teacher: Any, model: Any, settings: Distillation) -> Any:

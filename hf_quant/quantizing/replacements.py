@@ -11,11 +11,11 @@ from hf_quant.algorithms.base import QuantizedWeight
 from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.config.scheme import Scheme
 from hf_quant.formats import weight_facts
-from hf_quant.integration.fill import replace_module
-from hf_quant.integration.resolve import Resolution
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.weight import stored_name
+from hf_quant.quantizing.fill import replace_module
+from hf_quant.quantizing.resolve import Resolution
 
 
 class Replacements:
@@ -61,7 +61,7 @@ class Replacements:
         mean: Tensor | None,
         input_grid: tuple[Tensor, Tensor | None] | None = None,
     ) -> None:
-        """As `integration.fill.replace_module`; one within a block is made ready to compute."""
+        """As `quantizing.fill.replace_module`; one within a block is made ready to compute."""
         replaced = replace_module(self.model, name, scheme, self.resolution.ties, solved, mean, input_grid)
         if isinstance(replaced, QuantizedModule) and name.startswith(self.blocks):
             replaced.check_values(name)

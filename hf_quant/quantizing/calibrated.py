@@ -20,12 +20,12 @@ from hf_quant.calibration.resume import Progress
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CalibrationError
 from hf_quant.hardware.free_memory import give_back_memory
-from hf_quant.integration.algorithms import Algorithms, is_static
-from hf_quant.integration.replacements import Replacements
-from hf_quant.integration.resolve import Resolution
 from hf_quant.modules.state import stored_state
 from hf_quant.modules.swap import share_tied
 from hf_quant.observers.base import grid
+from hf_quant.quantizing.algorithms import Algorithms, is_static
+from hf_quant.quantizing.replacements import Replacements
+from hf_quant.quantizing.resolve import Resolution
 
 logger = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from hf_quant.errors import ConfigError
-from hf_quant.integration.config import HfQuantConfig
-from hf_quant.integration.resolve import Resolution
 from hf_quant.modules.swap import quantized_modules, restore_float
 from hf_quant.qat.input import StaticInput
 from hf_quant.qat.options import QATOptions
 from hf_quant.qat.prepare import prepare
+from hf_quant.quantizing.config import HfQuantConfig
+from hf_quant.quantizing.resolve import Resolution
 
 ATTRIBUTE = "_hf_quant_prepared"
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from hf_quant.errors import ConfigError
-from hf_quant.integration.grid_groups import add_groups, base_rate
-from hf_quant.integration.original import ORIGINAL
-from hf_quant.integration.prepared import prepared
+from hf_quant.extending.original import ORIGINAL
 from hf_quant.qat.schedule import unknown_ranges
+from hf_quant.training.grid_groups import add_groups, base_rate
+from hf_quant.training.prepared import prepared
 
 _METHOD = "create_optimizer"
 

@@ -7,18 +7,18 @@ from typing import Any
 import torch
 
 from hf_quant.errors import ConfigError, UnsupportedModel
-from hf_quant.integration import trainer
-from hf_quant.integration.adapted import Adapters, as_adapted, check_options, forget_adapters
-from hf_quant.integration.config import HfQuantConfig
 from hf_quant.integration.in_memory import become_quantized
-from hf_quant.integration.prepared import ATTRIBUTE, begin_training, check_config, has_static_inputs, prepared
 from hf_quant.integration.quantizer import DTYPES, require_pretrained
-from hf_quant.integration.resolve import resolve
-from hf_quant.integration.solve import Outcome
 from hf_quant.kernels.openmp import no_threads_left
 from hf_quant.qat.convert import convert as convert_modules
 from hf_quant.qat.options import QATOptions
 from hf_quant.qat.prepare import fake_quantized_modules
+from hf_quant.quantizing.config import HfQuantConfig
+from hf_quant.quantizing.resolve import resolve
+from hf_quant.quantizing.solve import Outcome
+from hf_quant.training import trainer
+from hf_quant.training.adapted import Adapters, as_adapted, check_options, forget_adapters
+from hf_quant.training.prepared import ATTRIBUTE, begin_training, check_config, has_static_inputs, prepared
 
 UNOBSERVED = (
     "static inputs take their ranges from what is observed in training: give QATCallback observer_steps of at least 1, "

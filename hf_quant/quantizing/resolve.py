@@ -11,8 +11,8 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from hf_quant.config.plan import Plan, unmatched
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import PlanError
-from hf_quant.integration.config import HfQuantConfig
 from hf_quant.modules.inventory import Inventory
+from hf_quant.quantizing.config import HfQuantConfig
 
 
 @dataclass(frozen=True)

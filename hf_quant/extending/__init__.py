@@ -1,0 +1,1 @@
+"""What this package extends in other libraries, and the way back."""

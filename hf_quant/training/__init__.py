@@ -1,0 +1,1 @@
+"""A model with quantization in the loop, prepared for ``Trainer`` and its checkpoints."""
