@@ -41,5 +41,5 @@ def activation_number(module: nn.Module) -> int | None:
 
 
 def activation_function(number: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The function that `activation_number` gave a number to."""
+    """The activation function of a number in the native library."""
     return next(_FUNCTIONS[name] for name, known in ACTIVATIONS.items() if known == number and name is not None)

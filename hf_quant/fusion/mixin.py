@@ -43,12 +43,12 @@ class Fused:
 
     @staticmethod
     def tolerance(module: nn.Module) -> float:
-        """What they may differ by, relative to the largest number of a row."""
+        """Largest difference of both ways, relative to the largest number of a row."""
         raise NotImplementedError
 
     @staticmethod
     def call(module: nn.Module, *inputs: torch.Tensor) -> Any:
-        """What is fused, called."""
+        """Call the part of `module` that is fused."""
         return module(*inputs)
 
 
