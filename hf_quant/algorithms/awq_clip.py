@@ -17,7 +17,7 @@ from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.formats.rotation import rotate
 
 _STEPS, _NARROWEST = 20, 0.5
-"""As in the authors' program: half the range is the narrowest that is tried."""
+"""Ranges that are tried, down to half of the whole, as in the authors' program."""
 
 
 class AwqClip:

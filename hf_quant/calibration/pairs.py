@@ -38,8 +38,8 @@ class Pair:
     Args:
         producer: Name of a norm or linear within the block.
         consumers: Names of linears; all have the same input.
-        expand: For each input of the consumers, the producer's channel that it comes from. Several inputs may share
-            one, as query heads share a key-value head; channels may feed none, as queries and keys of a fused linear.
+        expand: Channel of the producer that each input of the consumers comes from. Several inputs may share one, as
+            query heads share a key-value head; channels may feed none, as queries and keys of a fused linear.
         channels: Output width of the producer.
         offset: Number that a norm adds to its weight before it multiplies with it.
     """

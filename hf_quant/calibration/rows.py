@@ -1,4 +1,4 @@
-"""From whatever a user calls a dataset to rows: the tensors of one text or sequence."""
+"""Rows, the tensors of one text or sequence, made of whatever a user calls a dataset."""
 
 from __future__ import annotations
 

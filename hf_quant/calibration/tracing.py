@@ -1,4 +1,4 @@
-"""Which outputs reach which linears of a block, read off real runs of it."""
+"""Traces of a block: which outputs reach which linears, read off real runs."""
 
 from __future__ import annotations
 

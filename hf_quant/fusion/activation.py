@@ -1,4 +1,4 @@
-"""Which of the activations that native kernels know a module is, told by what it computes rather than by its name."""
+"""Recognition of the activations that native kernels know, by what a module computes rather than by its name."""
 
 from __future__ import annotations
 

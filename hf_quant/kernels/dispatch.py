@@ -1,4 +1,4 @@
-"""Which kernel runs a quantized linear: the first of the table that supports it, unless overridden."""
+"""The choice of the kernel of a quantized linear: the first of the table that supports it, unless overridden."""
 
 from __future__ import annotations
 
