@@ -185,7 +185,7 @@ def _grid_of_rows(
 
 
 def _nearest(real: torch.Tensor, grid: Grid, format: Format) -> torch.Tensor:
-    """Nearest codes ``[rows, width]``."""
+    """Codes ``[rows, width]`` of the nearest levels of a grid."""
     scale, zero_point = grid
     grouped = real.unflatten(-1, (scale.shape[1], -1))
     return format.encode(grouped, scale[..., None], None if zero_point is None else zero_point[..., None]).flatten(-2)

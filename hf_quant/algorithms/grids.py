@@ -48,7 +48,7 @@ def choose(
     clipping: Clipping | None = None,
     importance: torch.Tensor | None = None,
 ) -> Grid:
-    """One grid for each row of `real`.
+    """Choose a grid, scale and zero point, for each row of numbers.
 
     Args:
         real: Numbers to round, float32 ``[..., n]``.

@@ -29,7 +29,7 @@ _AUTOCAST_BITS = 4
 
 @dataclass(frozen=True)
 class SignRoundOptions:
-    """How long and how fast to learn.
+    """How long and how fast SignRound learns.
 
     Args:
         steps: Gradient steps. Their size falls linearly to zero.

@@ -94,7 +94,7 @@ def mean_loss(runner: BlockRunner, weights: Mapping[str, torch.Tensor], examples
     """Mean squared error over everything that counts; `name` is that of the block.
 
     Raises:
-        CalibrationError: It is not finite.
+        CalibrationError: The error is not finite.
     """
     with torch.no_grad():
         total = sum(example.error(runner, weights).item() for example in examples)

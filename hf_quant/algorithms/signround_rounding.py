@@ -95,7 +95,7 @@ class LearnedRounding:
 
     @torch.no_grad()
     def solved(self) -> QuantizedWeight:
-        """Codes that decode to `weight`, bit for bit."""
+        """The quantized weight as learned so far, whose codes decode to `weight` bit for bit."""
         codes = []
         for part in self._parts:
             levels = self._rounded(part).clamp_(self._least[part], self._most[part])

@@ -32,7 +32,7 @@ class SmoothQuant:
         include_linears: Whether to scale pairs whose producer is a linear, too; the paper scales those of norms only.
 
     Raises:
-        ConfigError: `alpha` is neither.
+        ConfigError: `alpha` is neither a number from 0 to 1 nor ``"auto"``.
     """
 
     alpha: float | str = 0.5

@@ -127,7 +127,7 @@ def _token_rows(fields: Mapping[str, Any]) -> list[Row]:
 
 
 def _integers(name: str, value: Any) -> torch.Tensor:
-    """int64 ``[rows, tokens]`` on the CPU."""
+    """A value as integers, int64 ``[rows, tokens]`` on the CPU."""
     try:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -12,7 +12,7 @@ class InputStatistics:
     """What was gathered about the inputs of one module, over the tokens that the mask keeps.
 
     Args:
-        count: Tokens seen.
+        count: Number of tokens seen, padding left out.
         mean: Mean of each input, float32 ``[width]``.
         mean_abs: Mean magnitude of each input, float32 ``[width]``.
         max_abs: Largest magnitude of each input, float32 ``[width]``.

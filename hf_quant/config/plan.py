@@ -107,7 +107,7 @@ class Plan:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
-        """Inverse of `to_dict`; rejects unknown keys and newer versions."""
+        """Read a plan that `to_dict` wrote; rejects unknown keys and newer versions."""
         if not isinstance(values, Mapping):
             raise ConfigError(f"a plan is written as an object with keys, not as {values!r}")
         check_format_version(values.get("format_version"))

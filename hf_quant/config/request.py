@@ -90,7 +90,7 @@ class Request:
         """One request of what a config and its recipe say together.
 
         Raises:
-            ConfigError: They say different things, or more than one of preset, scheme and plan.
+            ConfigError: The two say different things, or more than one of preset, scheme and plan.
         """
         own, others = self.asked(), recipe.asked()
         for name in own:
@@ -108,7 +108,7 @@ class Request:
             candidates: Every module that can be quantized, by name.
 
         Raises:
-            ConfigError: It has neither preset nor scheme nor plan.
+            ConfigError: Neither preset nor scheme nor plan is given.
             PlanError: A pattern matches nothing, or a group size does not divide a width.
         """
         self.require_target()
@@ -151,7 +151,7 @@ class Request:
 
     @classmethod
     def from_dict(cls: type[_Asked], values: Mapping[str, Any]) -> _Asked:
-        """Inverse of `to_dict`; rejects unknown keys, and names the nearest valid one."""
+        """Read a request that `to_dict` wrote; rejects unknown keys, and names the nearest valid one."""
         if not isinstance(values, Mapping):
             raise ConfigError(f"a {cls.kind} is written as keys and values, not as {values!r}")
         known = [entry.name for entry in fields(cls)]

@@ -85,7 +85,7 @@ class TensorScheme:
 
     @property
     def facts(self) -> FormatFacts:
-        """What the format can do."""
+        """What the format can do, from the table of formats."""
         return FORMATS[self.format]
 
     @property
@@ -100,7 +100,7 @@ class TensorScheme:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TensorScheme:
-        """Inverse of `to_dict`; rejects unknown keys."""
+        """Read a scheme that `to_dict` wrote; rejects unknown keys."""
         return cls(**_checked_mapping(cls, values))
 
 
@@ -170,7 +170,7 @@ class Scheme:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Scheme:
-        """Inverse of `to_dict`; rejects unknown keys."""
+        """Read a scheme that `to_dict` wrote; rejects unknown keys."""
         values = _checked_mapping(cls, values)
         for key in ("weight", "input"):
             if values.get(key) is not None and not isinstance(values[key], TensorScheme):

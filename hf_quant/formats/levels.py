@@ -44,7 +44,7 @@ class LevelsFormat(CodedFormat):
 
     @property
     def highest(self) -> float:  # type: ignore[override]
-        """Size of the largest level."""
+        """Largest magnitude of a level."""
         return max(-self.levels[0], self.levels[-1])
 
     @property

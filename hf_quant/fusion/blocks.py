@@ -106,7 +106,7 @@ class FusedBlock(Fused):
 
 
 class FusedGatedMlp(FusedBlock):
-    """``down(activation(gate(x)) * up(x))``."""
+    """Gated feed-forward block, ``down(activation(gate(x)) * up(x))``, as one call."""
 
     @staticmethod
     def applies(module: nn.Module) -> list[Parts]:
@@ -134,7 +134,7 @@ class FusedGatedMlp(FusedBlock):
 
 
 class FusedMlp(FusedBlock):
-    """``second(activation(first(x)))``, with a dropout that does nothing in evaluation."""
+    """Feed-forward block, ``second(activation(first(x)))``, as one call; a dropout does nothing in evaluation."""
 
     @staticmethod
     def applies(module: nn.Module) -> list[Parts]:
@@ -155,7 +155,7 @@ class FusedMlp(FusedBlock):
 
 
 class FusedActivation(FusedBlock):
-    """``activation(linear(x))``."""
+    """Linear and activation, ``activation(linear(x))``, as one call."""
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Output of the original module; in one native call where the input allows it."""
@@ -210,7 +210,7 @@ def static_grid(linear: QuantizedLinear) -> tuple[float, int] | None:
 
 
 def bias_of(linear: QuantizedLinear, none: torch.Tensor) -> torch.Tensor:
-    """The bias of `linear`, or `none`."""
+    """The bias of a linear, or the empty tensor `none` that stands for it."""
     bias = linear._parameters["bias"]
     return none if bias is None else bias
 

@@ -70,7 +70,7 @@ def fuse_module(module: nn.Module, mixin: type[Fused], facts: Any) -> None:
 
 
 def unfuse_module(module: nn.Module) -> None:
-    """Undo `fuse_module`."""
+    """Give a fused module its own `forward` back."""
     if isinstance(module, Fused):
         module.__class__ = type(module).__bases__[1]
         del module.fused

@@ -25,7 +25,7 @@ from hf_quant.modules.linear import QuantizedLinear
 
 
 class FusedOutput(FusedBlock):
-    """``norm(linear(x) + residual)``, as BERT ends attention and feed-forward."""
+    """Linear, residual and norm, ``norm(linear(x) + residual)``, as one call; BERT ends attention and MLP so."""
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Output of the original module; in one native call where the inputs allow it."""

@@ -40,7 +40,7 @@ class LinearStandIn(nn.Linear):
         self.bias = bias  # type: ignore[assignment]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """``[..., in] -> [..., out]``."""
+        """Outputs of the random map, ``[..., in] -> [..., out]``."""
         # Output i sees inputs i + start, from the first again after the last: slices are faster than indices.
         round = torch.cat([input] * (2 + self.out_features // self.in_features), dim=-1)
         one, two = (round.narrow(-1, start, self.out_features) for start in self.starts)

@@ -85,5 +85,5 @@ class Profile:
             raise ConfigError(f"profile {self.name!r}: alignment is a positive integer, not {self.alignment!r}")
 
     def figures(self) -> dict[str, Figure | None]:
-        """Every figure by name."""
+        """Figures of the machine by name; None where one is not known."""
         return {name: getattr(self, name) for name in ("bandwidth", "int8", "fp16", "fp32", "memory")}

@@ -41,5 +41,5 @@ class DequantizeKernel(NeutralKernel):
 
 
 def block_rows(spec: LinearSpec) -> int:
-    """Output channels decoded at a time."""
+    """Number of output channels decoded at a time."""
     return max(16, _BLOCK_BYTES // (4 * spec.in_features))

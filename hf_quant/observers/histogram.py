@@ -22,7 +22,7 @@ class Histogram:
     """Counts of values, over a span that always holds zero, as grids do.
 
     Args:
-        counts: int64 ``[bins]``; at least two bins.
+        counts: Number of values in each bin, int64 ``[bins]``; at least two bins.
         low: Lowest value, float32, 0-dimensional.
         high: Highest value, float32, 0-dimensional.
     """

@@ -115,7 +115,7 @@ def outputs_loss(student: Tensor, teacher: Tensor, temperature: float, problem: 
         student: Outputs of the student, ``[positions, outputs]``: logits, or the numbers of a regression.
         teacher: Outputs of the teacher, ``[positions, outputs]``.
         temperature: Number above 0 that logits are divided by; a regression has none.
-        problem: ``problem_type`` of a Transformers config.
+        problem: Kind of the task, ``problem_type`` of a Transformers config.
     """
     if problem == "regression" or student.shape[-1] == 1:  # the softmax of one logit is 1, whatever it is
         return numbers_loss(student, teacher)

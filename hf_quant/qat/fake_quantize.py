@@ -59,7 +59,7 @@ class FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        """Gradients of `real`, `scale` and `zero_point`."""
+        """Gradients of the numbers, the scale and the zero point, each of its shape."""
         (gradient,) = gradients
         if ctx.gradient == STRAIGHT:
             return gradient, None, None, None, None, None

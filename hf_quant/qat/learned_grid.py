@@ -67,7 +67,7 @@ class LearnedGrid(nn.Module):
 
     @property
     def is_initialised(self) -> bool:
-        """Whether there is a grid yet."""
+        """Whether scale and offset were set from statistics yet."""
         return bool(self.initialised)
 
     @property

@@ -27,7 +27,7 @@ class ZeroPoint(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        """Gradients of `offset` and `scale`."""
+        """Gradients of offset and scale."""
         point, scale = ctx.saved_tensors
         low, high = ctx.limits
         ratio = gradients[0] / scale
@@ -43,7 +43,7 @@ class Idle(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, *parameters: Tensor) -> Tensor:
-        """A view of `output`."""
+        """A view of the output, whose graph holds the parameters."""
         ctx.save_for_backward(*parameters)
         return output.view_as(output)
 
