@@ -45,7 +45,7 @@ class Awq:
 
 
 def activation_scales(error: PairError, ratio: float) -> Tensor:
-    """``mean|X|^ratio``, ``[width]``, divided by the root of its extremes' product; 1 where an input is always 0."""
+    """AWQ's scales ``[width]``: ``mean|X|^ratio`` over the root of its extremes' product; 1 for inputs always 0."""
     mean_abs = error.shared(error.inputs.mean_abs, "mean")
     alive = mean_abs > 0
     if not bool(alive.any()):

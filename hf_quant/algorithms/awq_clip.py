@@ -17,7 +17,7 @@ from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.formats.rotation import rotate
 
 _STEPS, _NARROWEST = 20, 0.5
-"""As in the authors' program: half the range is the narrowest that is tried."""
+"""Ranges that are tried, down to half of the whole, as in the authors' program."""
 
 
 class AwqClip:
@@ -68,10 +68,10 @@ def clip(weight: Tensor, scheme: TensorScheme, hessian: Tensor, name: str) -> tu
     The error of a group is ``d H d^T`` with the group's own block of ``H``: groups are chosen one without the other.
 
     Args:
-        weight: ``[rows, width]`` floats.
-        scheme: In groups, or per channel, which is one group.
-        hessian: float32 ``[width, width]``.
-        name: For error messages.
+        weight: Float weight ``[rows, width]``.
+        scheme: Format of the weight, in groups or per channel, which is one group.
+        hessian: Second moments of the inputs, the mean of ``x x^T``: float32 ``[width, width]``.
+        name: Name of the weight, for error messages.
 
     Returns:
         float32 clipped weights, and their error as a share of that without clipping.

@@ -35,7 +35,7 @@ class Transformed:
     """What a transform did to a block.
 
     Args:
-        inputs: The statistics it was given, as they are now that the inputs of some linears have changed.
+        inputs: Input statistics by the linear's name, as they are after the change of the block.
         report: A line for each pair or linear: what was chosen, and what was gained.
     """
 
@@ -62,10 +62,10 @@ class Transform(Protocol):
         Where there is nothing to do, a warning says so, and nothing changes.
 
         Args:
-            block: Float linears and norms.
-            pairs: As `calibration.pairs.find_pairs` found them.
+            block: Block of float linears and norms; changed in place.
+            pairs: Pairs of the block, from `calibration.pairs.find_pairs`.
             inputs: Statistics by the linear's name in the block; required of linears that are quantized.
-            schemes: Of the linears that are quantized, likewise; others stay float.
+            schemes: Schemes of the linears that are quantized, by the linear's name; others stay float.
 
         Raises:
             CalibrationError: Statistics are missing, or hold NaN or Inf.
@@ -112,12 +112,12 @@ class BlockSolver(Protocol):
         """Quantize the linears that `schemes` names; the block itself is not changed, even where an error is raised.
 
         Args:
-            block: Float32 or bfloat16.
-            schemes: Name of a linear within `block` to its scheme.
+            block: Block of a model, in float32 or bfloat16.
+            schemes: Schemes of the linears to quantize, by their names within `block`.
             batches: Positional and keyword arguments of calls of the block.
             targets: Outputs of the float block, ``[batch, tokens, width]``, one for each of `batches`.
-            keep: Boolean ``[batch, tokens]`` for each of `batches`: the tokens that count; None: all of them.
-            seed: Determines every random choice.
+            keep: Tokens that count, bool ``[batch, tokens]`` for each of `batches`; None: all of them.
+            seed: Seed of every random choice.
 
         Raises:
             CalibrationError: Batches, targets or masks are not usable.

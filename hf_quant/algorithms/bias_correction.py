@@ -10,13 +10,13 @@ from hf_quant.errors import WeightError
 def bias_correction(
     weight: torch.Tensor, quantized: torch.Tensor, mean: torch.Tensor, inputs_first: bool = False
 ) -> torch.Tensor:
-    """``E[x] (W - Wq)^T``: add it to the bias, and the outputs have the mean they had before.
+    """Bias correction ``E[x] (W - Wq)^T``: added to the bias, it gives outputs the mean they had before.
 
     Args:
-        weight: Floats before quantization: ``[out, in]``, as a linear has them.
-        quantized: What the codes stand for, turned back where they are rotated; of the shape of `weight`.
-        mean: ``[in]``: means of the inputs.
-        inputs_first: Both weights are ``[in, out]``, as a ``Conv1D`` has them.
+        weight: Float weight before quantization, ``[out, in]`` as a linear has it.
+        quantized: Decoded quantized weight, turned back where it is rotated; of the shape of `weight`.
+        mean: Mean of each input, ``[in]``.
+        inputs_first: Whether both weights are ``[in, out]``, as a ``Conv1D`` has them.
 
     Returns:
         float32 ``[out]``, summed in float64.

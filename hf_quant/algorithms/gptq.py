@@ -48,9 +48,9 @@ class GPTQ:
             last bits of sums.
         damping: Share of the mean of the Hessian's diagonal that is added to the diagonal, between 0 and 1. Where the
             Hessian is not positive definite then, the share is raised tenfold, up to 1.
-        activation_order: Take the inputs by falling mean square, so that the largest errors are made up for by the most
-            inputs. Groups keep their inputs.
-        grid: ``"minmax"``: scales from the extremes of channels and groups; ``"mse"``: clipped to the least squared
+        activation_order: Whether to take the inputs by falling mean square, so that the largest errors are made up for
+            by the most inputs. Groups keep their inputs.
+        grid: Source of scales: ``"minmax"``: extremes of channels and groups; ``"mse"``: clipped to the least squared
             error, weighed by the inputs' mean squares.
 
     Raises:
@@ -185,7 +185,7 @@ def _grid_of_rows(
 
 
 def _nearest(real: torch.Tensor, grid: Grid, format: Format) -> torch.Tensor:
-    """Codes ``[rows, width]``."""
+    """Codes ``[rows, width]`` of the nearest levels of a grid."""
     scale, zero_point = grid
     grouped = real.unflatten(-1, (scale.shape[1], -1))
     return format.encode(grouped, scale[..., None], None if zero_point is None else zero_point[..., None]).flatten(-2)

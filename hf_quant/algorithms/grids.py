@@ -48,16 +48,16 @@ def choose(
     clipping: Clipping | None = None,
     importance: torch.Tensor | None = None,
 ) -> Grid:
-    """One grid for each row of `real`.
+    """Choose a grid, scale and zero point, for each row of numbers.
 
     Args:
-        real: float32 ``[..., n]``.
-        low: Smallest numbers of the rows, ``[...]``.
-        high: Largest numbers of the rows, ``[...]``.
-        format: What the numbers are rounded to, scales included: errors are those of scales as they are stored.
-        clipping: None takes the whole range. Otherwise the range with the least sum of
-            ``importance * (real - rounded) ** 2``, and of ranges that are equally good the widest.
-        importance: Of each number, not negative; broadcasts against `real`. None: all matter alike.
+        real: Numbers to round, float32 ``[..., n]``.
+        low: Smallest number of each row, ``[...]``.
+        high: Largest number of each row, ``[...]``.
+        format: Format that numbers and scales are rounded to: errors are those of scales as they are stored.
+        clipping: Ranges to try; None takes the whole range. The one with the least sum of
+            ``importance * (real - rounded) ** 2`` is taken, and of ranges that are equally good the widest.
+        importance: Factor of each number's squared error, not negative; broadcasts against `real`. None: all alike.
 
     Returns:
         Scale and zero point ``[...]``.
@@ -85,15 +85,15 @@ def choose_one(
     clipping: Clipping | None = None,
     importance: torch.Tensor | None = None,
 ) -> Grid:
-    """One grid for all of a tensor whose rows come in `blocks` ``[rows, width]``; otherwise as `choose`.
+    """One grid for all of a tensor, whose rows come in blocks; the range is chosen as by `choose`.
 
     Args:
-        blocks: Read once, and not at all without `clipping`.
+        blocks: Rows of the tensor, float32 ``[rows, width]`` at a time; read once, and not at all without `clipping`.
         low: Smallest number of the tensor, ``[]``.
         high: Largest number of the tensor, ``[]``.
-        format: As in `choose`.
-        clipping: As in `choose`.
-        importance: ``[width]``, as in `choose`.
+        format: Format that numbers and scales are rounded to.
+        clipping: Ranges to try; None takes the whole range.
+        importance: Factor of the squared errors of each input, not negative, ``[width]``; None: all alike.
 
     Returns:
         Scale and zero point ``[1, 1]``.
@@ -120,7 +120,7 @@ def squared_error(
     format: Format,
     importance: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """float32 ``[...]``: sums over the last dimension of ``importance * (real - rounded) ** 2``.
+    """Squared rounding errors, ``importance * (real - rounded) ** 2`` summed over the last dimension, float32.
 
     `scale` and `zero_point`, ``[...]`` or ``[]``, are those of whole rows. Rounds as `Format.encode`, but stays
     in float32 from the numbers to the errors.

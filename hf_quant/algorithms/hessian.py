@@ -13,7 +13,7 @@ from hf_quant.formats.rotation import rotate
 def hessian_of(
     inputs: InputStatistics | None, width: int, scheme: TensorScheme, name: str, device: torch.device
 ) -> torch.Tensor:
-    """Mean of ``x x^T`` of inputs as they meet the rows of `rtn.rows_of`: float32 ``[width, width]`` on `device`.
+    """Hessian of a weight's inputs, the mean of ``x x^T``, rotated as its rows are: float32 ``[width, width]``.
 
     Raises:
         ConfigError: There are no statistics, or they lack the Hessian.

@@ -21,9 +21,9 @@ class ClippedToNearest:
     """Scales with the least squared error among shrunken ranges of each channel or group, codes by rounding.
 
     Args:
-        importance: Weigh the error of each weight by the mean square of its input, which takes calibration. Otherwise
-            all weights count alike.
-        trials: Ranges that are tried; see `grids.Clipping`.
+        importance: Whether to weigh the error of each weight by the mean square of its input, which takes calibration.
+            Otherwise all weights count alike.
+        trials: Number of ranges that are tried; see `grids.Clipping`.
         narrowest: Share of the range that the last trial keeps; see `grids.Clipping`.
 
     Raises:
@@ -41,7 +41,7 @@ class ClippedToNearest:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The Hessian, whose diagonal the mean squares are, where `importance` is on."""
+        """Needed input statistics: the Hessian, for the mean squares on its diagonal, where `importance` is on."""
         return frozenset({"hessian"} if self.importance else ())
 
     def solve(

@@ -22,15 +22,15 @@ _TOKENS = 64
 
 @dataclass(frozen=True)
 class PairError:
-    """A pair, and what its errors are computed from.
+    """Output errors of a pair's consumers, for any scales of their inputs.
 
     Scales are float32 ``[width]``, one for each input of the consumers, equal where inputs share a channel.
 
     Args:
-        pair: Of the block.
-        inputs: Statistics of what the consumers get.
-        weights: ``[out, width]``, of all consumers.
-        schemes: Of the consumers that are quantized.
+        pair: Pair of modules in the block.
+        inputs: Statistics of the consumers' common input.
+        weights: Float weights ``[out, width]`` of all consumers, by name.
+        schemes: Schemes of the consumers that are quantized, by name.
     """
 
     pair: Pair
@@ -53,7 +53,7 @@ class PairError:
         return total
 
     def of_inputs(self, scales: Tensor) -> float:
-        """The same by rounding inputs, estimated on normal tokens with the mean and variance of each input."""
+        """Mean squared error of the outputs by rounding inputs, estimated on normal tokens with the inputs' moments."""
         assert self.inputs.hessian is not None
         deviation = (self.inputs.hessian.diagonal() - self.inputs.mean.square()).clamp(min=0).sqrt()
         noise = torch.randn(_TOKENS, len(deviation), generator=torch.Generator().manual_seed(0)).to(deviation)
@@ -115,10 +115,10 @@ def pair_errors(
 
 
 def checked(inputs: Mapping[str, InputStatistics], name: str, needs: frozenset[str]) -> InputStatistics:
-    """The statistics of `name`.
+    """Statistics of the inputs of one linear, checked for use by a transform.
 
     Raises:
-        CalibrationError: They are missing, or those that are needed hold NaN or Inf.
+        CalibrationError: Statistics are missing, or those that are needed hold NaN or Inf.
     """
     if name not in inputs or inputs[name].count < 1:
         raise CalibrationError(f"no statistics of the inputs of {name}: let calibration data reach it")

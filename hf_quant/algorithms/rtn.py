@@ -46,11 +46,12 @@ def rounded(
     """Round a weight to the nearest codes of the grids that `grids.choose` finds.
 
     Args:
-        weight: ``[rows, width]`` floats of any float dtype.
-        scheme: One with scales, whose group size and rotation divide the width.
-        name: For error messages.
+        weight: Weight ``[rows, width]`` of any float dtype.
+        scheme: Format with scales; its group size and rotation divide the width.
+        name: Name of the weight, for error messages.
         clipping: Ranges to try; None takes the whole one.
-        importance: float32 ``[width]``: of each input, where the scheme rotates of each rotated input. None: all alike.
+        importance: Factor of each input's squared errors, float32 ``[width]``; of each rotated input where the scheme
+            rotates. None: all alike.
 
     Raises:
         WeightError: The weight holds NaN or Inf, or is not a matrix with elements.
@@ -104,7 +105,7 @@ def check_shape(weight: torch.Tensor, name: str) -> None:
 
 
 def checked_range(block: torch.Tensor, dim: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Extremes along `dim`; raises WeightError where `block` holds NaN or Inf."""
+    """Smallest and largest numbers along a dimension; raises WeightError where there is NaN or Inf."""
     low, high = torch.aminmax(block, dim=dim)
     # aminmax lets NaN through, and an infinity is an extreme: no pass over the weights of its own is needed.
     if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
@@ -119,7 +120,7 @@ def grid_of_all(
     clipping: Clipping | None = None,
     importance: torch.Tensor | None = None,
 ) -> Grid:
-    """The one grid of a weight per tensor, ``[1, 1]``; otherwise as `rounded`."""
+    """The one grid of a per-tensor weight, scale and zero point ``[1, 1]``; for the arguments see `rounded`."""
     parts = blocks_of(*weight.shape)
     # Made beforehand: small tensors kept between the blocks would keep the allocator from using their memory again.
     extremes = torch.empty(2, len(parts), dtype=torch.float32, device=weight.device)
@@ -131,12 +132,12 @@ def grid_of_all(
 
 
 def rows_of(weight: torch.Tensor, scheme: TensorScheme) -> torch.Tensor:
-    """Rows as they are rounded: float32, rotated where the scheme says so."""
+    """Rows of a weight as they are rounded: float32, rotated where the scheme says so."""
     rows = weight.detach().to(torch.float32)
     return rows if scheme.rotation is None else rotate(rows, scheme.rotation)
 
 
 def blocks_of(rows: int, width: int) -> list[slice]:
-    """Rows that are worked on at a time, so that temporaries stay small."""
+    """Slices of rows to work on at a time, so that temporaries stay small."""
     step = max(1, _BLOCK_NUMBERS // width)
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]

@@ -29,7 +29,7 @@ _AUTOCAST_BITS = 4
 
 @dataclass(frozen=True)
 class SignRoundOptions:
-    """How long and how fast to learn.
+    """How long and how fast SignRound learns.
 
     Args:
         steps: Gradient steps. Their size falls linearly to zero.
@@ -37,8 +37,8 @@ class SignRoundOptions:
             should not be larger.
         learning_rate: First step of rounding offsets, in steps of the grid; None: ``1 / steps``.
         minmax_learning_rate: First step of the shares of a range that are kept; None: the learning rate.
-        autocast: Gradients in bfloat16 autocast; losses are compared in float32 in any case. None: where all weights
-            have at most 4 bits and the processor multiplies bfloat16.
+        autocast: Whether gradients are computed in bfloat16 autocast; losses are compared in float32 in any case. None:
+            where all weights have at most 4 bits and the processor multiplies bfloat16.
 
     Raises:
         ConfigError: A value is out of range.
@@ -73,13 +73,13 @@ SIGNROUND_PRESETS: dict[str, SignRoundOptions] = {
 
 @dataclass(frozen=True)
 class LearnedBlock:
-    """Weights by the name of their linear, and mean squared errors of the block's output.
+    """Quantized weights of a block, and mean squared errors of its output.
 
     Args:
-        weights: The best that were found.
-        nearest_loss: Loss of rounding to nearest.
-        loss: Loss of `weights`, at most `nearest_loss`.
-        steps: Steps after which they were found; 0: none was better than rounding to nearest.
+        weights: Best quantized weights that were found, by the linear's name.
+        nearest_loss: Mean squared error of the output with weights rounded to nearest.
+        loss: Mean squared error of the output with `weights`, at most `nearest_loss`.
+        steps: Steps after which `weights` were found; 0: none were better than rounding to nearest.
     """
 
     weights: dict[str, QuantizedWeight]
@@ -89,10 +89,10 @@ class LearnedBlock:
 
 
 class SignRound:
-    """Learns with the float block's outputs as targets.
+    """Solver of a block's weights that learns roundings, with the float block's outputs as targets.
 
     Args:
-        options: How long and how fast.
+        options: How long and how fast to learn; None: the defaults.
         **changes: Fields of `SignRoundOptions`, in place of those of `options`.
 
     Raises:
@@ -107,7 +107,7 @@ class SignRound:
         self.options = SignRoundOptions(**{**asdict(options or SignRoundOptions()), **changes})
 
     def check_scheme(self, scheme: Scheme, name: str) -> None:
-        """See `BlockSolver`: offsets of roundings are learned in steps of an even grid."""
+        """Raise ConfigError if weights of a scheme have no even grid, in whose steps roundings are learned."""
         check_scheme(scheme, name)
 
     def solve_block(
@@ -119,7 +119,7 @@ class SignRound:
         keep: list[torch.Tensor | None],
         seed: int,
     ) -> dict[str, QuantizedWeight]:
-        """The weights of `learn`, which has the contract."""
+        """Quantize linears of a block for the least error of its output; for the arguments see `learn`."""
         return self.learn(block, schemes, batches, targets, keep, seed).weights
 
     def learn(
@@ -136,12 +136,12 @@ class SignRound:
         The block and its inputs are computed in float32, whatever their dtype. The block is not changed.
 
         Args:
-            block: Float weights; no caches among its inputs, since it is run many times.
-            schemes: Name of a linear in `block` to its scheme.
+            block: Block with float weights. Its inputs hold no caches, since it is run many times.
+            schemes: Schemes of the linears to quantize, by their names in `block`.
             batches: Positional and keyword arguments of each call of `block`.
             targets: Outputs to come near, ``[batch, tokens, width]``, one for each of `batches`.
-            keep: Boolean ``[batch, tokens]``: tokens that count; None: all of them.
-            seed: Determines which batches each step sees.
+            keep: Tokens that count, bool ``[batch, tokens]`` for each of `batches`; None: all of them.
+            seed: Seed of the choice of batches for each step.
 
         Raises:
             CalibrationError: There are no tokens to learn from, lists or shapes do not fit, or outputs or targets hold

@@ -28,8 +28,8 @@ class BlockRunner:
     are not known yet, take the range of what they hold.
 
     Args:
-        block: Any module; neither its tensors nor its mode are changed for good.
-        schemes: Name of a linear in the block to its scheme.
+        block: Block of a model; neither its tensors nor its mode are changed for good.
+        schemes: Schemes of the quantized linears, by their names in the block.
 
     Raises:
         ConfigError: A scheme has no even grid.
@@ -47,7 +47,7 @@ class BlockRunner:
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
-        """The block in eval mode, inputs of its linears quantized; both undone at the end."""
+        """Context with the block in eval mode and inputs of its linears quantized; both are undone at the end."""
         modes = {module: module.training for module in self._block.modules()}
         shared: dict[tuple[int | None, TensorScheme | None], _Inputs] = {}
         handles = []
@@ -68,7 +68,7 @@ class BlockRunner:
                 module.training = mode
 
     def run(self, weights: Mapping[str, torch.Tensor], args: Any, kwargs: Any) -> torch.Tensor:
-        """First output of the block, inside `prepared`."""
+        """Run the block with these weights, inside `prepared`, and return its first output."""
         replaced = {
             f"{name}.weight": weight.t() if isinstance(self.linears[name], Conv1D) else weight
             for name, weight in weights.items()

@@ -16,13 +16,13 @@ from hf_quant.errors import CalibrationError
 
 @dataclass(frozen=True)
 class Example:
-    """One batch.
+    """One batch of a block's inputs, with the output to learn.
 
     Args:
         args: Positional arguments of the block.
-        kwargs: Its keyword arguments.
+        kwargs: Keyword arguments of the block.
         target: Output ``[batch, tokens, width]`` to come near.
-        keep: Boolean ``[batch, tokens]``: tokens that count; None: all of them.
+        keep: Tokens that count, bool ``[batch, tokens]``; None: all of them.
     """
 
     args: Any
@@ -32,16 +32,16 @@ class Example:
 
     @property
     def samples(self) -> int:
-        """Rows of the batch."""
+        """Number of rows in the batch."""
         return self.target.shape[0]
 
     @property
     def numbers(self) -> int:
-        """Outputs that count."""
+        """Number of outputs that count."""
         return self.target.numel() if self.keep is None else int(self.keep.sum()) * self.target.shape[-1]
 
     def error(self, runner: BlockRunner, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Sum of squared differences over what counts, with a graph where gradients are enabled."""
+        """Sum of squared differences between output and target, with a graph where gradients are enabled."""
         output = runner.run(weights, self.args, self.kwargs)
         target = self.target
         if self.keep is not None:
@@ -52,7 +52,7 @@ class Example:
 def examples_of(
     name: str, batches: list[tuple[Any, Any]], targets: list[torch.Tensor], keep: list[torch.Tensor | None]
 ) -> list[Example]:
-    """Batches in which something counts; `name` is that of the block, for messages.
+    """Examples of all batches with a token that counts; `name` is that of the block, for messages.
 
     Raises:
         CalibrationError: Nothing counts anywhere, the lists or the shapes of masks do not fit, or there is a cache.
@@ -94,7 +94,7 @@ def mean_loss(runner: BlockRunner, weights: Mapping[str, torch.Tensor], examples
     """Mean squared error over everything that counts; `name` is that of the block.
 
     Raises:
-        CalibrationError: It is not finite.
+        CalibrationError: The error is not finite.
     """
     with torch.no_grad():
         total = sum(example.error(runner, weights).item() for example in examples)

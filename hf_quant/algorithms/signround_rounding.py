@@ -18,7 +18,9 @@ _LEAST_CLIP = 0.01
 
 
 class LearnedRounding:
-    """``levels = clamp(round(W / s + V), min - zp, max - zp)``, which decode to ``levels * s``.
+    """One weight whose roundings and range are learned: offsets ``V``, and shares ``alpha`` and ``beta`` of the range.
+
+    ``levels = clamp(round(W / s + V), min - zp, max - zp)``, which decode to ``levels * s``.
 
     The grid ``s, zp`` is that of the format on ``[alpha * lowest, beta * highest]``, so that ``V = 0, alpha = beta =
     1``, where it starts, is rounding to nearest. Where scales have a sign, only the end that decides it is learned.
@@ -28,9 +30,9 @@ class LearnedRounding:
     the scheme rotates. Its `grad` is what `step` reads.
 
     Args:
-        weight: Floats ``[rows, width]``; never written to.
-        scheme: One with an even grid.
-        name: For error messages.
+        weight: Float weight ``[rows, width]``; never written to.
+        scheme: Format with an even grid.
+        name: Name of the weight, for error messages.
 
     Raises:
         WeightError: The weight holds NaN or Inf, or is not a matrix with elements.
@@ -93,7 +95,7 @@ class LearnedRounding:
 
     @torch.no_grad()
     def solved(self) -> QuantizedWeight:
-        """Codes that decode to `weight`, bit for bit."""
+        """The quantized weight as learned so far, whose codes decode to `weight` bit for bit."""
         codes = []
         for part in self._parts:
             levels = self._rounded(part).clamp_(self._least[part], self._most[part])

@@ -29,10 +29,10 @@ class SmoothQuant:
         alpha: How much of the difficulty moves to the weights: 0 to 1, or ``"auto"`` for the one of 21 with the least
             error of the outputs, or for no scales where none is better. The part of the error that comes from weights
             is exact, that from inputs an estimate.
-        include_linears: Also scale pairs whose producer is a linear; the paper scales those of norms only.
+        include_linears: Whether to scale pairs whose producer is a linear, too; the paper scales those of norms only.
 
     Raises:
-        ConfigError: `alpha` is neither.
+        ConfigError: `alpha` is neither a number from 0 to 1 nor ``"auto"``.
     """
 
     alpha: float | str = 0.5
@@ -45,7 +45,7 @@ class SmoothQuant:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The largest inputs; for ``"auto"`` what errors are computed from, too."""
+        """Needed input statistics: the largest inputs; for ``"auto"`` also means and the Hessian, for errors."""
         return frozenset({"max_abs", "mean", "hessian"} if self.alpha == "auto" else {"max_abs"})
 
     @torch.no_grad()
@@ -72,7 +72,7 @@ class SmoothQuant:
 
 
 def smoothing_scales(error: PairError, alpha: float) -> Tensor:
-    """The paper's scales, ``[width]``; 1 where an input, or all weights on it, are 0."""
+    """SmoothQuant's scales of a pair's inputs, ``[width]``; 1 where an input, or all weights on it, are 0."""
     largest = torch.stack([weight.abs().amax(0) for weight in error.weights.values()]).amax(0)
     largest = error.shared(largest.to(torch.float32), "amax")
     reached = error.shared(error.inputs.max_abs, "amax")

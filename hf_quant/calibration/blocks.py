@@ -20,11 +20,11 @@ class BlockInput:
     """One batch on its way through the blocks.
 
     Args:
-        hidden: ``[batch, tokens, width]``; replaced by the output of each block.
-        arguments: For each block, or once for all, the other positional and keyword arguments.
-        keep: bool ``[batch, tokens]``: tokens that are not padding; None where there is none.
+        hidden: Hidden states ``[batch, tokens, width]``; replaced by the output of each block.
+        arguments: Other positional and keyword arguments, of each block or once for all blocks.
+        keep: Tokens that are not padding, bool ``[batch, tokens]``; None where there is no padding.
         in_tuples: Whether blocks return hidden states as the first of a tuple.
-        reference: What `hidden` would be, had no block been quantized; None where nothing asks for it.
+        reference: Hidden states of the float model, of the shape of `hidden`; None where nothing asks for them.
     """
 
     hidden: Tensor
@@ -34,7 +34,7 @@ class BlockInput:
     reference: Tensor | None = None
 
     def call(self, index: int, hidden: Tensor | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Arguments of block `index`, its input first: `hidden`, or that of the entry."""
+        """Positional and keyword arguments of one block, hidden states first: `hidden`, or those of the entry."""
         args, kwargs = self.arguments[index if len(self.arguments) > 1 else 0]
         return (self.hidden if hidden is None else hidden, *args), kwargs
 
@@ -62,7 +62,7 @@ def find_blocks(model: nn.Module) -> str:
 def first_inputs(
     model: nn.Module, blocks: nn.ModuleList, batches: Iterable[Mapping[str, Tensor]]
 ) -> Iterator[BlockInput]:
-    """What the first block gets of each batch.
+    """Inputs of the first block, for each batch.
 
     The whole model is run on one sequence only. The blocks after the first are run for every batch just where they are
     called with other arguments than the first, such as masks of their own.
@@ -103,7 +103,7 @@ def hidden_of(output: Any) -> Tensor:
     """The hidden states among what a block returns.
 
     Raises:
-        CalibrationError: They are not the first of it.
+        CalibrationError: The first of the outputs is no tensor.
     """
     found = output[0] if isinstance(output, tuple | list) else output
     if not isinstance(found, Tensor):
@@ -115,11 +115,11 @@ def hidden_of(output: Any) -> Tensor:
 
 @contextmanager
 def passed_over(blocks: nn.ModuleList, in_tuples: bool) -> Iterator[list[Tensor]]:
-    """While this is open, blocks hand on the one tensor in the list that is yielded, and compute nothing.
+    """Context in which blocks compute nothing and return the one tensor in the list that it yields.
 
     Args:
-        blocks: As the model has them.
-        in_tuples: Whether they return hidden states as the first of a tuple.
+        blocks: Blocks of the model; their `forward` is replaced until the context ends.
+        in_tuples: Whether blocks return hidden states as the first of a tuple.
     """
     result: list[Tensor] = []
     # Accelerate puts a forward of its own there.

@@ -51,11 +51,11 @@ class Collector:
     """Sums up the inputs of linears over batches. Linears that get the very same tensor share their sums.
 
     Args:
-        modules: Name to linear or ``Conv1D``.
+        modules: Linears and ``Conv1D`` to watch, by name.
         hessian: Whether ``x x^T`` is summed up, too.
-        observers: Name to an observer of the input, where it gets a static grid.
-        rotations: Name to the size of the blocks that its input is rotated in before it is quantized.
-        prefix: Of the names in messages.
+        observers: Observers of inputs that get a static grid, by the name of the module.
+        rotations: Sizes of the blocks that inputs are rotated in before they are quantized, by the name of the module.
+        prefix: Text before the names of modules in messages.
     """
 
     def __init__(
@@ -72,14 +72,14 @@ class Collector:
         self.rotations = dict(rotations or {})
         self.prefix = prefix
         self.keep: Tensor | None = None
-        """Of the batch that runs: bool ``[batch, tokens]``."""
+        """Tokens of the running batch that count, bool ``[batch, tokens]``; None for all."""
         self._leaders: dict[str, str] = {}
         self._sums: dict[str, _Sums] = {}
         self._seen: list[tuple[Tensor, int, str]] = []
 
     @contextmanager
     def watching(self) -> Iterator[Collector]:
-        """While this is open, what the modules are called with counts."""
+        """Context in which the inputs of the modules are summed up."""
         handles = [
             module.register_forward_pre_hook(self._hook(name), with_kwargs=True)
             for name, module in self.modules.items()
@@ -96,7 +96,7 @@ class Collector:
         self.keep, self._seen = keep, []
 
     def statistics(self) -> dict[str, InputStatistics]:
-        """Of every module, over all ranks of ``torch.distributed`` if it is in use. Once: sums are handed over.
+        """Input statistics of every module, over all ranks of ``torch.distributed``. Once: sums are handed over.
 
         Raises:
             CalibrationError: A module was never called, or with NaN or infinite values.

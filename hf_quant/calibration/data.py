@@ -37,19 +37,19 @@ class Calibration:
     Args:
         dataset: A `datasets.Dataset`, a `DataLoader` or iterable of dicts of tensors, a list of texts, a list of token
             ids (tensors or lists), or the path of a text file, whose paragraphs are separated by blank lines.
-        tokenizer: For texts.
+        tokenizer: Tokenizer of the model, which texts need.
         samples: Sequences to use, over all processes.
         sequence_length: Most tokens of a sequence; no more are taken than the model has positions for.
-        seed: Of the order.
-        text_column: Where texts are. None: ``input_ids`` if there are any; else the column ``text``, ``sentence`` or
-            ``content``, or the only one that holds strings.
-        preprocess: Called with each item first; returns an item: a text, token ids, or a dict with either.
-        batch_size: Sequences of a batch.
+        seed: Seed of the order that items are taken in.
+        text_column: Name of the column of texts. None: ``input_ids`` if there are any; else the column ``text``,
+            ``sentence`` or ``content``, or the only one that holds strings.
+        preprocess: Function that is called with each item first and returns a text, token ids, or a dict with either.
+        batch_size: Sequences in a batch.
         packing: True: texts are joined, with the end-of-sequence token between, and cut to `sequence_length`. False:
             one sequence a text, cut and padded. None: True for models that generate text from left to right, False for
             encoders, classifiers and data that come in batches.
-        rank: The process this is for, see `shard`.
-        world: The number of processes.
+        rank: Number of this process, from 0; see `shard`.
+        world: Number of processes.
 
     Raises:
         ConfigError: A number is out of range.
@@ -81,11 +81,11 @@ class Calibration:
         return self
 
     def shard(self, rank: int, world: int) -> Calibration:
-        """What process `rank` of `world` is to run: every `world`-th sequence. The dataset must be alike in all."""
+        """The part that process `rank` of `world` runs: every `world`-th sequence. The dataset must be alike in all."""
         return replace(self, rank=rank, world=world)
 
     def batches(self, model_config: PretrainedConfig) -> list[Batch]:
-        """int64 ``input_ids`` and ``attention_mask`` ``[batch, tokens]``, and ``token_type_ids`` where there are any.
+        """Batches of int64 ``[batch, tokens]``: ``input_ids``, ``attention_mask``, ``token_type_ids`` if there are any.
 
         Empty for a process that is left without a sequence.
 
@@ -102,7 +102,7 @@ class Calibration:
         """SHA-256, in hexadecimal, of the tokens of all processes' batches and of the parameters, not of the objects.
 
         Args:
-            model_config: None for the model that batches were last made for.
+            model_config: Config of the model; None: of the one that batches were last made for.
 
         Raises:
             CalibrationError: As for `batches`, or None was given and there is no such model.
@@ -118,7 +118,7 @@ class Calibration:
         return digest.hexdigest()
 
     def _sequences(self, model_config: PretrainedConfig) -> list[Row]:
-        """Those of all processes, kept for the next time: loaders may shuffle, and generators end."""
+        """Sequences of all processes, kept for the next time: loaders may shuffle, and generators end."""
         text_config = model_config.get_text_config()
         positions = getattr(text_config, "max_position_embeddings", None) or self.sequence_length
         length = min(self.sequence_length, positions)

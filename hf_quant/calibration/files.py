@@ -1,4 +1,4 @@
-"""From what a user types after ``--data`` to a dataset."""
+"""Datasets of files and of the Hub, by what a user types after ``--data``."""
 
 from __future__ import annotations
 

@@ -31,15 +31,17 @@ _OFFSETS = (0.0, 1.0)
 
 @dataclass(frozen=True)
 class Pair:
-    """A producer, and linears whose inputs are its channels, each times something that is not a channel's own.
+    """A norm or linear and the linears that read its channels, so that a scale can move between them.
+
+    Each input of the consumers is a channel of the producer, times something that does not depend on that channel.
 
     Args:
         producer: Name of a norm or linear within the block.
         consumers: Names of linears; all have the same input.
-        expand: For each input of the consumers, the producer's channel that it comes from. Several inputs may share
-            one, as query heads share a key-value head; channels may feed none, as queries and keys of a fused linear.
+        expand: Channel of the producer that each input of the consumers comes from. Several inputs may share one, as
+            query heads share a key-value head; channels may feed none, as queries and keys of a fused linear.
         channels: Output width of the producer.
-        offset: What a norm adds to its weight before it multiplies with it.
+        offset: Number that a norm adds to its weight before it multiplies with it.
     """
 
     producer: str
@@ -49,15 +51,15 @@ class Pair:
     offset: float = 0.0
 
     def spread(self, per_channel: Tensor) -> Tensor:
-        """What the consumers' inputs have of ``[channels]`` numbers, ``[width]``."""
+        """Numbers of the producer's channels, ``[channels]``, gathered for the consumers' inputs, ``[width]``."""
         return per_channel[self._index(per_channel)]
 
     def collect(self, per_input: Tensor, reduce: str) -> Tensor:
-        """``[width]`` numbers of the consumers' inputs as the channels' own, ``[channels]``; 0 for channels with none.
+        """Numbers of inputs, ``[width]``, reduced to those of channels, ``[channels]``; 0 for channels that feed none.
 
         Args:
-            per_input: Floats.
-            reduce: ``"amax"`` or ``"mean"``, of the inputs that share a channel.
+            per_input: Numbers of the consumers' inputs, floats ``[width]``.
+            reduce: How inputs that share a channel are reduced: ``"amax"`` or ``"mean"``.
         """
         empty = per_input.new_zeros(self.channels)
         return empty.scatter_reduce(0, self._index(per_input), per_input, reduce, include_self=False)
@@ -74,7 +76,7 @@ def weight_matrix(module: nn.Module, weight: Tensor | None = None) -> Tensor:
 
 
 def structure_of(block: nn.Module) -> tuple[tuple[str, type, tuple[int, ...]], ...]:
-    """What blocks have to share for the pairs of one to be likely in another: modules, and shapes of parameters."""
+    """Modules and parameter shapes of a block; blocks that agree in them most likely have the same pairs."""
     modules = ((name, type(module), ()) for name, module in block.named_modules())
     return (*modules, *((name, nn.Parameter, tuple(each.shape)) for name, each in block.named_parameters()))
 
@@ -87,10 +89,10 @@ def find_pairs(
     The block is run some five times per linear, in float32; its parameters are not touched.
 
     Args:
-        block: In eval mode.
-        args: Inputs that the block was really called with, without a key-value cache; a few sequences suffice.
-        kwargs: Likewise, by name.
-        likely: The pairs of a block of the same structure. Where every one of them is proved in this block, too, they
+        block: Transformer block in eval mode.
+        args: Positional arguments of a real call of the block, without a key-value cache; a few sequences suffice.
+        kwargs: Keyword arguments of that call.
+        likely: Pairs of a block of the same structure. Where every one of them is proved in this block, too, they
             are the result, for two runs each; otherwise the block is searched as if there were none.
 
     Raises:
@@ -130,10 +132,10 @@ def apply_scales(block: nn.Module, pair: Pair, scales: Tensor, inverse: bool = F
     """Divide a producer's channels and multiply its consumers' inputs, in place; dtypes stay.
 
     Args:
-        block: Holds the pair; its parameters are changed.
-        pair: As `find_pairs` gave it for this block or one of the same structure.
+        block: Block that holds the pair; its parameters are changed.
+        pair: Pair of this block or of one of the same structure, from `find_pairs`.
         scales: Positive floats ``[pair.channels]``; those of channels that feed no consumer are not used.
-        inverse: Multiply the producer and divide the consumers instead, which undoes the same call without it.
+        inverse: Whether to multiply the producer and divide the consumers, which undoes the same call without it.
 
     Raises:
         CalibrationError: A scale is not a positive number, or there are too many or few of them.

@@ -23,9 +23,9 @@ class Progress:
     """Steps of a long piece of work in a folder, each written whole or not at all.
 
     Args:
-        folder: Made if missing.
-        fingerprint: Names to what the work depends on: model, data, recipe, version.
-        restart: Throw away what another fingerprint left behind.
+        folder: Folder of the steps; made if missing.
+        fingerprint: What the work depends on, by name: model, data, recipe, version.
+        restart: Whether to remove earlier progress in the folder first.
 
     Raises:
         ConfigError: The folder holds work with another fingerprint (the message says what differs), or files that are
@@ -45,18 +45,18 @@ class Progress:
             raise SaveError(f"{folder} cannot be used to keep progress in: {error}") from error
 
     def load(self, step: int) -> dict[str, torch.Tensor]:
-        """The tensors that `save` was given for `step`.
+        """Tensors that were saved for a step.
 
         Raises:
-            ConfigError: They are damaged.
+            ConfigError: The file is damaged.
         """
         return _read(self._file(step))
 
     def carried(self) -> dict[str, torch.Tensor]:
-        """What the last step that was done handed on.
+        """Tensors that the last finished step handed on to the next.
 
         Raises:
-            ConfigError: It is damaged.
+            ConfigError: The file is damaged.
         """
         return _read(self._carried_file(self.done - 1))
 
@@ -76,7 +76,7 @@ class Progress:
         self.done = step + 1
 
     def clear(self) -> None:
-        """`forget` the folder."""
+        """Remove all progress from the folder; see `forget`."""
         forget(self.folder)
 
     def _open(self) -> int:

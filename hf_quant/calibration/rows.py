@@ -1,4 +1,4 @@
-"""From whatever a user calls a dataset to rows: the tensors of one text or sequence."""
+"""Rows, the tensors of one text or sequence, made of whatever a user calls a dataset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hf_quant.errors import CalibrationError
 from hf_quant.registry import unknown
 
 Row = dict[str, torch.Tensor]
-"""int64 ``[tokens]`` each: ``input_ids``, ``attention_mask``, and ``token_type_ids`` if the tokenizer gives them."""
+"""Tensors of one sequence, int64 ``[tokens]``: ``input_ids``, ``attention_mask``, ``token_type_ids`` if there are."""
 
 FIELDS = ("input_ids", "attention_mask", "token_type_ids")
 _TEXT_COLUMNS = ("text", "sentence", "content")
@@ -59,7 +59,7 @@ def paragraphs(path: Path) -> list[str]:
 
 
 def is_batch(example: Any) -> bool:
-    """Whether somebody has prepared this: rows of token ids, padded to one length."""
+    """Whether an item of a dataset is a batch: rows of token ids, padded to one length."""
     return isinstance(example, Mapping) and torch.is_tensor(example.get("input_ids")) and example["input_ids"].ndim == 2
 
 
@@ -68,11 +68,11 @@ def rows(example: Any, encode: Callable[[str], Mapping[str, Any]] | None, text_c
 
     Args:
         example: An item of the dataset.
-        encode: The tokenizer for texts, None if there is none.
-        text_column: Where texts are in mappings; None to find out.
+        encode: Tokenizer for texts; None if there is none.
+        text_column: Name of the column of texts in mappings; None to find out.
 
     Raises:
-        CalibrationError: No text and no token ids, or not to be told which; a text without a tokenizer; malformed ids.
+        CalibrationError: There is neither text nor ids, or no telling which; a text without a tokenizer; malformed ids.
     """
     if isinstance(example, Mapping):
         if text_column is None and "input_ids" in example:
@@ -127,7 +127,7 @@ def _token_rows(fields: Mapping[str, Any]) -> list[Row]:
 
 
 def _integers(name: str, value: Any) -> torch.Tensor:
-    """int64 ``[rows, tokens]`` on the CPU."""
+    """A value as integers, int64 ``[rows, tokens]`` on the CPU."""
     try:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -14,10 +14,10 @@ def packed(rows: Iterable[Row], length: int, count: int, separator: int | None) 
     """The tokens of all rows in one stream, cut into sequences; what is left over is dropped.
 
     Args:
-        rows: Taken until there is enough.
-        length: Tokens of a sequence.
+        rows: Rows of tokens, read until there are enough.
+        length: Tokens in a sequence.
         count: Most sequences to make.
-        separator: Token after a row that does not end with it; None for none.
+        separator: Token to put after a row that does not end with it; None: none.
 
     Returns:
         The sequences, and how many tokens were read.

@@ -12,11 +12,11 @@ class InputStatistics:
     """What was gathered about the inputs of one module, over the tokens that the mask keeps.
 
     Args:
-        count: Tokens seen.
-        mean: float32 ``[width]``: means of each input.
-        mean_abs: float32 ``[width]``: means of magnitudes.
-        max_abs: float32 ``[width]``: largest magnitudes.
-        hessian: float32 ``[width, width]``: mean of ``x x^T``; None unless something `needs` it.
+        count: Number of tokens seen, padding left out.
+        mean: Mean of each input, float32 ``[width]``.
+        mean_abs: Mean magnitude of each input, float32 ``[width]``.
+        max_abs: Largest magnitude of each input, float32 ``[width]``.
+        hessian: Second moments of inputs, the mean of ``x x^T``: float32 ``[width, width]``; None unless it is needed.
     """
 
     count: int

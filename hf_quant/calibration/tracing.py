@@ -1,4 +1,4 @@
-"""Which outputs reach which linears of a block, read off real runs of it."""
+"""Traces of a block: which outputs reach which linears, read off real runs."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def out_features(module: nn.Module) -> int:
 
 @dataclass
 class Run:
-    """What one run of a block did.
+    """Tensors that one run of a block produced.
 
     Args:
-        output: The tensors that the block returned, float32.
-        inputs: What each linear was called with, by name, in the order of first calls.
-        norm_outputs: What each norm returned, likewise.
+        output: Tensors that the block returned, float32.
+        inputs: Inputs of each linear, by its name, in the order of first calls.
+        norm_outputs: Outputs of each norm, by its name, in the order of first calls.
     """
 
     output: list[Tensor] = field(default_factory=list)
@@ -52,8 +52,8 @@ class Tracer:
 
     Args:
         block: A module that gives the same output for the same inputs.
-        args: What it is called with.
-        kwargs: Likewise, by name.
+        args: Positional arguments of each run.
+        kwargs: Keyword arguments of each run.
     """
 
     def __init__(self, block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]):
@@ -64,11 +64,11 @@ class Tracer:
 
     @torch.no_grad()
     def run(self, parameters: Mapping[str, Tensor] | None = None, constant: tuple[str, Tensor] | None = None) -> Run:
-        """Run the block.
+        """Run the block once; returns its outputs, and what its linears and norms saw.
 
         Args:
-            parameters: Values to take in the place of the block's own, by name.
-            constant: A module, and the row ``[channels]`` that it gives for every token instead of its output.
+            parameters: Tensors to take in the place of the block's own parameters, by name.
+            constant: Name of a module, and the row ``[channels]`` that it gives for every token instead of its output.
         """
         run = Run()
         with self._recording(run, constant):
@@ -107,7 +107,7 @@ class Tracer:
 
 
 def norm_consumers(run: Run) -> dict[str, tuple[str, ...]]:
-    """Norms, and the linears that are called with what they return; where else that goes is not known."""
+    """Linears that read a norm's output, by the name of the norm; what else reads it is not known."""
     found = {}
     for norm, outputs in run.norm_outputs.items():
         # `run` keeps the tensors, so that no storage is another's that has gone.
@@ -131,7 +131,7 @@ def channel_maps(tracer: Tracer, producer: str, run: Run) -> Iterator[dict[str, 
     rows alike: inputs that are linear in a channel grow by exactly its code, which says which channel it is.
 
     Yields:
-        Consumer to, for each of its inputs, the channel it comes from; first as found when all channels carry codes,
+        Name of a consumer to the channel of each of its inputs; first as found when all channels carry codes,
         then with those of one part of them only, as of a gate and its factor that one linear computes.
     """
     names = list(run.inputs)

@@ -10,15 +10,15 @@ class FormatFacts:
     """What may be asked about a format without its numerics.
 
     Args:
-        bits: Widths that it has.
+        bits: Bits per number that the format can have.
         path: ``"package.module:class"`` of its numerics, imported on first use (``formats.format_of``).
-        label: How schemes of it are written; ``{bits}`` and ``{input}`` stand for widths.
-        words: The same in a sentence.
-        has_scales: Numbers are codes with scales, a ``formats.base.Format``; otherwise floats as they are, and nothing
-            of what follows holds.
-        is_even: Numbers are ``(code - zero_point) * scale``, so that kernels can multiply with the codes themselves.
-        may_be_asymmetric: There may be a zero point with each scale.
-        may_be_input: Inputs can be rounded to it, for each call or on a grid that calibration fixes.
+        label: Short name of schemes, such as ``W8A8``; ``{bits}`` and ``{input}`` stand for bits of weight and input.
+        words: Name of the format in a sentence, such as ``INT8``; ``{bits}`` stands for bits.
+        has_scales: Whether numbers are codes with scales, a ``formats.base.Format``; otherwise they are floats, and
+            nothing of what follows holds.
+        is_even: Whether numbers are ``(code - zero_point) * scale``, so that kernels can multiply with the codes.
+        may_be_asymmetric: Whether there may be a zero point with each scale.
+        may_be_input: Whether inputs can be rounded to it, for each call or on a grid that calibration fixes.
     """
 
     bits: tuple[int, ...]

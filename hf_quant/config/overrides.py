@@ -15,10 +15,10 @@ Override = Scheme | str | None | Mapping[str, Any]
 
 
 def checked_overrides(overrides: Mapping[str, Override] | None) -> dict[str, Scheme | str | None]:
-    """Patterns to what they mean, dicts read.
+    """Overrides by pattern, checked, with dicts read as schemes.
 
     Raises:
-        ConfigError: It is no dict, or something in it is no override.
+        ConfigError: `overrides` is no dict, or a value in it is no override.
     """
     if overrides is None:
         return {}
@@ -30,7 +30,7 @@ def checked_overrides(overrides: Mapping[str, Override] | None) -> dict[str, Sch
 def resolved_overrides(
     overrides: Mapping[str, Scheme | str | None], candidates: Mapping[str, Candidate]
 ) -> dict[str, Scheme | None]:
-    """Names of the modules that patterns match to their schemes.
+    """Schemes of the modules that patterns match, by the module's name; None keeps a module float.
 
     Raises:
         PlanError: A pattern matches nothing, or a group size does not divide a width.
@@ -48,7 +48,7 @@ def resolved_overrides(
 
 
 def written_overrides(overrides: Mapping[str, Scheme | str | None]) -> dict[str, Any]:
-    """JSON-ready; `checked_overrides` reads it back."""
+    """Overrides as JSON-ready values, which `checked_overrides` reads back."""
     return {pattern: value.to_dict() if isinstance(value, Scheme) else value for pattern, value in overrides.items()}
 
 

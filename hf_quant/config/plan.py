@@ -71,7 +71,7 @@ class Plan:
         return iter(self.modules)
 
     def resolve(self, candidates: Mapping[str, Candidate]) -> Plan:
-        """Patterns replaced by the names they match, and automatic group sizes by numbers.
+        """The plan for one model: patterns replaced by the names they match, automatic group sizes by numbers.
 
         Args:
             candidates: Every module that can be quantized, by name.
@@ -90,7 +90,7 @@ class Plan:
         return Plan(resolved)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: each scheme once under a label, and the label of each module."""
+        """The plan as JSON-ready values: each scheme once under a label, and the label of each module."""
         labels: dict[Scheme, str] = {}
         modules = {}
         for name, scheme in self.modules.items():
@@ -107,7 +107,7 @@ class Plan:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
-        """Inverse of `to_dict`; rejects unknown keys and newer versions."""
+        """Read a plan that `to_dict` wrote; rejects unknown keys and newer versions."""
         if not isinstance(values, Mapping):
             raise ConfigError(f"a plan is written as an object with keys, not as {values!r}")
         check_format_version(values.get("format_version"))
@@ -132,8 +132,8 @@ def winning_patterns(patterns: Iterable[str], names: Collection[str]) -> dict[st
     """The pattern that decides for each name: an exact one if there is, else the last that matches.
 
     Args:
-        patterns: As `Plan` has them.
-        names: Of all modules.
+        patterns: Names, globs and regular expressions, as `Plan` takes them, in order.
+        names: Names of all modules.
 
     Returns:
         Name to pattern, in the order of `names`; names that no pattern matches are absent.
@@ -163,7 +163,7 @@ def preset_plan(preset: str, candidates: Mapping[str, Candidate]) -> Plan:
 
 
 def fit(scheme: Scheme, candidate: Candidate, name: str) -> Scheme:
-    """`scheme` as it applies to one module: group size settled, and no input format for an embedding.
+    """A scheme as it applies to one module: group size settled, and no input format for an embedding.
 
     An automatic group size becomes the largest of 128, 64, 32 that divides the width; where none does, one
     group spans the whole row, which is one scale per channel, or per token for inputs.

@@ -11,7 +11,7 @@ from hf_quant.registry import unknown
 
 @dataclass(frozen=True)
 class Preset:
-    """What a preset does to each kind of module.
+    """Schemes of a preset for each kind of module.
 
     An embedding's scale per row is, for a head tied to it, the scale per output channel: `embedding.weight`
     and `head.weight` are equal so that tied modules can share one set of codes.

@@ -26,9 +26,9 @@ class Recipe(Request):
     Steps are written as a name, or as a name with options: ``"gptq"``, ``{"gptq": {"damping": 0.05}}``.
 
     Args:
-        transforms: What is done to the float weights first, in order.
-        solver: What turns weights into codes.
-        observer: What chooses the range of static inputs.
+        transforms: Algorithms that change the float weights first, in order.
+        solver: Algorithm that turns weights into codes.
+        observer: Algorithm that chooses the range of static inputs.
         bias_correction: Whether biases make up for the mean error of their layer (arXiv:1906.04721, section 4.2).
         calibration: Arguments of ``Calibration`` that go with the recipe.
 
@@ -61,7 +61,7 @@ class Recipe(Request):
             raise ConfigError(f"bias_correction is true or false, not {self.bias_correction!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, without defaults; inverse of `from_dict`."""
+        """The recipe as JSON-ready values, without defaults; inverse of `from_dict`."""
         values = super().to_dict()
         if self.transforms:
             values["transforms"] = [{name: dict(options)} for name, options in self.transforms]

@@ -9,14 +9,14 @@ from hf_quant.registry import unknown
 
 _PACKAGE = Path(__file__).parents[1]
 _FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent / "recipes")
-"""Of an installed package, and of a checkout."""
+"""Folders of recipes: of an installed package, and of a checkout."""
 
 
 def recipe_names(training: bool = False) -> list[str]:
     """Names of the recipes that come with the package, sorted.
 
     Args:
-        training: Those of quantization-aware training, which begin with ``qat_``; otherwise those without training.
+        training: Whether to list recipes of quantization-aware training, which begin with ``qat_``, or the others.
     """
     return sorted(name for name in _files() if name.startswith("qat_") == training)
 
@@ -28,7 +28,7 @@ def recipe_file(recipe: str | Path, training: bool = False) -> Path:
 
     Args:
         recipe: A path, or a name of `recipe_names`.
-        training: Which names to offer if it is neither.
+        training: Whether the error names training recipes or others, where `recipe` is neither.
 
     Raises:
         ConfigError: There is no such file and no such recipe; the nearest name is told.

@@ -23,13 +23,13 @@ _Asked = TypeVar("_Asked", bound="Request")
 
 @dataclass(frozen=True)
 class Request:
-    """One of a preset, a scheme and a plan, with exceptions; or none yet, where another says it.
+    """What to quantize a model to: a preset, scheme or plan, with exceptions; or none yet, where another says it.
 
     Args:
         preset: Name of a preset.
-        scheme: For every linear.
-        plan: Patterns to schemes. Modules that no pattern matches stay float.
-        overrides: Patterns to a preset's name, a scheme or None (keep float), on top of `preset` or `scheme`.
+        scheme: Scheme of every linear.
+        plan: Plan, patterns to schemes. Modules that no pattern matches stay float.
+        overrides: Exceptions from `preset` or `scheme`: patterns to a preset's name, a scheme or None (keep float).
         rotation: Block size of Hadamard rotations in place of the preset's or scheme's; 0 turns them off.
         modules_to_not_convert: Names, starts or ends of names of modules to keep float, with all that is in them.
 
@@ -46,9 +46,9 @@ class Request:
     modules_to_not_convert: tuple[str, ...] = ()
 
     kind: ClassVar[str] = "request"
-    """What messages call it."""
+    """Name of this kind of request, for messages."""
     trains: ClassVar[bool] = False
-    """Whether its files are those of training."""
+    """Whether recipe files of this kind are those of training."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.preset, str | None):
@@ -73,7 +73,7 @@ class Request:
             )
 
     def targets(self) -> list[str]:
-        """Which of preset, scheme and plan it has."""
+        """Names of those among preset, scheme and plan that are given."""
         return [name for name in ("preset", "scheme", "plan") if getattr(self, name) is not None]
 
     def require_target(self) -> None:
@@ -82,15 +82,15 @@ class Request:
             raise ConfigError(_ONE.format("none") + "; in a recipe's file, a line such as `preset: int8`")
 
     def asked(self) -> dict[str, Any]:
-        """What of a `Request` it says, by the names of the fields; what it leaves open is absent."""
+        """Fields of a `Request` that are given, by name; what is left open is absent."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(Request)}
         return {name: value for name, value in values.items() if value not in (None, {}, ())}
 
     def joined(self, recipe: Request) -> Request:
-        """What a config and its recipe say together.
+        """One request of what a config and its recipe say together.
 
         Raises:
-            ConfigError: They say different things, or more than one of preset, scheme and plan.
+            ConfigError: The two say different things, or more than one of preset, scheme and plan.
         """
         own, others = self.asked(), recipe.asked()
         for name in own:
@@ -108,7 +108,7 @@ class Request:
             candidates: Every module that can be quantized, by name.
 
         Raises:
-            ConfigError: It has neither preset nor scheme nor plan.
+            ConfigError: Neither preset nor scheme nor plan is given.
             PlanError: A pattern matches nothing, or a group size does not divide a width.
         """
         self.require_target()
@@ -139,7 +139,7 @@ class Request:
         return replace(PRESETS["int8"].scheme_for(candidate.kind, candidate.width), input=input)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, without what is left open; inverse of `from_dict`."""
+        """The request as JSON-ready values, without what is left open; inverse of `from_dict`."""
         values = self.asked()
         for key in values.keys() & {"scheme", "plan"}:
             values[key] = values[key].to_dict()
@@ -151,7 +151,7 @@ class Request:
 
     @classmethod
     def from_dict(cls: type[_Asked], values: Mapping[str, Any]) -> _Asked:
-        """Inverse of `to_dict`; rejects unknown keys, and names the nearest valid one."""
+        """Read a request that `to_dict` wrote; rejects unknown keys, and names the nearest valid one."""
         if not isinstance(values, Mapping):
             raise ConfigError(f"a {cls.kind} is written as keys and values, not as {values!r}")
         known = [entry.name for entry in fields(cls)]
@@ -162,7 +162,7 @@ class Request:
 
     @classmethod
     def from_file(cls: type[_Asked], path: str | Path) -> _Asked:
-        """From a YAML file, or one that comes with the package by its name (`recipe_files.recipe_names`).
+        """Read a YAML file, or one that comes with the package by its name (`recipe_files.recipe_names`).
 
         Raises:
             ConfigError: The file cannot be read, is no YAML, or no recipe; the message names the file.

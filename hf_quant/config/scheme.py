@@ -27,7 +27,7 @@ class TensorScheme:
         format: A name in `config.formats.FORMATS`: ``"int"`` (even grid), ``"nf4"`` (levels of a normal distribution),
             ``"float"`` (IEEE) or ``"bfloat"``.
         bits: Bits per number: 2 to 8 or 16 for ``int``, 4 for ``nf4``, 16 or 32 for ``float``, 16 for ``bfloat``.
-        symmetric: Zero point 0. Otherwise, which only ``int`` can be, a zero point is stored with each scale.
+        symmetric: Whether zero points are 0. Otherwise, for ``int`` only, a zero point is stored with each scale.
         granularity: What shares one scale: the whole ``"tensor"``, an output ``"channel"`` (a row of an
             embedding), a ``"group"`` of inputs within a channel or a token, or, for inputs, a ``"token"``.
         group_size: Numbers that share a scale when ``granularity="group"``. None lets the plan take the
@@ -85,7 +85,7 @@ class TensorScheme:
 
     @property
     def facts(self) -> FormatFacts:
-        """What the format can do."""
+        """What the format can do, from the table of formats."""
         return FORMATS[self.format]
 
     @property
@@ -100,7 +100,7 @@ class TensorScheme:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TensorScheme:
-        """Inverse of `to_dict`; rejects unknown keys."""
+        """Read a scheme that `to_dict` wrote; rejects unknown keys."""
         return cls(**_checked_mapping(cls, values))
 
 
@@ -165,12 +165,12 @@ class Scheme:
         return text + (f" {weight.scale_dtype} scales" if weight.scale_dtype else "")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; inverse of `from_dict`."""
+        """The scheme as JSON-ready values; inverse of `from_dict`."""
         return {"weight": self.weight.to_dict(), "input": None if self.input is None else self.input.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Scheme:
-        """Inverse of `to_dict`; rejects unknown keys."""
+        """Read a scheme that `to_dict` wrote; rejects unknown keys."""
         values = _checked_mapping(cls, values)
         for key in ("weight", "input"):
             if values.get(key) is not None and not isinstance(values[key], TensorScheme):

@@ -59,10 +59,10 @@ class TrainingRecipe(Request):
     What to is a `Request`: one of preset, scheme and plan; overrides, rotation, modules_to_not_convert.
 
     Args:
-        qat: Options of `QATCallback`, of `QAT_KEYS`.
+        qat: Options of `QATCallback`, by the names in `QAT_KEYS`.
         distillation: ``teacher`` (``"self"``, a directory or a repository id) and fields of `Distillation`; empty: no
             teacher.
-        training: Arguments of ``TrainingArguments``, of `TRAINING_KEYS`.
+        training: Arguments of ``TrainingArguments``, by the names in `TRAINING_KEYS`.
         max_length: Most tokens of a text, or of a window of causal-lm; None: what the task takes.
 
     Raises:
@@ -103,7 +103,7 @@ class TrainingRecipe(Request):
             raise ConfigError(f"max_length is a positive whole number, not {self.max_length!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; inverse of `from_dict`."""
+        """The recipe as JSON-ready values; inverse of `from_dict`."""
         values = super().to_dict()
         for key in ("qat", "distillation", "training"):
             if getattr(self, key):

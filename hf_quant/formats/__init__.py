@@ -26,10 +26,10 @@ __all__ = [
 
 
 def format_of(scheme: TensorScheme) -> Format:
-    """The format that `scheme` names, which has scales.
+    """The format with scales that a scheme names.
 
     Raises:
-        ConfigError: It has none: floats are stored as they are.
+        ConfigError: The format has no scales: floats are stored as they are.
     """
     if not scheme.has_scales:
         scaled = [name for name, facts in FORMATS.items() if facts.has_scales]
@@ -39,10 +39,10 @@ def format_of(scheme: TensorScheme) -> Format:
 
 
 def even_format(scheme: TensorScheme, purpose: str = "this") -> AffineFormat:
-    """The format that `scheme` names, which has an even grid.
+    """The format with an even grid that a scheme names.
 
     Raises:
-        ConfigError: It has not, though `purpose` needs one; the formats that have are named.
+        ConfigError: The format has no even grid, though `purpose` needs one; the formats that have are named.
     """
     if not scheme.facts.is_even:
         even = [name for name, facts in FORMATS.items() if facts.is_even]
@@ -58,7 +58,7 @@ def float_format(scheme: TensorScheme) -> FloatFormat:
 
 
 def weight_facts(scheme: TensorScheme, rows: int, width: int) -> TensorFacts:
-    """Name, shape and dtype of the tensors of a matrix ``[rows, width]``."""
+    """Name, shape and dtype of the tensors that a matrix ``[rows, width]`` is stored as."""
     return format_of(scheme).tensors(Matrix(scheme, rows, width))
 
 

@@ -15,7 +15,7 @@ from hf_quant.formats.scales import TINY, as_stored, capped
 
 @dataclass(frozen=True)
 class AffineFormat(CodedFormat):
-    """Signed codes of `bits` bits.
+    """Signed integer codes of `bits` bits on an even grid.
 
     Symmetric formats have zero point 0. From 8 bits up they leave the lowest code out, so that ``-absmax`` and
     ``absmax`` are both exact; below, where one code of four to sixteen matters, all codes are used, and scales of
@@ -24,7 +24,7 @@ class AffineFormat(CodedFormat):
     Args:
         bits: Width of a code.
         symmetric: Whether zero points are 0.
-        scale_dtype: What scales are stored in, and rounded to.
+        scale_dtype: Dtype that scales are stored in, and rounded to.
     """
 
     @property
@@ -44,7 +44,7 @@ class AffineFormat(CodedFormat):
 
     @property
     def span(self) -> tuple[float, float]:  # type: ignore[override]
-        """Half a step beyond the outermost codes."""
+        """Lowest and highest position that is not clipped, half a step beyond the outermost codes."""
         return self.quant_min - 0.5, self.quant_max + 0.5
 
     def scale_and_zero_point(self, low: torch.Tensor, high: torch.Tensor) -> Grid:
@@ -73,7 +73,7 @@ class AffineFormat(CodedFormat):
         return self.symmetric and self.quant_min < -self.quant_max
 
     def weight_grid(self, low: torch.Tensor, high: torch.Tensor) -> Grid:
-        """Grid for weights in ``[low, high]``; as `scale_and_zero_point`, but where scales may be negative.
+        """Grid for weights in ``[low, high]``: that of `scale_and_zero_point`, unless scales may be negative.
 
         There the number farthest from zero gets the lowest code, which reaches one step farther than the highest, and
         the scale gets the sign that this takes (as in the blocks of llama.cpp's Q4_0). Steps of 4 bits are 6 % shorter
@@ -87,7 +87,7 @@ class AffineFormat(CodedFormat):
         return torch.where(high > -low, -size, size), None
 
     def position(self, steps: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
-        """The code, ties to even, before it is clamped."""
+        """The code of ``number / scale`` before it is clamped, ties to even, in place."""
         steps.round_()
         if zero_point is not None:
             # Cast first: an operation on two dtypes takes a slow path.
@@ -95,14 +95,14 @@ class AffineFormat(CodedFormat):
         return steps
 
     def snap(self, position: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
-        """The nearest code less the zero point."""
+        """Nearest level of a position, the clamped code less the zero point, in place."""
         position.clamp_(self.quant_min, self.quant_max)
         if zero_point is not None:
             position -= zero_point.to(position.dtype)
         return position
 
     def codes_of(self, levels: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
-        """Levels and zero point added up again."""
+        """Integer codes of levels: the zero point is added again."""
         return (levels if zero_point is None else levels + zero_point.to(levels.dtype)).to(self.dtype)
 
     def decode(self, codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None) -> torch.Tensor:
@@ -118,9 +118,9 @@ class AffineFormat(CodedFormat):
         """Dynamic quantization of activations ``[..., features]``, per token unless told otherwise.
 
         Args:
-            real: Floats.
+            real: Activations, floats ``[..., features]``.
             group_size: Features of a token that share a scale; None for all of them.
-            per_tensor: One scale for everything.
+            per_tensor: Whether all activations share one scale.
 
         Returns:
             Codes of the shape of `real`; float32 scale ``[..., 1]``, ``[..., groups]`` or ``[1, ..., 1]``; zero point
@@ -150,7 +150,7 @@ class AffineFormat(CodedFormat):
         return scale, zero_point.to(self.dtype)
 
     def check(self, tensors: Tensors, matrix: Matrix, name: str) -> None:
-        """As in `CodedFormat`; symmetric formats may leave the lowest code out."""
+        """Raise CheckpointError for what no quantizer writes, the lowest code included where it is left out."""
         super().check(tensors, matrix, name)
         if self.quant_min > -(2 ** (self.bits - 1)):
             found = unpack(tensors["codes"], self.bits, matrix.width)

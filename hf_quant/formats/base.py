@@ -18,7 +18,7 @@ TensorFacts = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """Tensor name to shape and dtype."""
 
 Tensors = Mapping[str, torch.Tensor]
-"""What a weight is stored as, by the names of its format and in their order."""
+"""Tensors that a weight is stored as, by the names of its format and in their order."""
 
 Grid = tuple[torch.Tensor, torch.Tensor | None]
 """float32 scale and zero point, as `Format.weight_grid` returns them."""
@@ -29,7 +29,7 @@ class Matrix:
     """A quantized matrix ``[rows, width]``, without its numbers.
 
     Args:
-        scheme: Group size settled; it divides the width.
+        scheme: Format of the numbers; the group size is settled and divides the width.
         rows: Output channels, or rows of an embedding.
         width: Numbers in a row.
     """
@@ -64,11 +64,11 @@ class Format(ABC):
     """
 
     scale_dtype: torch.dtype
-    """What scales are stored in, and rounded to."""
+    """Dtype that scales are stored in, and rounded to."""
     highest: float
-    """Largest size of a level, counted from the lowest one where there are zero points."""
+    """Largest magnitude of a level, counted from the lowest one where there are zero points."""
     span: tuple[float, float]
-    """Between which `position` lies where it is not clipped, half a step beyond the outermost levels."""
+    """Lowest and highest `position` that is not clipped, half a step beyond the outermost levels."""
 
     has_signed_scales: bool = False
     """Whether scales of weights may be negative."""
@@ -119,16 +119,16 @@ class Format(ABC):
 
     @abstractmethod
     def pack(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes of some rows, ``[rows, width]``, as they are stored."""
+        """Pack integer codes of some rows, ``[rows, width]``, as they are stored."""
 
     @abstractmethod
     def stored(self, packed: torch.Tensor, grid: Grid, name: str) -> dict[str, torch.Tensor]:
-        """The tensors of a whole matrix.
+        """The tensors that a whole matrix is stored as, by name.
 
         Args:
-            packed: From `pack`, of all rows.
-            grid: Shape as in `Matrix.scale_shape`.
-            name: For error messages.
+            packed: Packed codes of all rows, from `pack`.
+            grid: Scale and zero point, each of the shape `Matrix.scale_shape`.
+            name: Name of the weight, for error messages.
 
         Raises:
             WeightError: A scale leaves the range of its dtype.
@@ -143,15 +143,15 @@ class Format(ABC):
         """float32 numbers of the rows of these indices, int64 or int32: ``[*rows.shape, width]``."""
 
     def by_row(self, tensors: Tensors, matrix: Matrix) -> dict[str, torch.Tensor]:
-        """What can be cut and joined along the rows of `matrix`, first dimension first; what all rows share is not."""
+        """Tensors of a weight that can be cut and joined along its rows, dimension 0; without what all rows share."""
         return {name: tensor for name, tensor in tensors.items() if tensor.ndim and len(tensor) == matrix.rows}
 
     def of_rows(self, by_row: Tensors, whole: Tensors) -> dict[str, torch.Tensor]:
-        """The tensors of some rows.
+        """The tensors that some rows of a matrix are stored as: the inverse of `by_row`.
 
         Args:
-            by_row: From `by_row`, of these rows.
-            whole: Of a matrix that the rows are of, for what all rows share.
+            by_row: Tensors of these rows, from `by_row`.
+            whole: Stored tensors of the matrix that the rows are of, for what all rows share.
         """
         return {name: by_row.get(name, tensor) for name, tensor in whole.items()}
 
@@ -160,7 +160,7 @@ class Format(ABC):
         """Raise CheckpointError if tensors of the right shapes and dtypes hold what no quantizer writes.
 
         Args:
-            tensors: From a checkpoint.
-            matrix: What they should be.
-            name: Of the parameter, for messages.
+            tensors: Tensors from a checkpoint, by the names of the format.
+            matrix: Scheme and sizes that the tensors should be of.
+            name: Name of the parameter, for messages.
         """

@@ -15,12 +15,12 @@ from hf_quant.formats.zero_points import pack_zero_points, unpack_zero_points, z
 
 @dataclass(frozen=True)
 class CodedFormat(Format):
-    """``codes``, ``scale`` and, where asymmetric, ``zero_point``; numerics are those of a subclass.
+    """Base of formats that store ``codes``, ``scale`` and, where asymmetric, ``zero_point``; without numerics.
 
     Args:
         bits: Width of a code.
         symmetric: Whether there are no zero points.
-        scale_dtype: What scales are stored in.
+        scale_dtype: Dtype that scales are stored in.
     """
 
     bits: int
@@ -38,7 +38,7 @@ class CodedFormat(Format):
         return code_dtype(self.bits)
 
     def tensors(self, matrix: Matrix) -> TensorFacts:
-        """int32 words of codes, scales, and int32 words of zero points."""
+        """Stored tensors of a matrix, by name: int32 words of codes, scales, and int32 words of zero points."""
         facts: TensorFacts = {
             "codes": ((matrix.rows, words_per_row(matrix.width, self.bits)), torch.int32),
             "scale": (matrix.scale_shape, self.scale_dtype),
@@ -48,11 +48,11 @@ class CodedFormat(Format):
         return facts
 
     def pack(self, codes: torch.Tensor) -> torch.Tensor:
-        """int32 words, ``[rows, words]``."""
+        """Pack integer codes ``[rows, width]`` into int32 words ``[rows, words]``."""
         return pack(codes, self.bits)
 
     def stored(self, packed: torch.Tensor, grid: Grid, name: str) -> dict[str, torch.Tensor]:
-        """See `Format`; zero points are integers of the shape of the scales."""
+        """The tensors that a matrix is stored as; zero points are given as integers of the shape of the scales."""
         scale, zero_point = grid[0].to(self.scale_dtype), grid[1]
         if self.scale_dtype is torch.float16 and not bool(scale.isfinite().all()):
             raise WeightError(f'{name} needs scales that float16 cannot hold: take scale_dtype "float32" or "bfloat16"')
@@ -62,7 +62,7 @@ class CodedFormat(Format):
         return tensors
 
     def decode_rows(self, tensors: Tensors, matrix: Matrix, rows: slice) -> torch.Tensor:
-        """See `Format`."""
+        """float32 numbers of consecutive rows, ``[rows, width]``; see `Format`."""
         codes = unpack(tensors["codes"][rows], self.bits, matrix.width)
         # Per tensor there is one scale, whatever is decoded.
         of_scales = slice(None) if matrix.scale_shape != (matrix.rows, matrix.groups) else rows
@@ -72,21 +72,21 @@ class CodedFormat(Format):
         return self._decoded(codes, tensors["scale"][of_scales], zero_point, matrix)
 
     def by_row(self, tensors: Tensors, matrix: Matrix) -> dict[str, torch.Tensor]:
-        """As in `Format`; zero points, which are packed as one row, are unpacked."""
+        """Tensors that can be cut along rows; see `Format`. Zero points, which are packed as one row, are unpacked."""
         found = super().by_row({name: tensor for name, tensor in tensors.items() if name != "zero_point"}, matrix)
         if "zero_point" in tensors and matrix.scheme.granularity != "tensor":
             found["zero_point"] = unpack_zero_points(tensors["zero_point"], self.bits, matrix.scale_shape)
         return found
 
     def of_rows(self, by_row: Tensors, whole: Tensors) -> dict[str, torch.Tensor]:
-        """Inverse of `by_row`."""
+        """The tensors that some rows are stored as: the inverse of `by_row`."""
         found = super().of_rows(by_row, whole)
         if "zero_point" in by_row:
             found["zero_point"] = pack_zero_points(by_row["zero_point"].contiguous(), self.bits)
         return found
 
     def look_up(self, tensors: Tensors, matrix: Matrix, rows: torch.Tensor) -> torch.Tensor:
-        """See `Format`: only what belongs to the rows is read."""
+        """float32 numbers of gathered rows; see `Format`. Only what belongs to the rows is read."""
         codes = unpack(torch.nn.functional.embedding(rows, tensors["codes"]), self.bits, matrix.width)
         rows = torch.zeros_like(rows) if matrix.scheme.granularity == "tensor" else rows
         zero_point = None
@@ -95,7 +95,7 @@ class CodedFormat(Format):
         return self._decoded(codes, torch.nn.functional.embedding(rows, tensors["scale"]), zero_point, matrix)
 
     def check(self, tensors: Tensors, matrix: Matrix, name: str) -> None:
-        """Scales are finite and of the right sign, and bits that hold nothing are zero."""
+        """Raise CheckpointError unless scales are finite and of the right sign, and padding bits are zero."""
         scale, zero_point = tensors["scale"], tensors.get("zero_point")
         signed = self.has_signed_scales
         if not bool((torch.isfinite(scale) & (scale != 0 if signed else scale > 0)).all()):
@@ -115,7 +115,7 @@ class CodedFormat(Format):
 
 
 def scale_dtype(scheme: TensorScheme) -> torch.dtype:
-    """What scales are stored in: those of a weight in groups are many, and bfloat16 keeps them small."""
+    """Dtype that scales are stored in: those of a weight in groups are many, and bfloat16 keeps them small."""
     if scheme.scale_dtype is not None:
         found: torch.dtype = getattr(torch, scheme.scale_dtype)
         return found

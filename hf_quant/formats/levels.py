@@ -18,7 +18,9 @@ from hf_quant.formats.scales import TINY, as_stored, capped
 
 @dataclass(frozen=True)
 class LevelsFormat(CodedFormat):
-    """The scale makes the number farthest from zero the outermost level; a tie goes to the lower level.
+    """Codes as places in a table of levels; the scale makes the number farthest from zero the outermost level.
+
+    A number halfway between two levels goes to the lower one.
 
     Symmetric only. The lowest level has code ``-2 ** (bits - 1)``, and those after it follow.
 
@@ -27,7 +29,7 @@ class LevelsFormat(CodedFormat):
     """
 
     levels: ClassVar[tuple[float, ...]]
-    """Ascending; each is rounded to float32."""
+    """The table of levels, ascending; each is rounded to float32."""
 
     def __post_init__(self) -> None:
         levels = self.levels
@@ -42,18 +44,18 @@ class LevelsFormat(CodedFormat):
 
     @property
     def highest(self) -> float:  # type: ignore[override]
-        """Size of the largest level."""
+        """Largest magnitude of a level."""
         return max(-self.levels[0], self.levels[-1])
 
     @property
     def span(self) -> tuple[float, float]:  # type: ignore[override]
-        """As far beyond the outermost levels as half of the way to the next within."""
+        """Lowest and highest position that is not clipped: half the way to the next level within, beyond the last."""
         first, second, *_ = self.levels
         *_, before, last = self.levels
         return first - (second - first) / 2, last + (last - before) / 2
 
     def weight_grid(self, low: torch.Tensor, high: torch.Tensor) -> Grid:
-        """See `Format`."""
+        """Scale for weights in ``[low, high]``, without zero point; see `Format`."""
         least, most = abs(self.levels[0]), abs(self.levels[-1])
         # A side without levels holds nothing but zero.
         sides = [side / level for side, level in ((low.neg().clamp(min=0), least), (high.clamp(min=0), most)) if level]
@@ -61,26 +63,26 @@ class LevelsFormat(CodedFormat):
         return as_stored(capped(size.clamp(min=TINY), max(self.highest, 1.0), self.scale_dtype), self.scale_dtype), None
 
     def position(self, steps: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
-        """As it is."""
+        """``number / scale`` as it is, which `snap` looks up in the table."""
         return steps
 
     def snap(self, position: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
-        """The nearest level."""
+        """Nearest level of a position, in place; NaN stays NaN."""
         table = self._table(position)
         nearest = table[self._places(position, table)]
         return position.copy_(torch.where(position.isnan(), position, nearest))
 
     def codes_of(self, levels: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
-        """Their places in the table."""
+        """Integer codes of levels: their places in the table, counted from ``-2 ** (bits - 1)``."""
         return (self._places(levels, self._table(levels)) - 2 ** (self.bits - 1)).to(self.dtype)
 
     def decode(self, codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None) -> torch.Tensor:
-        """See `Format`."""
+        """float32 numbers that codes stand for; see `Format`."""
         places = codes.to(torch.int32) + 2 ** (self.bits - 1)
         return self._table(scale).to(torch.float32)[places].mul_(scale)
 
     def check(self, tensors: Tensors, matrix: Matrix, name: str) -> None:
-        """As in `CodedFormat`, and no code lies beyond the table."""
+        """Raise CheckpointError for what no quantizer writes, codes beyond the table included."""
         super().check(tensors, matrix, name)
         most = len(self.levels) - 1 - 2 ** (self.bits - 1)
         if len(self.levels) == 2**self.bits:

@@ -11,14 +11,14 @@ import torch
 
 
 def rotate(real: torch.Tensor, size: int) -> torch.Tensor:
-    """`real`, ``[..., n]``, with each block of `size` numbers times the orthonormal Hadamard matrix; float32.
+    """Multiply each block of `size` numbers of ``[..., n]`` with the orthonormal Hadamard matrix; float32.
 
     It is its own inverse. The butterfly adds neighbours first and halves last, as the native kernels do, so that both
     round alike.
 
     Args:
-        real: Floats; `size` divides their last dimension.
-        size: A power of two.
+        real: Floats ``[..., n]``; `size` divides ``n``.
+        size: Numbers in a block, a power of two.
     """
     # The factor as float32 arithmetic gives it.
     factor = torch.tensor(size, dtype=torch.float32, device="cpu").sqrt().reciprocal().item()

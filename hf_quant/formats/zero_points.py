@@ -40,10 +40,10 @@ def zero_points_of_rows(words: torch.Tensor, bits: int, rows: torch.Tensor, grou
     """The zero points of some rows only, ``[*rows.shape, groups]``, each read from the words it lies in.
 
     Args:
-        words: As `pack_zero_points` makes them.
-        bits: Of a zero point.
-        rows: int64 or int32, in the range of the rows that were packed.
-        groups: Zero points of a row.
+        words: Zero points of the whole weight, packed into int32 words by `pack_zero_points`.
+        bits: Bits of a zero point.
+        rows: Indices of rows, int64 or int32, of any shape, in the range of the rows that were packed.
+        groups: Zero points in a row.
     """
     positions = rows.to(torch.int64)[..., None] * groups + torch.arange(groups, device=rows.device)
     if bits in (8, 16):

@@ -1,4 +1,4 @@
-"""Which of the activations that native kernels know a module is, told by what it computes rather than by its name."""
+"""Recognition of the activations that native kernels know, by what a module computes rather than by its name."""
 
 from __future__ import annotations
 
@@ -41,5 +41,5 @@ def activation_number(module: nn.Module) -> int | None:
 
 
 def activation_function(number: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The function that `activation_number` gave a number to."""
+    """The activation function of a number in the native library."""
     return next(_FUNCTIONS[name] for name, known in ACTIVATIONS.items() if known == number and name is not None)

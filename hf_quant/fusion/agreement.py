@@ -7,21 +7,21 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 
 ROUNDING = 1e-5
-"""Of float32, relative to the largest number of a row, with sums in another order."""
+"""Rounding of float32 with sums in another order, relative to the largest number of a row."""
 
 SCALES = (1e-6, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 8.0, 64.0, 1e3, 1e4, 1e5, 1e6)
-"""From where an epsilon matters to where clamps of half precision are reached."""
+"""Magnitudes of test rows, from where an epsilon matters to where clamps of half precision are reached."""
 
 TINY = 1e-30
 
 
 def rows(width: int, seed: int = 0, scales: Sequence[float] = SCALES) -> torch.Tensor:
-    """Float32 ``[count, width]``, at each scale: around zero, with a mean, of one sign, with outliers; and zeros.
+    """Test rows, float32 ``[count, width]``: at each scale around zero, with a mean, of one sign, with outliers; zeros.
 
     Args:
-        width: Of a row.
-        seed: Of the random numbers.
-        scales: That rows have; the count is four for each, filled up with rows of zeros to an even number.
+        width: Numbers in a row.
+        seed: Seed of the random numbers.
+        scales: Magnitudes of the rows, four rows for each; four rows of zeros are added.
     """
     generator = torch.Generator(device="cpu").manual_seed(seed)
     made = []
@@ -44,9 +44,9 @@ def agree(found: object, expected: object, tolerance: float = ROUNDING) -> bool:
     """Whether two tensors have the same shape and dtype and the same numbers, element by element.
 
     Args:
-        found: Of one way.
-        expected: Of the other. Where it is not finite, nothing is asked of `found`.
-        tolerance: Relative to the largest number of each row of `expected`.
+        found: Result of one way.
+        expected: Result of the other way. Where it is not finite, nothing is asked of `found`.
+        tolerance: Largest difference, relative to the largest number of each row of `expected`.
     """
     if not (isinstance(found, torch.Tensor) and isinstance(expected, torch.Tensor)):
         return False
@@ -69,10 +69,10 @@ def ways_agree(
     """Whether two functions `agree` on all inputs that the first takes, and it takes some.
 
     Args:
-        known: What is computed now. Where it raises, as it may for tensors of other dimensions, nothing is compared.
-        claimed: What is to take its place.
-        cases: Inputs.
-        tolerance: Of `agree`.
+        known: Function that is in use. Where it raises, as it may for tensors of other dimensions, nothing is compared.
+        claimed: Function that is to take its place.
+        cases: Inputs of both functions to compare on.
+        tolerance: Largest difference, relative to the largest number of a row; see `agree`.
     """
     taken = False
     for inputs in cases:

@@ -23,18 +23,18 @@ _linear_op = torch.ops.hf_quant.native_linear.default
 _MOST = 3
 _ORDINARY = (0.1, 1.0, 8.0)
 _STEP = 2**-7
-"""Of inputs of 8 bits, relative to the largest."""
+"""Step of inputs of 8 bits, relative to the largest."""
 
 
 class Parts(NamedTuple):
     """What a fused block consists of.
 
     Args:
-        names: Of the linears, in the order in which the op takes them.
+        names: Names of the linears, in the order in which the op takes them.
         others: The other children by name, as they were when the block was tried.
-        activation: Its number in the native library.
-        spec: Of the program.
-        none: An empty tensor for what is not there.
+        activation: Number of the activation in the native library; 0: none.
+        spec: Spec of the native program, uint8 ``[bytes]``.
+        none: Empty float32 tensor that stands for what is not there.
     """
 
     names: tuple[str, ...]
@@ -50,13 +50,13 @@ class FusedBlock(Fused):
     fused: Parts
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """As the original; in one call for one input that allows it."""
+        """Output of the original block; in one native call for one input that allows it."""
         if len(args) == 1 and not kwargs and (linears := self.linears(args[0])) is not None:
             return run_block(self.fused, args[0], linears)
         return super().forward(*args, **kwargs)  # type: ignore[misc]
 
     def linears(self, input: Any) -> list[QuantizedLinear] | None:
-        """The linears, if the children are what they were, outside of training, and nothing needs a gradient."""
+        """The linears, or None: in training, where a gradient is needed, or the children are not what they were."""
         if not isinstance(input, torch.Tensor) or self.training:  # type: ignore[attr-defined]
             return None
         modules = self._modules  # type: ignore[attr-defined]
@@ -75,12 +75,12 @@ class FusedBlock(Fused):
 
     @staticmethod
     def widths(linears: Sequence[nn.Linear]) -> tuple[int, ...]:
-        """Of what the block is called with, given its linears."""
+        """Widths of the block's inputs, given its linears."""
         return (linears[0].in_features,)
 
     @classmethod
     def proved(cls, module: nn.Module, facts: Parts) -> bool:
-        """With exact maps in the place of the linears, so that nothing is rounded but floats."""
+        """Whether the block computes what the fast way does, tried with exact maps in the place of its linears."""
         return composes(
             module,
             facts.names,
@@ -91,7 +91,7 @@ class FusedBlock(Fused):
 
     @classmethod
     def inputs(cls, module: nn.Module) -> tuple[torch.Tensor, ...]:
-        """Rows of ordinary scales."""
+        """Test rows of ordinary magnitudes, a tensor for each input of the block."""
         linears = [each for each in module.modules() if isinstance(each, QuantizedLinear)]
         dtype = dtype_of(module)
         return tuple(
@@ -100,17 +100,17 @@ class FusedBlock(Fused):
 
     @staticmethod
     def tolerance(module: nn.Module) -> float:
-        """A number between two linears may be rounded to the next code where its last bits differ."""
+        """Tolerance of the comparison: a number between two linears may be rounded to the next code."""
         quantized = any(each.spec.scheme.input for each in module.modules() if isinstance(each, QuantizedLinear))
         return (_STEP if quantized else 10 * ROUNDING) + 4 * torch.finfo(dtype_of(module)).eps
 
 
 class FusedGatedMlp(FusedBlock):
-    """``down(activation(gate(x)) * up(x))``."""
+    """Gated feed-forward block, ``down(activation(gate(x)) * up(x))``, as one call."""
 
     @staticmethod
     def applies(module: nn.Module) -> list[Parts]:
-        """Three linears, two of which widen, and an activation; which of the two is the gate has to be tried."""
+        """Parts of a block of three linears, two of which widen, and an activation; each of the two may be the gate."""
         found, activation = quantized_children(module, 3)
         if activation is None:
             return []
@@ -128,17 +128,17 @@ class FusedGatedMlp(FusedBlock):
 
     @staticmethod
     def composed(module: nn.Module, parts: Parts, *inputs: torch.Tensor) -> Any:
-        """Gate, up and down."""
+        """``down(activation(gate(x)) * up(x))``, step by step."""
         gate, up, down = (module.get_submodule(name) for name in parts.names)
         return down(activation_function(parts.activation)(gate(*inputs)) * up(*inputs))
 
 
 class FusedMlp(FusedBlock):
-    """``second(activation(first(x)))``, with a dropout that does nothing in evaluation."""
+    """Feed-forward block, ``second(activation(first(x)))``, as one call; a dropout does nothing in evaluation."""
 
     @staticmethod
     def applies(module: nn.Module) -> list[Parts]:
-        """Two linears of opposite widths and an activation."""
+        """Parts of a block of two linears of opposite widths and an activation."""
         found, activation = quantized_children(module, 2)
         if activation is None:
             return []
@@ -149,16 +149,16 @@ class FusedMlp(FusedBlock):
 
     @staticmethod
     def composed(module: nn.Module, parts: Parts, *inputs: torch.Tensor) -> Any:
-        """One after the other."""
+        """``second(activation(first(x)))``, step by step."""
         first, second = (module.get_submodule(name) for name in parts.names)
         return second(activation_function(parts.activation)(first(*inputs)))
 
 
 class FusedActivation(FusedBlock):
-    """``activation(linear(x))``."""
+    """Linear and activation, ``activation(linear(x))``, as one call."""
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """As the original."""
+        """Output of the original module; in one native call where the input allows it."""
         if len(args) == 1 and not kwargs and (linears := self.linears(args[0])) is not None:
             (linear,) = linears
             parts = self.fused
@@ -168,13 +168,13 @@ class FusedActivation(FusedBlock):
 
     @staticmethod
     def applies(module: nn.Module) -> list[Parts]:
-        """One linear and an activation."""
+        """Parts of a module of one linear and an activation."""
         found, activation = quantized_children(module, 1)
         return [] if activation is None else [parts_of(found, others_of(module), activation)]
 
     @staticmethod
     def composed(module: nn.Module, parts: Parts, *inputs: torch.Tensor) -> Any:
-        """The activation last."""
+        """``activation(linear(x))``, step by step."""
         return activation_function(parts.activation)(module.get_submodule(parts.names[0])(*inputs))
 
 
@@ -210,7 +210,7 @@ def static_grid(linear: QuantizedLinear) -> tuple[float, int] | None:
 
 
 def bias_of(linear: QuantizedLinear, none: torch.Tensor) -> torch.Tensor:
-    """The bias of `linear`, or `none`."""
+    """The bias of a linear, or the empty tensor `none` that stands for it."""
     bias = linear._parameters["bias"]
     return none if bias is None else bias
 
@@ -222,7 +222,7 @@ def run_block(
     residual: torch.Tensor | None = None,
     norm: nn.Module | None = None,
 ) -> torch.Tensor:
-    """The block on `input`, plus `residual`, normalised by the layer norm `norm`."""
+    """Run a block in one native call, add `residual`, and normalise by the layer norm `norm`."""
     none = parts.none
     blocks = [linear.packed[0] for linear in linears]
     biases = [bias_of(linear, none) for linear in linears]
@@ -275,7 +275,7 @@ def others_of(module: nn.Module) -> dict[str, nn.Module]:
 def parts_of(
     linears: dict[str, QuantizedLinear], others: dict[str, nn.Module], activation: int = 0, gated: bool = False
 ) -> Parts:
-    """The program that runs `linears` in order, or the first two side by side where one is the other's gate."""
+    """Parts for a program that runs linears in order, or the first two side by side where one is the gate."""
     steps = [step_spec(linear.operands(), linear.spec) for linear in linears.values()]
     program = structs.ProgramSpec(magic=structs.MAGIC, count=1 if len(steps) == 1 else 2)
     program.steps[0] = steps[0]
@@ -289,5 +289,5 @@ def parts_of(
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
-    """Of the first parameter that holds floats."""
+    """Dtype of a module's first float parameter; float32 where it has none."""
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)

@@ -24,10 +24,10 @@ def composes(
 
     Args:
         module: A block with quantized linears, which are not called: copies with exact maps are.
-        names: Of its linears.
-        known: ``(module, *inputs)``: what the block computes.
-        claimed: The same from the block's parts, step by step.
-        widths: Of the inputs, given the linears.
+        names: Names of the block's linears.
+        known: Function ``(module, *inputs)``: what the block computes.
+        claimed: Function ``(module, *inputs)``: what is composed of the block's parts, step by step.
+        widths: Function from the linears to the widths of the block's inputs.
     """
     for biased in (True, False):
         generator = torch.Generator(device="cpu").manual_seed(int(biased))

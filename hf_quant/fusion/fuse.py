@@ -57,7 +57,7 @@ def fuse(model: nn.Module) -> None:
 
 
 def unfuse(model: nn.Module) -> None:
-    """Undo `fuse`."""
+    """Undo all fusions of a model in place: modules get their own `forward` back, and siblings compute alone."""
     for module in model.modules():
         unfuse_module(module)
         if isinstance(module, QuantizedLinear):

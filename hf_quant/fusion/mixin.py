@@ -43,12 +43,12 @@ class Fused:
 
     @staticmethod
     def tolerance(module: nn.Module) -> float:
-        """What they may differ by, relative to the largest number of a row."""
+        """Largest difference of both ways, relative to the largest number of a row."""
         raise NotImplementedError
 
     @staticmethod
     def call(module: nn.Module, *inputs: torch.Tensor) -> Any:
-        """What is fused, called."""
+        """Call the part of `module` that is fused."""
         return module(*inputs)
 
 
@@ -70,7 +70,7 @@ def fuse_module(module: nn.Module, mixin: type[Fused], facts: Any) -> None:
 
 
 def unfuse_module(module: nn.Module) -> None:
-    """Undo `fuse_module`."""
+    """Give a fused module its own `forward` back."""
     if isinstance(module, Fused):
         module.__class__ = type(module).__bases__[1]
         del module.fused

@@ -22,10 +22,10 @@ class NormFacts(NamedTuple):
     """What a norm was found to compute.
 
     Args:
-        kind: Of the norm in the native library.
-        epsilon: Name of the attribute that holds it.
-        offset: What is added to the weight.
-        none: An empty tensor, which stands for the bias that is not there.
+        kind: Number of the norm's kind in the native library: RMS or layer norm.
+        epsilon: Name of the attribute that holds the epsilon.
+        offset: Number that is added to the weight.
+        none: Empty tensor that stands for the bias that is not there.
     """
 
     kind: int
@@ -35,7 +35,7 @@ class NormFacts(NamedTuple):
 
 
 class FusedNorm(Fused):
-    """``x / sqrt(mean(x^2) + eps) * weight`` over the last dimension, the weight plus one, or x less its mean.
+    """RMS norm, with its weight or one plus it, or layer norm without bias, over the last dimension, in one call.
 
     In one call, normalised numbers are rounded to half precision once, at the end. Modules round them there before
     they multiply (Llama), or not (Gemma); the difference is one of rounding.
@@ -44,7 +44,7 @@ class FusedNorm(Fused):
     fused: NormFacts
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """As the original; natively in evaluation, for one input on the CPU that needs no gradient."""
+        """Output of the original norm; natively in evaluation, for one input on the CPU that needs no gradient."""
         if len(args) == 1 and not kwargs and not torch.compiler.is_compiling() and not self.training:  # type: ignore[attr-defined]
             kind, epsilon, offset, none = self.fused
             input = args[0]
@@ -60,7 +60,7 @@ class FusedNorm(Fused):
 
     @staticmethod
     def applies(module: nn.Module) -> list[NormFacts]:
-        """A module with one row of weights and nothing else; which number is its epsilon has to be tried."""
+        """Facts to try for a module with one row of weights only: kind, offset, and which number is its epsilon."""
         weight = module._parameters.get("weight")
         if type(module) is nn.LayerNorm:
             return []  # one call already, and a part of other fusions
@@ -75,7 +75,7 @@ class FusedNorm(Fused):
 
     @classmethod
     def proved(cls, module: nn.Module, facts: NormFacts) -> bool:
-        """In float32, with the weight that it has and a random one."""
+        """Whether the norm computes what the native one does, in float32, with its own weight and a random one."""
         weight = module._parameters["weight"]
         assert weight is not None
         width = weight.shape[0]
@@ -87,14 +87,14 @@ class FusedNorm(Fused):
 
     @staticmethod
     def inputs(module: nn.Module) -> tuple[torch.Tensor, ...]:
-        """Rows of scales that half precision holds."""
+        """Test rows of magnitudes that half precision holds."""
         weight = module.get_parameter("weight")
         width = weight.shape[0]
         return (rows(width, scales=_ORDINARY).to(weight.dtype).view(4, -1, width),)
 
     @staticmethod
     def tolerance(module: nn.Module) -> float:
-        """In half precision, one rounding more or less."""
+        """Tolerance of the comparison: float rounding, or in half precision one rounding more or less."""
         dtype = module.get_parameter("weight").dtype
         return ROUNDING if dtype == torch.float32 else 2 * torch.finfo(dtype).eps
 

@@ -25,17 +25,17 @@ from hf_quant.modules.linear import QuantizedLinear
 
 
 class FusedOutput(FusedBlock):
-    """``norm(linear(x) + residual)``, as BERT ends attention and feed-forward."""
+    """Linear, residual and norm, ``norm(linear(x) + residual)``, as one call; BERT ends attention and MLP so."""
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """As the original."""
+        """Output of the original module; in one native call where the inputs allow it."""
         if len(args) == 2 and not kwargs and (linears := self.linears(args[0])) and _plain(args[1], args[0]):
             return run_block(self.fused, args[0], linears, args[1], layer_norm(self))  # type: ignore[arg-type]
         return super().forward(*args, **kwargs)
 
     @staticmethod
     def applies(module: nn.Module) -> list[Parts]:
-        """One linear, one layer norm of its width, and nothing but dropout beside them."""
+        """Parts of a module of one linear, one layer norm, and nothing but dropout beside them."""
         children = dict(module.named_children())
         linears = {name: child for name, child in children.items() if isinstance(child, QuantizedLinear)}
         others = [child for child in children.values() if not isinstance(child, QuantizedLinear | nn.Dropout)]
@@ -46,14 +46,14 @@ class FusedOutput(FusedBlock):
 
     @staticmethod
     def composed(module: nn.Module, parts: Parts, *inputs: torch.Tensor) -> Any:
-        """Sum and norm."""
+        """``norm(linear(x) + residual)``, step by step."""
         norm = layer_norm(module)
         assert norm is not None
         return norm(module.get_submodule(parts.names[0])(inputs[0]) + inputs[1])
 
     @staticmethod
     def widths(linears: Sequence[nn.Linear]) -> tuple[int, ...]:
-        """Of the linear's input, and of the residual."""
+        """Widths of the linear's input, and of the residual."""
         return linears[0].in_features, linears[0].out_features
 
 
@@ -63,7 +63,7 @@ class FusedFeedForward(Fused):
     fused: Parts
 
     def feed_forward_chunk(self, attention_output: torch.Tensor) -> torch.Tensor:
-        """As the original."""
+        """Output of the original module; in one native call where the inputs allow it."""
         modules: dict[str, Any] = self._modules  # type: ignore[attr-defined]
         first, second = modules["intermediate"], modules["output"]
         known = isinstance(first, FusedActivation) and isinstance(second, FusedOutput)
@@ -80,7 +80,7 @@ class FusedFeedForward(Fused):
 
     @staticmethod
     def applies(module: nn.Module) -> list[Parts]:
-        """A layer whose ``intermediate`` and ``output`` are fused already."""
+        """Parts of a layer whose ``intermediate`` and ``output`` are fused already."""
         first, second = getattr(module, "intermediate", None), getattr(module, "output", None)
         if not hasattr(module, "feed_forward_chunk") or not isinstance(first, FusedActivation):
             return []
@@ -96,7 +96,7 @@ class FusedFeedForward(Fused):
 
     @staticmethod
     def composed(module: nn.Module, parts: Parts, *inputs: torch.Tensor) -> Any:
-        """Both linears, sum and norm."""
+        """``norm(second(activation(first(x))) + x)``, step by step."""
         first, second = (module.get_submodule(name) for name in parts.names)
         norm = layer_norm(module.get_submodule("output"))
         assert norm is not None
@@ -104,7 +104,7 @@ class FusedFeedForward(Fused):
 
     @classmethod
     def proved(cls, module: nn.Module, facts: Parts) -> bool:
-        """As of other blocks."""
+        """Whether the layer computes what the fast way does, tried with exact maps in the place of its linears."""
         return composes(
             module,
             facts.names,
@@ -115,17 +115,17 @@ class FusedFeedForward(Fused):
 
     @staticmethod
     def inputs(module: nn.Module) -> tuple[torch.Tensor, ...]:
-        """Those of the first half."""
+        """Test rows of the first half, ``intermediate``."""
         return FusedBlock.inputs(module.get_submodule("intermediate"))
 
     @staticmethod
     def tolerance(module: nn.Module) -> float:
-        """That of its first half."""
+        """Tolerance of the comparison, that of the first half, ``intermediate``."""
         return FusedBlock.tolerance(module.get_submodule("intermediate"))
 
     @staticmethod
     def call(module: nn.Module, *inputs: torch.Tensor) -> Any:
-        """The method that is fused."""
+        """Call ``feed_forward_chunk``, the method that is fused."""
         return module.feed_forward_chunk(*inputs)  # type: ignore[operator]
 
 

@@ -75,7 +75,7 @@ class Siblings:
         return not any(map(is_hooked, self.members)) and on_native(list(self.members)) is not None
 
     def separate(self) -> None:
-        """Let each member compute alone from now on."""
+        """Let each linear compute alone from now on."""
         self.pending = None
         for member in self.members:
             member.siblings = None

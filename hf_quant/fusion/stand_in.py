@@ -20,8 +20,8 @@ class LinearStandIn(nn.Linear):
     """A random linear map in float32 with two weights an output, so that it costs no more than its output.
 
     Args:
-        linear: What it stands for, as far as widths and the bias go.
-        generator: Of the weights.
+        linear: Quantized linear that gives the widths, and whether there is a bias.
+        generator: Generator of the random weights.
         biased: Whether there is a bias where `linear` has one; without it small inputs give small outputs.
     """
 
@@ -40,7 +40,7 @@ class LinearStandIn(nn.Linear):
         self.bias = bias  # type: ignore[assignment]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """``[..., in] -> [..., out]``."""
+        """Outputs of the random map, ``[..., in] -> [..., out]``."""
         # Output i sees inputs i + start, from the first again after the last: slices are faster than indices.
         round = torch.cat([input] * (2 + self.out_features // self.in_features), dim=-1)
         one, two = (round.narrow(-1, start, self.out_features) for start in self.starts)
@@ -53,7 +53,7 @@ def stand_in(module: nn.Module, generator: torch.Generator, biased: bool = True)
 
     Args:
         module: A block with quantized linears.
-        generator: Of all weights.
+        generator: Generator of all random weights.
         biased: Whether linears have biases.
     """
     return _copied(module, generator, biased, {})

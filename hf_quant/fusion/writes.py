@@ -12,7 +12,7 @@ torch.library.define("hf_quant::writes", "(Tensor input) -> Tensor")
 
 _count = itertools.count()
 _numbers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-"""Of traces, by their mode of stand-ins."""
+"""Numbers of traces, by their fake tensor mode."""
 
 
 @torch.library.register_fake("hf_quant::writes")

@@ -15,10 +15,10 @@ class CpuFeatures:
     """Instruction sets that decide between kernels.
 
     Args:
-        capability: What ATen's own kernels were chosen for: ``"AVX512"``, ``"AVX2"``, ``"DEFAULT"``, ...
-        vnni: int8 dot products without intermediate saturation.
-        bf16: Vector instructions multiply bfloat16.
-        amx: Tile matrix instructions.
+        capability: Instruction set of ATen's own kernels: ``"AVX512"``, ``"AVX2"``, ``"DEFAULT"``, ...
+        vnni: Whether there are int8 dot products without intermediate saturation.
+        bf16: Whether vector instructions multiply bfloat16.
+        amx: Whether there are tile matrix instructions.
     """
 
     capability: str

@@ -15,8 +15,8 @@ class Figure:
     """One number about a machine, with where it is from.
 
     Args:
-        value: In base units: bytes, bytes per second, operations per second (a multiplication and an addition are two).
-        kind: ``"published"`` by a maker, or computed from what one published; ``"measured"`` on the machine.
+        value: Number of bytes, bytes per second, or operations per second (a multiplication and an addition are two).
+        kind: Origin: ``"published"`` by a maker, or computed from what one published; ``"measured"`` on the machine.
         source: Who published it and for which part, or what measured it.
 
     Raises:
@@ -44,19 +44,19 @@ class Profile:
     Figures that nobody is sure of are None. Names of schemes are those of the presets.
 
     Args:
-        name: As users give it.
-        summary: What it stands for, in a line.
+        name: Name of the profile, as users give it.
+        summary: One line that says which machines the profile stands for.
         device: ``"cpu"``, ``"cuda"`` or ``"mps"``: where torch would run it.
         schemes: Presets that the hardware has instructions for, or that save memory there.
-        fast: Those of `schemes` that this package's kernels compute with as codes there, fastest first. Others are
+        fast: Presets among `schemes` that this package's kernels compute with as codes there, fastest first. Others are
             decoded before a float product, which saves memory but no time.
-        preferred: The one of `schemes` to start from.
+        preferred: Preset among `schemes` to start from.
         alignment: Input widths, and groups, that integer kernels there need a multiple of.
         per_channel: Whether weights can have scales per channel only, and no groups.
         bandwidth: Bytes per second between memory and processor.
         int8: Operations per second of 8-bit integers, at best.
-        fp16: Those of 16-bit floats, accumulated in 32 bits where the maker tells them apart.
-        fp32: Those of 32-bit floats.
+        fp16: Operations per second of 16-bit floats, accumulated in 32 bits where the maker tells them apart.
+        fp32: Operations per second of 32-bit floats.
         memory: Bytes of memory; None where the part is sold with several sizes.
 
     Raises:
@@ -85,5 +85,5 @@ class Profile:
             raise ConfigError(f"profile {self.name!r}: alignment is a positive integer, not {self.alignment!r}")
 
     def figures(self) -> dict[str, Figure | None]:
-        """Every figure by name."""
+        """Figures of the machine by name; None where one is not known."""
         return {name: getattr(self, name) for name in ("bandwidth", "int8", "fp16", "fp32", "memory")}

@@ -18,11 +18,11 @@ class DequantizeKernel(NeutralKernel):
     name = "aten_dequantize"
 
     def unsupported(self, spec: LinearSpec, device: torch.device) -> str | None:
-        """Runs everything, everywhere."""
+        """None: this kernel runs every scheme and shape on every device."""
         return None
 
     def run(self, input: torch.Tensor, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
-        """``[tokens, in] -> [tokens, out]`` in the dtype of `input`."""
+        """Multiply inputs with the weight: ``[tokens, in] -> [tokens, out]`` in the dtype of `input`."""
         dtype = self.compute_dtype(input, spec)
         left = fake_quantize_input(input, operands, spec).to(dtype)
         rows = spec.out_features if input.device.type != "cpu" else block_rows(spec)
@@ -36,10 +36,10 @@ class DequantizeKernel(NeutralKernel):
         return output.to(input.dtype)
 
     def compute_dtype(self, input: torch.Tensor, spec: LinearSpec) -> torch.dtype:
-        """What the product is taken in: bfloat16 only where the input is, and is not rounded to codes."""
+        """Dtype that the product is taken in: bfloat16 only where the input is, and is not rounded to codes."""
         return torch.bfloat16 if input.dtype is torch.bfloat16 and spec.scheme.input is None else torch.float32
 
 
 def block_rows(spec: LinearSpec) -> int:
-    """Output channels decoded at a time."""
+    """Number of output channels decoded at a time."""
     return max(16, _BLOCK_BYTES // (4 * spec.in_features))

@@ -40,7 +40,7 @@ class Int4PackKernel:
     fuses = False
 
     def unsupported(self, spec: LinearSpec, device: torch.device) -> str | None:
-        """2 to 4 bits, scales shared by a multiple of 32 inputs, 8-bit or float inputs, x86 CPUs."""
+        """None for 2 to 4 bits, groups of a multiple of 32, 8-bit or float inputs, on x86 CPUs; else why not."""
         weight, input = spec.scheme.weight, spec.scheme.input
         if not weight.facts.is_even or weight.bits > 4 or weight.granularity == "tensor":
             return "needs weights of 2 to 4 bits on an even grid, per channel or group"
@@ -58,7 +58,7 @@ class Int4PackKernel:
         return None
 
     def lay_out(self, operands: LinearOperands, spec: LinearSpec) -> tuple[torch.Tensor, ...]:
-        """uint8 ``[out, in/2]`` codes and bfloat16 ``[in/group, out, 2]`` pairs of scale and offset."""
+        """Prepack a weight: uint8 codes ``[out, in/2]``, bfloat16 pairs of scale and offset ``[in/group, out, 2]``."""
         block = _block_channels()
         assert block is not None
         words = operands.weight["codes"]
@@ -81,7 +81,7 @@ class Int4PackKernel:
     def arguments(
         self, layout: tuple[torch.Tensor, ...], operands: LinearOperands | None, spec: LinearSpec
     ) -> tuple[torch.Tensor, ...]:
-        """What `lay_out` gave."""
+        """Tensors that a call takes: those of the layout."""
         return layout
 
     def unpack(self, layout: tuple[torch.Tensor, ...], spec: LinearSpec) -> torch.Tensor:
@@ -90,7 +90,7 @@ class Int4PackKernel:
         return pack(codes.to(torch.int8).sub_(_OFFSET).t(), spec.scheme.weight.bits)
 
     def run(self, input: torch.Tensor, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
-        """``[tokens, in] -> [tokens, out]`` in the dtype of `input`."""
+        """Multiply inputs with the weight: ``[tokens, in] -> [tokens, out]`` in the dtype of `input`."""
         left, scale = rotate_input(input, spec), None
         if spec.scheme.input is not None and spec.scheme.input.granularity == "group":
             # Each group has a scale of its own, so there is no integer product to be scaled afterwards.

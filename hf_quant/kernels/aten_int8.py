@@ -22,7 +22,7 @@ class Int8Kernel(NeutralKernel):
     name = "aten_int8"
 
     def unsupported(self, spec: LinearSpec, device: torch.device) -> str | None:
-        """W8A8 with symmetric weights per channel or tensor, on a CPU with VNNI."""
+        """None for W8A8 with symmetric weights per channel or tensor, on a CPU with VNNI; else why not."""
         weight, input = spec.scheme.weight, spec.scheme.input
         if weight.bits != 8 or not weight.facts.is_even or input is None or input.bits != 8:
             return "needs 8-bit weights and inputs"
@@ -37,12 +37,12 @@ class Int8Kernel(NeutralKernel):
         return None
 
     def lay_out(self, operands: LinearOperands, spec: LinearSpec) -> tuple[torch.Tensor, ...]:
-        """int32 ``[out]`` sums of each channel's codes, which the zero points of inputs are multiplied with."""
+        """Sums of each channel's codes, int32 ``[out]``, for zero points of inputs; empty if inputs have none."""
         assert spec.scheme.input is not None
         return () if spec.scheme.input.symmetric else (_channel_sums(operands, spec),)
 
     def run(self, input: torch.Tensor, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
-        """``[tokens, in] -> [tokens, out]`` in the dtype of `input`."""
+        """Multiply inputs with the weight: ``[tokens, in] -> [tokens, out]`` in the dtype of `input`."""
         codes, scale, zero_point = quantize_input(input, operands, spec)
         weight = unpack(operands.weight["codes"], 8, spec.in_features)
         sums = torch._int_mm(codes, weight.t())

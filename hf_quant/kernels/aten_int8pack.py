@@ -25,7 +25,7 @@ class Int8PackKernel(DequantizeKernel):
     alignment = 16
 
     def unsupported(self, spec: LinearSpec, device: torch.device) -> str | None:
-        """Symmetric weight-only INT8 per channel on x86 CPUs, whole words per row."""
+        """None for symmetric weight-only INT8 per channel, widths in multiples of 16, on x86 CPUs; else why not."""
         weight = spec.scheme.weight
         if weight.bits != 8 or not weight.facts.is_even or spec.scheme.input is not None:
             return "needs 8-bit weights on an even grid and float inputs"
@@ -38,7 +38,7 @@ class Int8PackKernel(DequantizeKernel):
         return None
 
     def run(self, input: torch.Tensor, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
-        """``[tokens, in] -> [tokens, out]`` in the dtype of `input`."""
+        """Multiply inputs with the weight: ``[tokens, in] -> [tokens, out]`` in the dtype of `input`."""
         if input.shape[0] > _DECODE_TOKENS:
             return super().run(input, operands, spec)
         weight = _aligned(unpack(operands.weight["codes"], 8, spec.in_features))
@@ -50,7 +50,7 @@ class Int8PackKernel(DequantizeKernel):
         return output.to(input.dtype)
 
     def compute_dtype(self, input: torch.Tensor, spec: LinearSpec) -> torch.dtype:
-        """bfloat16 where the CPU multiplies it in hardware."""
+        """Dtype that the product is taken in: bfloat16 where the CPU multiplies it in hardware."""
         return torch.bfloat16 if cpu_features().bf16 else super().compute_dtype(input, spec)
 
 

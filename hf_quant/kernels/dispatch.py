@@ -1,4 +1,4 @@
-"""Which kernel runs a quantized linear: the first of the table that supports it, unless overridden."""
+"""The choice of the kernel of a quantized linear: the first of the table that supports it, unless overridden."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KERNELS = Registry(
         "reference": "hf_quant.kernels.reference:ReferenceKernel",
     },
 )
-"""In order of preference. `aten_dequantize` supports everything, so `reference` only runs when asked for."""
+"""Kernels by preference. `aten_dequantize` supports everything, so `reference` only runs when asked for."""
 
 
 @cache
@@ -39,12 +39,12 @@ def get_kernel(name: str) -> LinearKernel:
 
 
 def select_kernel(spec: LinearSpec, device: torch.device, neutral_only: bool = False) -> LinearKernel:
-    """The kernel for `spec` on `device`.
+    """The first kernel of the table that can run a linear, or the one that is forced.
 
     Args:
-        spec: What is to be computed.
-        device: Where.
-        neutral_only: Leave out kernels that replace the neutral codes by a layout of their own.
+        spec: Scheme and sizes of the linear.
+        device: Device that the linear runs on.
+        neutral_only: Whether to leave out kernels that replace the neutral codes by a layout of their own.
 
     Raises:
         UnknownName: The environment variable names no kernel.

@@ -22,11 +22,11 @@ class ReferenceKernel(NeutralKernel):
     name = "reference"
 
     def unsupported(self, spec: LinearSpec, device: torch.device) -> str | None:
-        """Runs everything, everywhere that has float64."""
+        """None on devices that have float64, whatever the scheme; else why not."""
         return None if device.type in ("cpu", "cuda") else f"needs float64, which {device.type} lacks"
 
     def run(self, input: torch.Tensor, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
-        """``[tokens, in] -> [tokens, out]`` in the dtype of `input`."""
+        """Multiply inputs with the weight: ``[tokens, in] -> [tokens, out]`` in the dtype of `input`."""
         groups = (spec.groups, spec.group_size)
         if spec.scheme.input is None:
             left = rotate_input(input, spec).to(torch.float64)

@@ -22,7 +22,7 @@ class Observer(ABC):
     """Summarises values as a state, a few tensors on the CPU; states combine. Every operation replaces the state.
 
     Args:
-        format: The integers that the range is for.
+        format: Integer format that the range is for.
         granularity: ``"tensor"``: one range. ``"channel"``: one for each feature, if the observer is able to. There is
             none per token: such scales are computed from each input.
 
@@ -42,11 +42,11 @@ class Observer(ABC):
         self._state: State = {}
 
     def update(self, values: torch.Tensor, keep: torch.Tensor | None = None) -> None:
-        """Take in a batch.
+        """Update the state with a batch of values.
 
         Args:
-            values: ``[..., features]`` of any float dtype and device.
-            keep: bool ``[...]``: tokens that count; None for all. What others hold, NaN too, makes no difference.
+            values: Values ``[..., features]`` of any float dtype and device.
+            keep: Tokens that count, bool ``[...]``; None for all. What others hold, NaN too, makes no difference.
 
         Raises:
             CalibrationError: NaN or infinite values, `keep` of another shape, or another number of features than before
@@ -76,7 +76,7 @@ class Observer(ABC):
             self._state = self._state or other._state
 
     def range(self) -> Range:
-        """Low and high end, float32, 0-dimensional or ``[features]``.
+        """Low and high end of the range to quantize, float32, 0-dimensional or ``[features]``.
 
         Raises:
             CalibrationError: No value was observed.
@@ -86,7 +86,7 @@ class Observer(ABC):
         return self._range(self._state)
 
     def state(self) -> State:
-        """What `from_state` takes; empty if nothing was observed."""
+        """Tensors of the state by name, as `from_state` takes them; empty if nothing was observed."""
         return dict(self._state)
 
     @classmethod

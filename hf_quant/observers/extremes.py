@@ -1,4 +1,4 @@
-"""Lowest and highest of a batch."""
+"""Lowest and highest values of a batch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def extremes(values: torch.Tensor, granularity: str) -> dict[str, torch.Tensor]:
-    """``low`` and ``high`` of ``[tokens, features]`` on the CPU: of each feature (``"channel"``) or over all."""
+    """Lowest and highest values of ``[tokens, features]``, on the CPU: of each feature (``"channel"``) or over all."""
     if granularity == "channel":
         low, high = torch.aminmax(values, dim=0)
     else:

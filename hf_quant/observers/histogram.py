@@ -22,9 +22,9 @@ class Histogram:
     """Counts of values, over a span that always holds zero, as grids do.
 
     Args:
-        counts: int64 ``[bins]``; at least two bins.
+        counts: Number of values in each bin, int64 ``[bins]``; at least two bins.
         low: Lowest value, float32, 0-dimensional.
-        high: Highest value.
+        high: Highest value, float32, 0-dimensional.
     """
 
     counts: torch.Tensor
@@ -50,7 +50,7 @@ class Histogram:
 
     @property
     def width(self) -> float:
-        """Of a bin."""
+        """Width of a bin, a power of two."""
         return math.ldexp(1.0, _placed(float(self.low), float(self.high), len(self.counts))[0])
 
     def filled(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -16,15 +16,15 @@ from hf_quant.observers.shrink import shrink
 
 
 class HistogramKL(HistogramObserver):
-    """Least Kullback-Leibler divergence of the quantized distribution from the clipped one.
+    """Range of the least Kullback-Leibler divergence of the quantized distribution from the clipped one.
 
     As in TensorRT a range has at least as many bins as there are codes, since within a narrower one nothing would be
     lost. So a format of more codes than bins, such as one of 16 bits, gets the full range.
 
     Args:
-        format: As for every observer.
-        granularity: ``"tensor"``.
-        bins: Of the histogram; 32 for each code of 8 bits unless told otherwise.
+        format: Integer format that the range is for.
+        granularity: Always ``"tensor"``: one range for all values.
+        bins: Bins of the histogram; the default is 32 for each code of 8 bits.
     """
 
     def __init__(self, format: AffineFormat, granularity: str = "tensor", bins: int = 8192):
@@ -46,7 +46,7 @@ class HistogramKL(HistogramObserver):
 
 
 def without_peak_at_zero(counts: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Counts of which zero's bin has no more than a bin beside it.
+    """Counts with that of zero's bin lowered to the larger one beside it.
 
     Zero is exact in every range, but where it is as frequent as after a ReLU it would outweigh all else that shares its
     code. TensorRT's first bin is set to the second for the same reason.
@@ -66,11 +66,11 @@ def divergences(
     """Divergence ``sum(p * log(p / q))`` for each range, in nats.
 
     Args:
-        format: Of the codes.
-        low: Ranges to try, float32 ``[candidates]``.
-        high: Their other ends.
+        format: Integer format that values are rounded to.
+        low: Low ends of the ranges to try, float32 ``[candidates]``.
+        high: High ends of the ranges to try, float32 ``[candidates]``.
         counts: Values in each bin that is not empty, float64 ``[bins]``.
-        centers: Of these bins, ascending.
+        centers: Centers of these bins, float64 ``[bins]``, ascending.
 
     Returns:
         float64 ``[candidates]``; infinite for a range without values.
@@ -89,7 +89,7 @@ def divergences(
 
 
 def _divergence(inside: torch.Tensor, codes: torch.Tensor, below: float, above: float) -> float:
-    """Of the distribution with its outliers at the ends from what codes tell: the mean of the bins with each code."""
+    """Divergence of the distribution, outliers at its ends, from what codes tell: the mean of each code's bins."""
     reference = inside.clone()
     reference[0] += below
     reference[-1] += above

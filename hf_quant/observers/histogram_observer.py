@@ -13,12 +13,14 @@ from hf_quant.observers.histogram import Histogram
 
 
 class HistogramObserver(Observer):
-    """Per tensor only: a histogram for each feature would take more memory than the model.
+    """Base of observers that choose the range of a tensor from a histogram of its values.
+
+    Per tensor only: a histogram for each feature would take more memory than the model.
 
     Args:
-        format: As for every observer.
-        granularity: ``"tensor"``.
-        bins: Of the histogram, at least 2. From half of them on up hold the range seen.
+        format: Integer format that the range is for.
+        granularity: Always ``"tensor"``: one range for all values.
+        bins: Bins of the histogram, at least 2. From half of them on up hold the range seen.
     """
 
     fields = ("low", "high", "counts")

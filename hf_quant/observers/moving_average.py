@@ -17,8 +17,8 @@ class MovingAverage(Observer):
     number of batches each has seen, so that processes count alike and the order of merging makes no difference.
 
     Args:
-        format: As for every observer.
-        granularity: ``"tensor"`` or ``"channel"``.
+        format: Integer format that the range is for.
+        granularity: What has a range: ``"tensor"``, or ``"channel"``, each feature.
         averaging_constant: Weight of a new batch, above 0 and at most 1; the first batch is taken as it is.
     """
 

@@ -12,12 +12,12 @@ from hf_quant.observers.shrink import shrink
 
 
 class MeanSquaredError(HistogramObserver):
-    """Weighs what is lost by clipping against what is lost by wide steps, over the histogram.
+    """Range of the least squared error: what clipping loses is weighed against what wide steps lose, over a histogram.
 
     Args:
-        format: As for every observer.
-        granularity: ``"tensor"``.
-        bins: Of the histogram.
+        format: Integer format that the range is for.
+        granularity: Always ``"tensor"``: one range for all values.
+        bins: Bins of the histogram, at least 2.
     """
 
     def __init__(self, format: AffineFormat, granularity: str = "tensor", bins: int = 2048):
@@ -47,12 +47,12 @@ def expected_squared_error(
     of ``r^2`` is ``n / 12 + r^3 / 3``, also beyond the last code.
 
     Args:
-        format: Of the codes.
-        low: Ranges to try, float32 ``[candidates]``.
-        high: Their other ends.
+        format: Integer format that values are rounded to.
+        low: Low ends of the ranges to try, float32 ``[candidates]``.
+        high: High ends of the ranges to try, float32 ``[candidates]``.
         counts: Values in each bin, float64 ``[bins]``.
-        left: Lower edges.
-        right: Upper edges; a bin may be a point.
+        left: Lower edges of the bins, float64 ``[bins]``.
+        right: Upper edges of the bins, float64 ``[bins]``; a bin may be a point.
 
     Returns:
         float64 ``[candidates]``.

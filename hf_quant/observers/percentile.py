@@ -12,15 +12,15 @@ from hf_quant.observers.histogram_observer import HistogramObserver
 
 
 class Percentile(HistogramObserver):
-    """Holds at least `percentile` of 100 values, to within a bin of the narrowest such range.
+    """Range that holds at least `percentile` of 100 values, to within a bin of the narrowest such range.
 
     Asymmetric formats leave out as much at either end; symmetric ones leave out the largest magnitudes.
 
     Args:
-        format: As for every observer.
-        granularity: ``"tensor"``.
-        percentile: Above 0, at most 100.
-        bins: Of the histogram.
+        format: Integer format that the range is for.
+        granularity: Always ``"tensor"``: one range for all values.
+        percentile: Percentage of values that the range holds, above 0 and at most 100.
+        bins: Bins of the histogram, at least 2.
     """
 
     def __init__(self, format: AffineFormat, granularity: str = "tensor", percentile: float = 99.99, bins: int = 4096):

@@ -9,12 +9,12 @@ import torch
 from hf_quant.observers.base import Range
 
 Cost = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From float32 lows and highs ``[candidates]`` to the cost of each range."""
+"""Function from float32 low and high ends of ranges, ``[candidates]`` each, to their costs, ``[candidates]``."""
 
 _COARSE = torch.exp2(-torch.arange(41) / 4)
-"""Down to a thousandth: outliers may be hundreds of times as far out as all else."""
+"""Factors of a range, down to a thousandth: outliers may be hundreds of times as far out as all else."""
 _FINE = torch.exp2(torch.arange(8, -9, -1) / 32)
-"""Between two coarse factors, in steps of 2 %."""
+"""Factors of a range between two coarse ones, in steps of 2 %."""
 _FINE_ROUNDS = 3
 
 
@@ -25,8 +25,8 @@ def shrink(low: torch.Tensor, high: torch.Tensor, cost: Cost, symmetric: bool) -
 
     Args:
         low: Lowest value, float32, 0-dimensional.
-        high: Highest value.
-        cost: What to minimise; of ranges that cost the same the widest is taken.
+        high: Highest value, float32, 0-dimensional.
+        cost: Function of ranges to minimise; of ranges that cost the same the widest is taken.
         symmetric: Whether the range is to be as wide below zero as above it.
     """
     ends = torch.stack([low.clamp(max=0), high.clamp(min=0)])

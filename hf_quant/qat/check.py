@@ -15,7 +15,7 @@ from hf_quant.qat.sharded import is_sharded, local
 
 @torch.no_grad()
 def negative_scales(model: nn.Module) -> dict[str, Tensor]:
-    """Which scales are negative, of each grid whose scales have a sign: bool, of the part that this process holds."""
+    """Whether each scale is negative, by the name of its grid: bool; signed grids, and this process's part only."""
     return {name: local(grid.scale) < 0 for name, grid in _grids(model).items() if grid.signed}
 
 
@@ -54,7 +54,7 @@ def _grids(model: nn.Module) -> dict[str, LearnedGrid]:
 
 
 def _summary(grid: LearnedGrid, negative: Tensor | None) -> Tensor:
-    """Whether it is initialised, the least scale, negated, and the largest number, float32 ``[3]``; NaN is infinity.
+    """Whether a grid is initialised, its least scale negated, its largest number: float32 ``[3]``; NaN is infinity.
 
     Scales that have a sign count by how far they are on their side of zero, or, where that is not known, by their size.
     Of the part that this process holds, so that the maximum over processes is that of the whole.

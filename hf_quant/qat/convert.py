@@ -18,8 +18,8 @@ def convert(model: nn.Module, ties: dict[str, str]) -> None:
     """Put the codes into quantized modules, in place: those that the fake-quantized model evaluated with.
 
     Args:
-        model: From `prepare`.
-        ties: As `prepare` was given.
+        model: Model with fake-quantized modules, from `prepare`; changed in place.
+        ties: Module whose weight belongs to another module, to that owner, as given to `prepare`.
 
     Raises:
         TrainingError: A learned scale is not one (`check_grids`); the model is as it was.

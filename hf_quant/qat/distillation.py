@@ -13,14 +13,14 @@ from hf_quant.errors import ConfigError
 
 @dataclass(frozen=True)
 class Distillation:
-    """The loss is the sum of three, each times its weight.
+    """What a student learns from: a weighted sum of the loss on labels and of two losses against a teacher.
 
     Args:
-        labels: Weight of the loss that the Trainer has anyway.
-        logits: Weight of `outputs_loss`.
-        hidden: Weight of `hidden_loss`.
-        temperature: That logits of classes are divided by.
-        int8_teacher: Quantize the teacher to INT8, for a quarter of its memory.
+        labels: Weight of the loss on labels, which the Trainer has anyway.
+        logits: Weight of the loss on the teacher's outputs (`outputs_loss`).
+        hidden: Weight of the loss on the teacher's hidden states (`hidden_loss`).
+        temperature: Number above 0 that logits of classes are divided by before the softmax.
+        int8_teacher: Whether to quantize the teacher to INT8, for a quarter of its memory.
 
     Raises:
         ConfigError: A number is negative or not finite, the temperature 0, or nothing is taken from the teacher.
@@ -47,10 +47,10 @@ class Distillation:
 def kept_positions(
     logits: Tensor, labels: Tensor | None, mask: Tensor | None, shifts: bool
 ) -> tuple[slice | None, Tensor]:
-    """Where logits count: where the loss of the labels does.
+    """Positions whose logits enter the loss against the teacher: those that the loss on labels counts.
 
     Args:
-        logits: ``[batch, ..., classes]``.
+        logits: Logits ``[batch, ..., classes]``.
         labels: Integers ``[batch, ...]`` with -100 where there is none, or of another shape, which says nothing; None.
         mask: Attention mask ``[batch, tokens]``, for logits of tokens without labels.
         shifts: Whether logits of a position are those of the next label, as in a causal model.
@@ -71,9 +71,9 @@ def logits_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     The factor keeps gradients of the size that they have at ``T = 1``.
 
     Args:
-        student: Logits ``[positions, classes]``.
-        teacher: Likewise.
-        temperature: T.
+        student: Logits of the student, ``[positions, classes]``.
+        teacher: Logits of the teacher, ``[positions, classes]``.
+        temperature: Number ``T`` above 0 that logits are divided by.
     """
     student, teacher = ((logits.float() / temperature).log_softmax(-1) for logits in (student, teacher))
     divergence = nn.functional.kl_div(student, teacher, reduction="sum", log_target=True)
@@ -87,9 +87,9 @@ def several_labels_loss(student: Tensor, teacher: Tensor, temperature: float) ->
     ``KL(p || q) = p log(p / q) + (1 - p) log((1 - p) / (1 - q))``.
 
     Args:
-        student: Logits ``[rows, labels]``.
-        teacher: Likewise.
-        temperature: T.
+        student: Logits of the student, ``[rows, labels]``.
+        teacher: Logits of the teacher, ``[rows, labels]``.
+        temperature: Number ``T`` above 0 that logits are divided by.
     """
     student, teacher = (logits.float() / temperature for logits in (student, teacher))
     log_sigmoid = nn.functional.logsigmoid
@@ -102,8 +102,8 @@ def numbers_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """``(student - teacher)^2``, mean over rows and outputs, for outputs that are numbers and no classes.
 
     Args:
-        student: ``[rows, outputs]``.
-        teacher: Likewise.
+        student: Outputs of the student, ``[rows, outputs]``.
+        teacher: Outputs of the teacher, ``[rows, outputs]``.
     """
     return (student.float() - teacher.float()).square().sum() / max(student.numel(), 1)
 
@@ -112,10 +112,10 @@ def outputs_loss(student: Tensor, teacher: Tensor, temperature: float, problem: 
     """`numbers_loss` of a regression or a single output, `several_labels_loss` of several labels, else `logits_loss`.
 
     Args:
-        student: ``[positions, outputs]``.
-        teacher: Likewise.
-        temperature: Of logits.
-        problem: ``problem_type`` of a Transformers config.
+        student: Outputs of the student, ``[positions, outputs]``: logits, or the numbers of a regression.
+        teacher: Outputs of the teacher, ``[positions, outputs]``.
+        temperature: Number above 0 that logits are divided by; a regression has none.
+        problem: Kind of the task, ``problem_type`` of a Transformers config.
     """
     if problem == "regression" or student.shape[-1] == 1:  # the softmax of one logit is 1, whatever it is
         return numbers_loss(student, teacher)
@@ -128,9 +128,9 @@ def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tens
     """Squared difference of hidden states relative to the mean square of the teacher's, mean over layers.
 
     Args:
-        student: ``[batch, tokens, width]`` of each layer.
-        teacher: Likewise.
-        mask: bool ``[batch, tokens]``: tokens that count; None for all.
+        student: Hidden states of the student, ``[batch, tokens, width]`` for each layer.
+        teacher: Hidden states of the teacher, ``[batch, tokens, width]`` for each layer.
+        mask: Tokens that count, bool ``[batch, tokens]``; None for all.
     """
     losses = []
     for ours, theirs in zip(student, teacher, strict=True):

@@ -17,7 +17,7 @@ _CHUNK = 1 << 17
 
 
 class FakeQuantize(torch.autograd.Function):
-    """``nearest level(real / scale) * scale``, row by row.
+    """Fake quantization: ``nearest level(real / scale) * scale``, row by row.
 
     The arithmetic is that of `Format.encode` and `decode`, in the dtype of `real`; NaN stays NaN. Nothing is
     saved but the arguments: what the backward pass needs besides, it computes again.
@@ -45,7 +45,7 @@ class FakeQuantize(torch.autograd.Function):
         gradient: str,
         gradient_scale: float = 1.0,
     ) -> Tensor:
-        """Numbers of the grid, ``[rows, n]``."""
+        """The numbers rounded to the grid, ``[rows, n]``."""
         ctx.gradient, ctx.gradient_scale, ctx.format = gradient, gradient_scale, format
         if gradient != STRAIGHT:
             ctx.save_for_backward(real, scale, zero_point)
@@ -59,7 +59,7 @@ class FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        """Gradients of `real`, `scale` and `zero_point`."""
+        """Gradients of the numbers, the scale and the zero point, each of its shape."""
         (gradient,) = gradients
         if ctx.gradient == STRAIGHT:
             return gradient, None, None, None, None, None

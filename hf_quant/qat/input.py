@@ -17,10 +17,10 @@ from hf_quant.qat.straight_through import Rotate
 
 
 class DynamicInput(nn.Module):
-    """Scales from each input, per token, group of a token, or tensor; the gradient passes straight through.
+    """Rounds each input with scales of its own, per token, group or tensor; the gradient passes straight through.
 
     Args:
-        scheme: Of the module; its input is dynamic, or None for inputs that are only rotated.
+        scheme: Formats of the module's weight and input; the input's is dynamic, or None where inputs are only rotated.
     """
 
     def __init__(self, scheme: Scheme):
@@ -30,7 +30,7 @@ class DynamicInput(nn.Module):
         self.enabled = True
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[..., features]`` on its grid, rotated where the weight is; float32 once either was done."""
+        """Inputs ``[..., features]`` on their grid, and rotated where the weight is; float32 if either was done."""
         if self.rotation is not None:
             input = Rotate.apply(input, self.rotation)
         if self.scheme is None or not self.enabled or input.numel() == 0:
@@ -45,17 +45,17 @@ class DynamicInput(nn.Module):
 
 
 class StaticInput(nn.Module):
-    """One learned grid for all inputs, which starts from the range that was observed.
+    """Rounds all inputs to one learned grid, which starts from the range that was observed.
 
     While `observing`, inputs pass as they are and, in training, are noted; `next_step` takes the extremes of a step
     into the running range, so that neither accumulated batches nor activations that are computed twice count more than
     once. Padding counts as any token does.
 
     Args:
-        scheme: Of the module; its input is static.
-        width: Features.
+        scheme: Formats of the module's weight and input; the input's is static.
+        width: Features of an input.
         options: How the grid is learned.
-        device: Where parameters are made.
+        device: Device of the parameters.
     """
 
     low: Tensor
@@ -77,10 +77,10 @@ class StaticInput(nn.Module):
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64, device=device))
         self._step: tuple[Tensor, Tensor] | None = None
         self._has_grid = False
-        """Whether there is known to be one: asking the grid itself waits for the device."""
+        """Whether the grid is known to be initialised: asking the grid itself waits for the device."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[..., features]`` on its grid, rotated where the weight is; float32 once either was done.
+        """Inputs ``[..., features]`` rounded to the grid, and rotated where the weight is; float32 if either was done.
 
         Raises:
             CalibrationError: There is no grid yet.
@@ -106,10 +106,10 @@ class StaticInput(nn.Module):
 
     @torch.no_grad()
     def next_step(self, name: str) -> None:
-        """Take in what was observed since the last call, in all processes that train together.
+        """Update the observed range with the inputs since the last call, in all processes that train together.
 
         Raises:
-            CalibrationError: It holds NaN or infinity.
+            CalibrationError: The inputs held NaN or infinity.
         """
         if self.observing and is_distributed():
             self._step = self._of_all_processes()
@@ -126,10 +126,10 @@ class StaticInput(nn.Module):
 
     @torch.no_grad()
     def initialise(self, name: str) -> None:
-        """Start from the range that was observed.
+        """Set the learned grid from the range that was observed.
 
         Raises:
-            CalibrationError: Nothing was.
+            CalibrationError: No input was observed.
         """
         if int(self.batches) == 0:
             raise CalibrationError(
@@ -141,7 +141,7 @@ class StaticInput(nn.Module):
 
     @torch.no_grad()
     def solved(self) -> tuple[Tensor, Tensor | None]:
-        """float32 scale and integer zero point ``[1, 1]``, as they would be stored now."""
+        """The grid as it would be stored now: float32 scale and integer zero point ``[1, 1]`` (None when symmetric)."""
         scale, zero_point = self.grid()
         return scale, None if zero_point is None else zero_point.to(self.format.dtype)
 
@@ -174,12 +174,14 @@ class StaticInput(nn.Module):
 
 
 def dynamic_grid(rows: Tensor, format: AffineFormat, per_tensor: bool) -> tuple[Tensor, Tensor | None]:
-    """Scale ``[rows, 1]`` (``[1, 1]`` per tensor) and zero point in float32, as `AffineFormat.quantize_input` has it.
+    """Grid of dynamic inputs: scale and zero point (None when symmetric), float32 ``[rows, 1]``, ``[1, 1]`` per tensor.
+
+    The numbers are those of `AffineFormat.quantize_input`.
 
     Args:
-        rows: float32 ``[rows, n]``: tokens, or groups of them.
-        format: Of the codes.
-        per_tensor: One scale for everything.
+        rows: Tokens, or groups of them, float32 ``[rows, n]``.
+        format: Format that the rows are rounded to.
+        per_tensor: Whether all rows share one scale.
     """
     rows = rows.reshape(1, -1) if per_tensor else rows
     # `aminmax` along a dimension is several times as slow as both of these.

@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 
 class LearnedGrid(nn.Module):
-    """Scale and, for asymmetric schemes, offset: the real number that code 0 stands for.
+    """Learned scale and, for asymmetric schemes, learned offset: the real number that code 0 stands for.
 
     The grid that numbers are rounded to is the one that will be stored: the scale as its dtype holds it, and the zero
     point ``round(-offset / scale)``, which is a code. An offset in place of a zero point keeps still while the scale
     moves, and has gradients of the size of numbers. Both start as NaN: `initialise` sets them from statistics.
 
     Args:
-        scheme: One with scales.
-        shape: Of scale and offset: ``[rows, groups]``, ``[1, 1]`` per tensor.
-        numbers: How many share one scale; gradients are multiplied with ``1 / sqrt(numbers * highest level)``. Of
-            asymmetric schemes levels are counted from the lowest.
-        device: Where the parameters are made.
+        scheme: Format with scales, which numbers are rounded to.
+        shape: Shape of the scale and of the offset: ``[rows, groups]``, ``[1, 1]`` per tensor.
+        numbers: Numbers that share a scale; gradients are multiplied with ``1 / sqrt(numbers * highest level)``.
+            Levels of asymmetric schemes are counted from the lowest.
+        device: Device of the parameters.
         signed: Whether scales may be negative.
     """
 
@@ -53,7 +53,7 @@ class LearnedGrid(nn.Module):
         self.use(scheme)
         self.numbers = numbers
         self.idle = False
-        """Whether it takes no part in learning for now, though its parameters ask for gradients."""
+        """Whether the grid takes no part in learning for now, though its parameters ask for gradients."""
         self.scale = nn.Parameter(torch.full(shape, math.nan, device=device))
         self.register_buffer("initialised", torch.zeros((), dtype=torch.bool, device=device))
         if scheme.symmetric:
@@ -67,17 +67,17 @@ class LearnedGrid(nn.Module):
 
     @property
     def is_initialised(self) -> bool:
-        """Whether there is a grid yet."""
+        """Whether scale and offset were set from statistics yet."""
         return bool(self.initialised)
 
     @property
     def gradient_scale(self) -> float:
-        """The factor of the gradients."""
+        """Factor that gradients of scale and offset are multiplied with."""
         return 1 / math.sqrt(self.numbers * self.format.highest)
 
     @torch.no_grad()
     def initialise(self, scheme: TensorScheme, scale: Tensor, zero_point: Tensor | None) -> None:
-        """Start from a grid of `scheme`, whose bits may be others than before; `scale` and `zero_point` as stored.
+        """Set scale and offset from a scale and zero point of `scheme`, which may have other bits than before.
 
         Rows of zeros have the smallest scale that there is, from which no learning rate leads to those of other rows:
         they start in the middle of these.
@@ -103,7 +103,7 @@ class LearnedGrid(nn.Module):
         return super()._apply(keep_dtype, recurse)
 
     def forward(self) -> tuple[Tensor, Tensor | None]:
-        """float32 scale and zero point, a whole number in float32 (None when symmetric), with gradients."""
+        """The grid to round to, with gradients: float32 scale, and zero point of whole numbers in float32, or None."""
         scale = StoreAs.apply(self._learned(self.scale), self.format.scale_dtype)
         if self.offset is None:
             return scale, None
@@ -115,7 +115,7 @@ class LearnedGrid(nn.Module):
         return tensor.detach().float() if self.idle else tensor.float()
 
     def let_learn(self, learns: bool, used: bool) -> None:
-        """Whether the grid is learned from now on, and whether anything is rounded to it.
+        """Set whether the grid is learned from now on, and whether anything is rounded to it.
 
         In several processes parameters go on asking for gradients, which are zero then (`Idle`): what wraps a model
         there fixes at the start which gradients it waits for.
@@ -126,5 +126,5 @@ class LearnedGrid(nn.Module):
             self.requires_grad_(learns)
 
     def idle_parameters(self) -> list[nn.Parameter]:
-        """Those whose gradients are to be zero."""
+        """Parameters of an idle grid, whose gradients are to be zero; empty while it learns."""
         return [parameter for parameter in self.parameters() if self.idle and parameter.requires_grad]

@@ -28,14 +28,14 @@ class Adapter(Protocol):
     """What is added to a weight before it is rounded, such as the product of two small matrices."""
 
     def __call__(self, weight: Tensor) -> Tensor:
-        """The sum, in the layout of `weight`, with gradients."""
+        """The weight plus what is added, of the shape of `weight`, with gradients."""
 
     def tensors(self) -> list[Tensor]:
-        """What it is computed from."""
+        """Tensors that the addition is computed from."""
 
 
 class FakeQuantized(nn.Module):
-    """Mixin: `weight` stays the float master, the very parameter that the float module had.
+    """Mixin of modules that train on rounded numbers; `weight` stays the float master, the float module's parameter.
 
     In training it computes in floats, with gradients. In evaluation, where no gradient is asked for, it *is* the
     quantized module: codes are made of the master and computed with by the kernel that inference will use, until the
@@ -47,20 +47,20 @@ class FakeQuantized(nn.Module):
     weight_quantizer: WeightQuantizer
     input_quantizer: DynamicInput | StaticInput
     float_class: type[nn.Module]
-    """What the module was, and will be if quantization is taken out."""
+    """Class of the float module, which this one is again if quantization is taken out."""
     sharing: list[FakeQuantized]
     """Modules with the same weight, first the one that owns it and saves the grid."""
     name: str = ""
-    """In the model, for messages."""
+    """Name of the module in the model, for messages."""
     adapter: Adapter | None = None
-    """What is added to the master."""
+    """What is added to the master weight; None: nothing."""
 
     def start(self, scheme: Scheme, name: str, options: QATOptions, owner: FakeQuantized | None) -> None:
-        """Add the quantizers; `owner` is whose weight this module is tied to."""
+        """Add the quantizers of weight and input; `owner` is the module whose weight this one is tied to, or None."""
         self.scheme, self.name = scheme, name
         self.sharing = [self] if owner is None else owner.sharing
         self._twins: tuple[Any, list[QuantizedModule]] | None = None
-        """Of all that share the weight; the owner keeps them."""
+        """Quantized modules of all that share the weight, after the state they were made of; the owner keeps them."""
         if not scheme.weight.has_scales:
             return
         rows, width = weight_matrix(self, self.weight).shape
@@ -75,7 +75,7 @@ class FakeQuantized(nn.Module):
 
     @property
     def rounding(self) -> WeightQuantizer:
-        """The quantizer of the weight, of whichever module it is."""
+        """The quantizer of the weight, which the owner of a shared weight holds."""
         return self.sharing[0].weight_quantizer
 
     def matrix(self) -> Tensor:
@@ -84,7 +84,7 @@ class FakeQuantized(nn.Module):
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is a grid for everything, as there is not before a static input was observed."""
+        """Whether every grid is initialised, as that of a static input is not before it was observed."""
         static = getattr(self, "input_quantizer", None)
         return not isinstance(static, StaticInput) or static.grid.is_initialised
 
@@ -104,14 +104,14 @@ class FakeQuantized(nn.Module):
         return owner._twins[1][next(i for i, member in enumerate(self.sharing) if member is self)]
 
     def with_idle_grids(self, output: Tensor) -> Tensor:
-        """`output`, on which grids of this module that do not learn now depend with gradients of zero."""
+        """The output with idle grids of this module in its graph, so that they get gradients of zero."""
         quantizers = [getattr(self, name, None) for name in QUANTIZERS] if torch.is_grad_enabled() else []
         grids = [grid for each in quantizers if isinstance(grid := getattr(each, "grid", None), LearnedGrid)]
         idle = [parameter for grid in grids for parameter in grid.idle_parameters()]
         return Idle.apply(output, *idle) if idle else output
 
     def train(self, mode: bool = True) -> Self:
-        """As in ``nn.Module``; what was made for evaluation is made anew, whoever has changed what in between."""
+        """Set training or evaluation mode; quantized modules for evaluation are made anew after every change of it."""
         self.sharing[0]._twins = None
         return super().train(mode)
 
@@ -129,7 +129,7 @@ class FakeQuantizedLinear(FakeQuantized, nn.Linear):  # type: ignore[misc]
     float_class = nn.Linear
 
     def forward(self, input: Tensor) -> Tensor:
-        """``input @ weight.T + bias``; in the dtype of `input`, or of autocast."""
+        """``input @ weight.T + bias`` on rounded numbers; in the dtype of `input`, or of autocast."""
         if (twin := self.twin()) is not None:
             return twin(input)
         return self.with_idle_grids(_product(self, input))
@@ -141,7 +141,7 @@ class FakeQuantizedConv1D(FakeQuantized, Conv1D):
     float_class = Conv1D
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x @ weight + bias``; in the dtype of `x`, or of autocast."""
+        """``x @ weight + bias`` on rounded numbers; in the dtype of `x`, or of autocast."""
         if (twin := self.twin()) is not None:
             return twin(x)
         return self.with_idle_grids(_product(self, x))
@@ -153,7 +153,7 @@ class FakeQuantizedEmbedding(FakeQuantized, nn.Embedding):  # type: ignore[misc]
     float_class = nn.Embedding
 
     def forward(self, input: Tensor) -> Tensor:
-        """Rows of the table: ``[...] -> [..., embedding_dim]``."""
+        """Gather rounded rows of the table: indices ``[...]`` to ``[..., embedding_dim]``."""
         if (twin := self.twin()) is not None:
             return twin(input)
         looked_up = super().forward(input)
@@ -171,7 +171,7 @@ FAKES: dict[type[nn.Module], type[FakeQuantized]] = {
     Conv1D: FakeQuantizedConv1D,
     nn.Embedding: FakeQuantizedEmbedding,
 }
-"""Float class to the one that trains in its place."""
+"""Class of a float module to the class that trains in its place."""
 
 
 def _product(module: FakeQuantized, input: Tensor) -> Tensor:

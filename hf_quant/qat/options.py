@@ -8,18 +8,18 @@ from hf_quant.errors import ConfigError, UnknownName
 from hf_quant.registry import unknown
 
 CHOICES = {"weights": ("lsq", "minmax"), "initial": ("mse", "minmax"), "inputs": ("lsq", "pact")}
-"""Values of each option."""
+"""Option to its valid values."""
 
 
 @dataclass(frozen=True)
 class QATOptions:
-    """Choices that hold for every module.
+    """How grids are found in quantization-aware training, in every module.
 
     Args:
-        weights: ``"lsq"`` learns scales and offsets. ``"minmax"`` takes them anew from the extremes of the weight in
-            each step, which ends as rounding to nearest does.
+        weights: Grids of weights: ``"lsq"`` learns scales and offsets. ``"minmax"`` takes them anew from the extremes
+            of the weight in each step, which ends as rounding to nearest does.
         initial: Where learned grids of weights start: ``"mse"``, the range of least squared error, or ``"minmax"``.
-        inputs: Static inputs: ``"lsq"``, or ``"pact"``, which learns from clipped inputs only.
+        inputs: Gradients of grids of static inputs: ``"lsq"``, or ``"pact"``, which learns from clipped inputs only.
 
     Raises:
         UnknownName: A value is not one of these.

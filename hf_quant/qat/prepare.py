@@ -17,12 +17,12 @@ from hf_quant.qat.options import QATOptions
 
 
 def prepare(model: nn.Module, plan: Plan, ties: dict[str, str], options: QATOptions | None = None) -> None:
-    """Replace the modules that `plan` names, in place. Parameters stay the same objects.
+    """Replace float modules by fake-quantized ones, in place. Parameters stay the same objects.
 
     Args:
-        model: Float.
-        plan: Resolved for this model.
-        ties: Module whose weight belongs to another one, to that other one, from an `Inventory`.
+        model: Float model; changed in place.
+        plan: Plan resolved for this model: exact names, with group sizes settled.
+        ties: Module whose weight belongs to another module, to that owner, from an `Inventory`.
         options: How grids are found; None for the defaults.
 
     Raises:

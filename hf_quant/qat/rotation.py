@@ -15,14 +15,14 @@ _FACTORS = {size: torch.tensor(float(size), device="cpu").sqrt().reciprocal().it
 
 
 def rotate_rows(real: Tensor, size: int) -> Tensor:
-    """`real`, ``[..., n]``, with each block of `size` numbers times the orthonormal Hadamard matrix; float32.
+    """Multiply each block of `size` numbers of ``[..., n]`` with the orthonormal Hadamard matrix; float32.
 
     Blocks are turned to columns first, so that every step of the butterfly adds long rows: less than half the time of
     adding neighbours. Not for tensors that want a gradient: see `Rotate`.
 
     Args:
-        real: Floats; `size` divides their last dimension.
-        size: One of `ROTATIONS`.
+        real: Floats ``[..., n]``; `size` divides ``n``.
+        size: Numbers in a block, one of `ROTATIONS`.
     """
     blocks = real.to(torch.float32).reshape(-1, size)
     rotated = torch.empty_like(blocks, memory_format=torch.contiguous_format)

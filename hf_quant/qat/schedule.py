@@ -18,13 +18,13 @@ from hf_quant.qat.sharded import reshard, whole
 
 @dataclass(frozen=True)
 class Phase:
-    """What holds during a step.
+    """What is rounded, observed and learned during a step of training.
 
     Args:
-        rounds: Weights and dynamic inputs are rounded.
-        observes: Static inputs are observed; after that they are rounded.
-        bits: Of weights, where their scheme asks for fewer; None for those of the scheme.
-        frozen: Learned grids stay as they are.
+        rounds: Whether weights and dynamic inputs are rounded.
+        observes: Whether static inputs are observed; after that they are rounded.
+        bits: Bits of weights whose scheme asks for fewer; None: the bits of each scheme.
+        frozen: Whether learned grids stay as they are.
     """
 
     rounds: bool
@@ -35,15 +35,15 @@ class Phase:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps are optimizer steps.
+    """When rounding, observing and learning of grids begin and end, in optimizer steps.
 
     Args:
-        warmup_steps: In float, at the start.
-        observer_steps: After these, in which static inputs are observed and not rounded yet.
+        warmup_steps: Steps in float at the start, in which nothing is rounded.
+        observer_steps: Steps after the warm-up in which static inputs are observed and not rounded yet.
         freeze_scales_at: Step from which learned grids stay as they are; None: they always learn.
         bits: Step to the bits of weights from there on, such as ``{0: 8, 500: 6, 1000: 4}``; schemes with more bits
-            keep theirs. The first holds from the start. Each change takes the grids anew from the weights. Empty: those
-            of the scheme all along.
+            keep theirs. The first holds from the start. Each change takes the grids anew from the weights. Empty: the
+            bits of each scheme all along.
 
     Raises:
         ConfigError: A step is negative or no whole number, or bits grow.
@@ -68,7 +68,7 @@ class Schedule:
         object.__setattr__(self, "bits", dict(zip([0, *steps[1:]], widths, strict=False)))
 
     def at(self, step: int) -> Phase:
-        """What holds during `step`, the first of which is 0."""
+        """The phase of a step; steps are counted from 0."""
         started = [start for start in self.bits if start <= step]
         return Phase(
             rounds=step >= self.warmup_steps,
@@ -78,7 +78,7 @@ class Schedule:
         )
 
     def last_change(self, observes: bool) -> int:
-        """The first step from which all is as it will be to the end, but for frozen scales.
+        """First step from which the phase stays the same to the end, apart from the freezing of scales.
 
         Args:
             observes: Whether there are static inputs.
@@ -87,7 +87,7 @@ class Schedule:
 
 
 def hold(model: nn.Module, phase: Phase) -> None:
-    """Let `model`, from `prepare`, compute as `phase` says, on the grids that there are."""
+    """Let the fake-quantized modules of a model compute as a phase says, on the grids that there are."""
     for _, module in fake_quantized_modules(model):
         if not module.scheme.weight.has_scales:
             continue
@@ -104,9 +104,9 @@ def hold(model: nn.Module, phase: Phase) -> None:
 
 
 def begin(model: nn.Module, phase: Phase) -> None:
-    """Start training in `phase`, on the grids that there are unless it has other bits.
+    """Start training in a phase, on the grids that there are unless it has other bits.
 
-    Grids that are not for what is stored in the end say so.
+    Where grids are not yet for what is stored in the end, `WeightQuantizer.bits` says so.
     """
     for name, module in _owners(model):
         bits = _bits(module, phase)
@@ -118,7 +118,7 @@ def begin(model: nn.Module, phase: Phase) -> None:
 
 
 def change(model: nn.Module, before: Phase, now: Phase) -> bool:
-    """Go from one phase to the next, taking new grids where the change asks for some; whether it did.
+    """Go from one phase to the next, and take new grids where the change asks for some; whether any was taken.
 
     Raises:
         CalibrationError: Observing ended, and nothing was observed.
@@ -144,10 +144,10 @@ def change(model: nn.Module, before: Phase, now: Phase) -> bool:
 
 
 def next_step(model: nn.Module) -> None:
-    """Take in what the static inputs of a step were.
+    """Update the observed ranges of all static inputs at the end of a step.
 
     Raises:
-        CalibrationError: They hold NaN or infinity.
+        CalibrationError: The inputs held NaN or infinity.
     """
     for name, module in fake_quantized_modules(model):
         static = getattr(module, "input_quantizer", None)

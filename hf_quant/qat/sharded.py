@@ -17,7 +17,7 @@ def is_distributed() -> bool:
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether this process holds a part of `tensor` only."""
+    """Whether this process holds a part of a tensor only."""
     if not distributed.is_available():
         return False
     from torch.distributed.tensor import DTensor  # late: a second of imports
@@ -39,7 +39,7 @@ def local(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def copy_whole(target: Tensor, source: Tensor) -> None:
-    """Write `source`, which every process has whole, to `target`."""
+    """Write a tensor that every process has whole to one that may be sharded."""
     if not is_sharded(target):
         target.copy_(source)
         return
@@ -51,7 +51,7 @@ def copy_whole(target: Tensor, source: Tensor) -> None:
 
 
 def reshard(model: nn.Module) -> None:
-    """Put parameters that a forward pass left whole back: what is written to them would be lost."""
+    """Shard parameters again that a forward pass left whole: what is written to them would be lost."""
     for module in _wrapped(model):
         module.reshard()
 

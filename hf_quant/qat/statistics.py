@@ -11,7 +11,7 @@ from hf_quant.qat.sharded import whole
 from hf_quant.qat.weight import WeightSample
 
 _NUMBERS = 1 << 15
-"""Of each weight, that are looked at: enough for shares of a thousandth, and little beside a step of training."""
+"""Numbers of each weight that are looked at: enough for shares of a thousandth, and little beside a training step."""
 
 
 class TrainingStatistics:
@@ -20,14 +20,14 @@ class TrainingStatistics:
     def __init__(self) -> None:
         self._codes: dict[str, Tensor] = {}
         self.modules: dict[str, dict[str, float]] = {}
-        """Of the last call, by module."""
+        """Numbers of the last call of `measure`, by module."""
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         """Numbers to log: ``qat/scale``, ``qat/clipped`` and ``qat/error`` as in `WeightSample`, ``qat/flips``, the
         share of codes that are others than at the last call, and ``qat/input_scale``, the mean of static inputs.
 
         Args:
-            model: From `prepare`. Where it does not round at present there is nothing to tell.
+            model: Model from `prepare`; weights that are not rounded at present are left out.
         """
         self.modules = {}
         before, self._codes = self._codes, {}

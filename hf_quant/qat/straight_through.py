@@ -19,7 +19,7 @@ class ZeroPoint(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, offset: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
-        """Whole numbers in the dtype of `offset`."""
+        """Zero points: whole numbers of the shape of `offset` and in its dtype."""
         point = -offset / scale
         ctx.save_for_backward(point, scale)
         ctx.limits = (low, high)
@@ -27,7 +27,7 @@ class ZeroPoint(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        """Gradients of `offset` and `scale`."""
+        """Gradients of offset and scale."""
         point, scale = ctx.saved_tensors
         low, high = ctx.limits
         ratio = gradients[0] / scale
@@ -43,7 +43,7 @@ class Idle(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, *parameters: Tensor) -> Tensor:
-        """`output`, as a view."""
+        """A view of the output, whose graph holds the parameters."""
         ctx.save_for_backward(*parameters)
         return output.view_as(output)
 
@@ -58,21 +58,21 @@ class StoreAs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, real: Tensor, dtype: torch.dtype) -> Tensor:
-        """`real`, there and back."""
+        """The numbers rounded to `dtype`, in float32."""
         return as_stored(real, dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """What came in."""
+        """The incoming gradient, unchanged."""
         return gradients[0], None
 
 
 class Rotate(torch.autograd.Function):
-    """`formats.rotation.rotate`. The matrix is orthonormal and symmetric, so the gradient is rotated likewise."""
+    """Hadamard rotation (`formats.rotation.rotate`) with a gradient, which the symmetric matrix rotates alike."""
 
     @staticmethod
     def forward(ctx: Any, real: Tensor, size: int) -> Tensor:
-        """``[..., n]`` in blocks of `size` numbers, float32."""
+        """Rotate ``[..., n]`` in blocks of `size` numbers; float32."""
         ctx.size, ctx.dtype = size, real.dtype
         return rotate_rows(real, size)
 

@@ -21,11 +21,11 @@ Trained = Any
 
 @torch.no_grad()
 def quantized_twin(module: Trained, tied: bool) -> QuantizedModule:
-    """A quantized module of what `module`, whose weight has scales, would be stored as.
+    """The quantized module that a fake-quantized one, whose weight has scales, would be stored as.
 
     Args:
-        module: Not changed.
-        tied: Whether its weight is another's, which will be shared with it: it gets no codes here.
+        module: Fake-quantized module; not changed.
+        tied: Whether the weight belongs to another module, which will share it: the result gets no codes here.
 
     Raises:
         WeightError: The weight holds NaN or Inf.

@@ -24,10 +24,10 @@ class WeightSample:
     """Some numbers of a weight on its grid.
 
     Args:
-        codes: Of the format that training rounds to.
-        scale: Mean size of the scales, ``[]``.
-        clipped: Share that lies beyond the last code on either side, ``[]``.
-        error: Norm of what rounding changes, relative to that of the numbers, ``[]``.
+        codes: Integer codes of the format that training rounds to, ``[groups, group_size]``.
+        scale: Mean magnitude of the scales, float32 ``[]``.
+        clipped: Share of numbers that lie beyond the last code on either side, float32 ``[]``.
+        error: Norm of the rounding error, relative to the norm of the numbers, float32 ``[]``.
     """
 
     codes: Tensor
@@ -37,17 +37,17 @@ class WeightSample:
 
 
 class WeightQuantizer(nn.Module):
-    """Rounds rows of a weight ``[rows, width]``, as inference has them.
+    """Rounds rows of a weight ``[rows, width]`` to the numbers that inference will have.
 
     `bits` says, also in a checkpoint, what the learned grid is for. Where that is not what the scheme asks for in the
     end, as in a warm-up in float or with more bits, `solved` takes the grid from the weight.
 
     Args:
-        scheme: One with scales, group size settled.
+        scheme: Format of the weight, with scales; the group size is settled.
         rows: Rows of the weight.
         width: Numbers in a row.
         options: How the grid is found.
-        device: Where parameters are made.
+        device: Device of the parameters.
     """
 
     bits: Tensor
@@ -75,12 +75,12 @@ class WeightQuantizer(nn.Module):
 
     @torch.no_grad()
     def initialise(self, matrix: Tensor, name: str, bits: int | None = None) -> None:
-        """Take the grid from a weight.
+        """Set the grid from a float weight.
 
         Args:
-            matrix: ``[rows, width]`` floats.
-            name: For error messages.
-            bits: As many as to train with from now on; None for those of the scheme.
+            matrix: Float weight ``[rows, width]``.
+            name: Name of the weight, for error messages.
+            bits: Bits to train with from now on; None: the bits of the scheme.
 
         Raises:
             WeightError: The weight holds NaN or Inf.
@@ -94,7 +94,7 @@ class WeightQuantizer(nn.Module):
         self.bits.fill_(self.current.bits)
 
     def start_from(self, scheme: TensorScheme, scale: Tensor, zero_point: Tensor | None) -> None:
-        """Train on from the grid of a weight that was quantized to `scheme`; `zero_point` is packed, as it is there."""
+        """Set the grid from that of a quantized weight, as stored: scales, and zero points in packed int32 words."""
         assert self.grid is not None
         zeros = None
         if zero_point is not None:
@@ -102,7 +102,7 @@ class WeightQuantizer(nn.Module):
         self.grid.initialise(scheme, scale, zeros)
 
     def use_bits(self, bits: int) -> None:
-        """Train with `bits`, on the grid that there is."""
+        """Round to codes of `bits` bits from now on, on the grid that there is."""
         if bits != self.current.bits:
             self.current = replace(self.scheme, bits=bits)
             self.format = format_of(self.current)
@@ -110,12 +110,12 @@ class WeightQuantizer(nn.Module):
             self.grid.use(self.current)
 
     def forward(self, rows: Tensor, index: Tensor | None = None, whole: Tensor | None = None) -> Tensor:
-        """Rows on their grid, float32, in the space that the scheme rotates to.
+        """Rows rounded to their grid, ``[n, width]`` in float32, rotated where the scheme says so.
 
         Args:
-            rows: ``[n, width]`` floats: the weight, or the rows of it that were looked up.
-            index: int64 ``[n]``: which rows these are; None for all.
-            whole: The weight, where `rows` are only some of it.
+            rows: Floats ``[n, width]``: the weight, or the rows of it that were looked up.
+            index: Indices of these rows in the weight, int64 ``[n]``; None: all rows.
+            whole: Whole weight ``[rows, width]``, where `rows` are only some of it.
         """
         rows = self.rotated(rows)
         if not self.enabled:
@@ -140,7 +140,7 @@ class WeightQuantizer(nn.Module):
         return WeightSample(codes, scale.abs().mean(), clipped.float().mean(), error)
 
     def rotated(self, rows: Tensor) -> Tensor:
-        """Float32 rows in the space that they are rounded in."""
+        """Rows in float32, rotated where the scheme says so."""
         rotation = self.scheme.rotation
         return rows.to(torch.float32) if rotation is None else Rotate.apply(rows, rotation)
 

@@ -6,7 +6,7 @@ from hf_quant.hardware.profile import Figure, Profile
 
 
 def profile() -> Profile:
-    """16-bit floats and 8-bit integers, weights per channel.
+    """Profile of the M1: 16-bit floats and 8-bit integers, weights per channel.
 
     The rate of the Neural Engine that Apple gives is not said to be that of 8-bit integers, so `int8` is None.
     """

@@ -9,7 +9,7 @@ from hf_quant.hardware.profile import Figure, Profile
 
 
 def profile() -> Profile:
-    """CPU and memory as the system tells them."""
+    """Profile of this machine: CPU and memory as the system tells them."""
     features = cpu_features()
     sixteen = ("bf16",) if features.multiplies_bfloat16 else ()
     fast = ("int8-static", "int8", "int4", "w4a16", "w8a16")

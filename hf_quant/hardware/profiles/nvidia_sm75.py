@@ -8,7 +8,7 @@ _SHEET = "NVIDIA, data sheet of the T4"
 
 
 def profile() -> Profile:
-    """float16 and int8 on tensor cores; no bfloat16."""
+    """Profile of Turing: float16 and int8 on tensor cores; no bfloat16."""
     return Profile(
         name="nvidia-sm75",
         summary="NVIDIA GPU of compute capability 7.5 (Turing); figures of a T4",

@@ -8,7 +8,7 @@ _SHEET = "NVIDIA, data sheet of the A100 40GB SXM; dense, without structured spa
 
 
 def profile() -> Profile:
-    """bfloat16, float16 and int8 on tensor cores."""
+    """Profile of Ampere: bfloat16, float16 and int8 on tensor cores."""
     return Profile(
         name="nvidia-sm80",
         summary="NVIDIA GPU of compute capability 8.0 (Ampere); figures of an A100 SXM4 40GB",

@@ -9,7 +9,7 @@ _SHEET_DENSE = "NVIDIA, data sheet of the H100 SXM"
 
 
 def profile() -> Profile:
-    """bfloat16, float16 and int8 on tensor cores; FP8, which they have too, is no format of this package."""
+    """Profile of Hopper: bfloat16, float16 and int8 on tensor cores; FP8 is no format of this package."""
     return Profile(
         name="nvidia-sm90",
         summary="NVIDIA GPU of compute capability 9.0 (Hopper); figures of an H100 SXM5 80GB",

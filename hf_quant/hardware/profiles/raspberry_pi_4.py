@@ -6,7 +6,7 @@ from hf_quant.hardware.profile import Figure, Profile
 
 
 def profile() -> Profile:
-    """No arithmetic in 16-bit floats either (ARMv8.0), and no kernels of this package beyond its portable ones."""
+    """Profile of a Raspberry Pi 4: no arithmetic in 16-bit floats (ARMv8.0), portable kernels of this package only."""
     return Profile(
         name="raspberry-pi-4",
         summary="Raspberry Pi 4: 4 Cortex-A72 at 1.5 GHz, NEON without dot products",

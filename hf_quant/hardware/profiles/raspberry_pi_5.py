@@ -8,7 +8,7 @@ _CORES = "4 Cortex-A76 at 2.4 GHz (Raspberry Pi Ltd), two 128-bit pipes each (Ar
 
 
 def profile() -> Profile:
-    """Memory of 1 to 16 GB, so none is given."""
+    """Profile of a Raspberry Pi 5; its memory is 1 to 16 GB, so none is given."""
     fast = ("int8-static", "int8", "int4", "w4a16", "w8a16")
     return Profile(
         name="raspberry-pi-5",

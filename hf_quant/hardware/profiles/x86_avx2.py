@@ -6,7 +6,7 @@ from hf_quant.hardware.profile import Profile
 
 
 def profile() -> Profile:
-    """8-bit products in two steps, through 16 bits; rates depend on cores and clock, so none are given."""
+    """Profile of AVX2: 8-bit products in two steps, through 16 bits; rates depend on cores and clock: none is given."""
     fast = ("int8-static", "int8", "int4", "w4a16", "w8a16")
     return Profile(
         name="x86-avx2",

@@ -6,9 +6,10 @@ from hf_quant.hardware.profile import Profile
 
 
 def profile() -> Profile:
-    """64 products of 8-bit integers in one instruction; rates depend on cores and clock, so none are given.
+    """Profile of AVX-512 VNNI: 64 products of 8-bit integers in one instruction.
 
-    Not all of the class multiply bfloat16 (Cascade and Ice Lake do not), so it is not among the schemes.
+    Rates depend on cores and clock, so none are given. Not all of the class multiply bfloat16 (Cascade and Ice Lake do
+    not), so it is not among the schemes.
     """
     fast = ("int8-static", "int8", "int4", "w4a16", "w8a16")
     return Profile(

@@ -20,19 +20,19 @@ GROUP_MULTIPLE = 32
 
 
 def flags_of(spec: LinearSpec) -> int:
-    """What the packed weight holds besides codes and scales."""
+    """Flags of what a packed weight holds besides codes and scales: zero points, sums of codes."""
     input = spec.scheme.input
     has_sums = input is not None and not input.symmetric
     return (0 if spec.scheme.weight.symmetric else structs.HAS_ZEROS) | (structs.HAS_SUMS if has_sums else 0)
 
 
 def group_of(spec: LinearSpec) -> int:
-    """Inputs that share a scale, 0 where all do."""
+    """Number of inputs that share a scale, 0 where all do."""
     return spec.scheme.weight.group_size or 0
 
 
 def pack(operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
-    """The weight as the kernels want it: uint8 ``[bytes]``.
+    """Prepack a weight for the native kernels: uint8 ``[bytes]``.
 
     Raises:
         KernelError: A tensor has another shape or dtype than `spec` says.

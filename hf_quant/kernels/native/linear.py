@@ -31,7 +31,7 @@ class NativeKernel:
     alignment = 1
 
     def unsupported(self, spec: LinearSpec, device: torch.device) -> str | None:
-        """Weights of 2 to 8 bits; inputs of 8 bits per token, group or static tensor, or floats; CPUs."""
+        """None for weights of 2 to 8 bits and inputs of 8 bits, unless dynamic per tensor, or floats; else why not."""
         weight, input = spec.scheme.weight, spec.scheme.input
         if device.type != "cpu":
             return "is for CPUs"
@@ -58,13 +58,13 @@ class NativeKernel:
         return None
 
     def lay_out(self, operands: LinearOperands, spec: LinearSpec) -> tuple[torch.Tensor, ...]:
-        """uint8 blocks."""
+        """Prepack a weight: one tensor of uint8 blocks."""
         return (pack(operands, spec),)
 
     def arguments(
         self, layout: tuple[torch.Tensor, ...], operands: LinearOperands | None, spec: LinearSpec
     ) -> tuple[torch.Tensor, ...]:
-        """uint8 blocks, uint8 spec, and an empty tensor that stands for a missing bias."""
+        """Tensors that a call takes: uint8 blocks, uint8 spec, and an empty one that stands for a missing bias."""
         program = structs.ProgramSpec(magic=structs.MAGIC, count=1)
         program.steps[0] = step_spec(operands, spec)
         return layout[0], spec_tensor(program), torch.empty(0, dtype=torch.float32, device="cpu")
@@ -74,14 +74,14 @@ class NativeKernel:
         return unpack(layout[0], spec)
 
     def run(self, input: torch.Tensor, operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
-        """``[tokens, in] -> [tokens, out]`` in the dtype of `input`."""
+        """Multiply inputs with the weight: ``[tokens, in] -> [tokens, out]`` in the dtype of `input`."""
         return self.fast(input, operands.packed, operands.bias, spec)
 
     @staticmethod
     def fast(
         input: torch.Tensor, packed: tuple[torch.Tensor, ...], bias: torch.Tensor | None, spec: LinearSpec
     ) -> torch.Tensor:
-        """``[..., in] -> [..., out]``: straight to the op, which checks all it is given."""
+        """Multiply inputs, ``[..., in] -> [..., out]``: straight to the op, which checks all it is given."""
         blocks, program, none = packed
         if not input.is_contiguous():
             input = input.contiguous()
@@ -96,7 +96,7 @@ class NativeKernel:
 
 
 def step_spec(operands: LinearOperands | None, spec: LinearSpec) -> structs.StepSpec:
-    """What the library needs to know of one product with one weight; None where rows are looked up."""
+    """The library's spec of one product with one weight; `operands` is None where rows are looked up."""
     input = spec.scheme.input
     step = structs.StepSpec(
         width=spec.in_features,
@@ -121,7 +121,7 @@ def step_spec(operands: LinearOperands | None, spec: LinearSpec) -> structs.Step
 
 
 def weight_spec(spec: LinearSpec) -> structs.WeightSpec:
-    """What the bytes of the packed weight mean."""
+    """The library's spec of a packed weight: what its bytes mean."""
     return structs.WeightSpec(
         channels=spec.out_features, bits=spec.scheme.weight.bits, group=group_of(spec), flags=flags_of(spec)
     )

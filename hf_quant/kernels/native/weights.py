@@ -43,12 +43,12 @@ def quantize_rows(
     """Round a float matrix to nearest, into tensors that are there already.
 
     Args:
-        weight: ``[rows, width]`` in float32, bfloat16 or float16, for which `can_quantize` is true.
-        scheme: Per channel or group; the group size divides the width.
-        codes: int32 ``[rows, words]``, written.
-        scale: float32 ``[rows, 1]`` or bfloat16 ``[rows, groups]``, written.
-        zero_point: int8 of the shape of `scale`, written; None for symmetric schemes.
-        trials: Ranges that are tried for each channel or group, from the whole one down to `narrowest` of it; the one
+        weight: Weight ``[rows, width]`` in float32, bfloat16 or float16, for which `can_quantize` is true.
+        scheme: Format of the weight, per channel or group; the group size divides the width.
+        codes: Output for packed codes, int32 ``[rows, words]``.
+        scale: Output for scales, float32 ``[rows, 1]`` or bfloat16 ``[rows, groups]``.
+        zero_point: Output for zero points, int8 of the shape of `scale`; None for symmetric schemes.
+        trials: Number of ranges to try for each channel or group, from the whole one down to `narrowest` of it; the one
             with the least squared error is taken. 0: the whole range.
         narrowest: Share of the range that the last trial keeps.
 
