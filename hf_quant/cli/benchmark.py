@@ -68,7 +68,7 @@ def run(
 
 
 def show(report: BenchmarkReport) -> None:
-    """Print all of a benchmark."""
+    """Print the report of a benchmark."""
     section = speed_section(report)
     print_section(None, section.paragraphs, section.tables)
 

@@ -169,7 +169,7 @@ def run(
 
 
 def show(report: DropReport) -> None:
-    """Print all of an evaluation but how it was done, which the last table says and the caller has just said."""
+    """Print the report of an evaluation, without its last table, which says how it was done."""
     section = accuracy_section(report)
     print_section(section.title, section.paragraphs, section.tables[:-1])
 

@@ -18,7 +18,7 @@ _CAPTION = f"milliseconds, medians; ~ quartiles more than {_WIDE:.0%} apart, ! s
 
 
 def list_table() -> Table:
-    """Every profile in a line."""
+    """Table of all hardware profiles, one in each row."""
     table = Table("profile", "what it is", "start from", "fast")
     for name in PROFILES:
         profile = get_profile(name)
@@ -27,7 +27,7 @@ def list_table() -> Table:
 
 
 def profile_table(profile: Profile) -> Table:
-    """One profile, each figure with where it is from."""
+    """Table of one hardware profile, each figure with its source."""
     table = Table(profile.name, profile.summary, "source")
     table.add_row("device", profile.device, "")
     table.add_row("schemes", ", ".join(profile.schemes), "")
@@ -41,7 +41,7 @@ def profile_table(profile: Profile) -> Table:
 
 
 def cells_table(kernels: KernelTable) -> Table:
-    """Milliseconds by scheme, shape and tokens, what is slower than float32 marked."""
+    """Table of kernel times in milliseconds, by scheme, shape and tokens; times slower than float32 are marked."""
     interpolation = Interpolation(kernels)
     cells = {(cell.scheme, cell.inputs, cell.outputs, cell.tokens): cell for cell in kernels.cells}
     shapes = list(dict.fromkeys((cell.inputs, cell.outputs) for cell in kernels.cells))

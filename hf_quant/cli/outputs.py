@@ -21,16 +21,16 @@ Outputs = Annotated[
         "--output", "-o", help="File to write the report to: .json, .md, or .html (a page with plots); may be repeated."
     ),
 ]
-"""Option of a command for `write_outputs`."""
+"""Type of a command's option whose value goes to `write_outputs`."""
 
 Card = Annotated[
     bool, typer.Option("--card", help="Put the figures on the model card of the quantized checkpoint, a directory.")
 ]
-"""Option of a command for `write_outputs`."""
+"""Type of a command's option whose value goes to `write_outputs`."""
 
 
 def check_outputs(outputs: Sequence[Path] | None, card: bool, quantized: str) -> None:
-    """Before long work: raise ConfigError if the result could not be written."""
+    """Raise ConfigError if results could not be written; called before long work."""
     for file in outputs or ():
         if file.suffix not in WRITERS:
             raise ConfigError(f"--output takes a file that ends in {', '.join(WRITERS)}, not {file}")
@@ -40,7 +40,7 @@ def check_outputs(outputs: Sequence[Path] | None, card: bool, quantized: str) ->
 
 
 def require_writable(file: Path, option: str) -> None:
-    """Before long work: raise ConfigError if `file`, which `option` names, could not be written."""
+    """Raise ConfigError if a file, given as an option, could not be written; called before long work."""
     nearest = next(parent for parent in file.absolute().parents if parent.exists())
     if file.is_dir() or not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise ConfigError(f"{option} {file} cannot be written: give a file in a directory that you may write to")
@@ -49,13 +49,13 @@ def require_writable(file: Path, option: str) -> None:
 def write_outputs(
     report: DropReport | BenchmarkReport, outputs: Sequence[Path] | None, card: bool, quantized: str
 ) -> None:
-    """Write the files and the card, and say so.
+    """Write a report to files and the model card, and say so.
 
     Args:
-        report: What the command has found.
+        report: Report of the command.
         outputs: Files to write.
         card: Whether to extend the model card.
-        quantized: The directory it is in.
+        quantized: Directory of the quantized checkpoint, whose card is extended.
     """
     for file in outputs or ():
         typer.echo(f"Wrote {write_report(file, report)}")

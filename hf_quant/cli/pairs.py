@@ -8,13 +8,13 @@ from hf_quant.errors import ConfigError
 
 
 def pairs_of(entries: Sequence[str] | None, option: str, form: str, example: str) -> dict[str, str]:
-    """Names to values, of entries ``NAME=VALUE``. The last ``=`` divides, so that a name may have one: ``a=b=C``.
+    """Names to values, from entries ``NAME=VALUE``. The last ``=`` divides, so that a name may have one: ``a=b=C``.
 
     Args:
-        entries: As they were given, in order; None: none were.
-        option: For messages: ``--override``.
-        form: For messages: ``PATTERN=PRESET``.
-        example: For messages, of that form.
+        entries: Entries as they were given, in order; None if there are none.
+        option: Name of the option, for error messages: ``--override``.
+        form: Form of an entry, for error messages: ``PATTERN=PRESET``.
+        example: Example of an entry, for error messages.
 
     Raises:
         ConfigError: An entry has no ``=``, or nothing on one side of it; or a name is given twice.

@@ -33,11 +33,11 @@ from hf_quant.workflows.measured_plans import steps_of
 from hf_quant.workflows.plan import search_plan, search_space
 
 _MOST_ROWS = 40
-"""Modules that are printed; the report has all."""
+"""Most modules that are printed; the report has all."""
 
 _EVALUATIONS = OPTIONS["evolutionary"]["evaluations"]
 _SEQUENCES, _EXAMPLES = 32, 1024
-"""As many as are read by default, of texts and of labelled ones, which are short."""
+"""Number of sequences read by default from texts, and of examples from labelled texts, which are short."""
 
 
 def run(

@@ -18,7 +18,7 @@ from hf_quant.planner.sensitivity.sequences import writes_text
 
 
 def check_files(output: Path, reports: Sequence[Path], budgets: Sequence[str]) -> None:
-    """Raise ConfigError where what is to be written could not be, or a budget cannot be read."""
+    """Raise ConfigError if an output or report could not be written, or a budget cannot be read or is there twice."""
     if output.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"--output takes a file that ends in .yaml, not {output}")
     require_writable(output, "--output")
@@ -38,13 +38,13 @@ def file_name(budget: str) -> str:
 
 
 def default_losses(output: Path, facts: Sequence[object]) -> Path:
-    """A file for each analysis, so that one with other options does not find the table of this one."""
+    """Default file of an analysis, beside the output; analyses with other options have other files."""
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
     return output.absolute().parent / f".{output.stem}.{digest}.losses.json"
 
 
 def pass_of(model: Any, tokens: int | None, context: int | None) -> Pass | None:
-    """What milliseconds are of; None: what `search_plan` takes."""
+    """The forward pass that milliseconds are of, from options; None: the default of `search_plan`."""
     if context is not None and not writes_text(model):
         raise ConfigError("--context is for models that write text, which have a cache: leave it out")
     if tokens is None and context is None:
@@ -55,6 +55,6 @@ def pass_of(model: Any, tokens: int | None, context: int | None) -> Pass | None:
 
 
 def choices_of(entries: Sequence[str] | None, option: str) -> dict[str, list[str]] | None:
-    """Patterns to names of presets, of ``PATTERN=PRESET,PRESET``; None where there are none."""
+    """Patterns to names of presets, from entries ``PATTERN=PRESET,PRESET``; None if there are none."""
     pairs = pairs_of(entries, option, "PATTERN=PRESET", "lm_head=int8")
     return {pattern: presets.split(",") for pattern, presets in pairs.items()} or None

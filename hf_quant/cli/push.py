@@ -9,15 +9,15 @@ from hf_quant.errors import HfQuantError, SaveError
 
 
 def push(model: Any, repo_id: str, output: Path | None) -> None:
-    """Push a model to the Hub.
+    """Push a quantized model to the Hub.
 
     Args:
-        model: Quantized.
-        repo_id: To push to.
-        output: Where it is saved; None if it is not.
+        model: Quantized model.
+        repo_id: Repository id to push to.
+        output: Directory that the model is saved in; None if it is not saved.
 
     Raises:
-        SaveError: It cannot be pushed.
+        SaveError: The model cannot be pushed.
     """
     try:
         model.push_to_hub(repo_id)

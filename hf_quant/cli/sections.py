@@ -12,11 +12,11 @@ from hf_quant.reporting.tables.table import Table as Rows
 from hf_quant.reporting.words import shortened
 
 _LONGEST = 120
-"""Characters of a cell; files have all of it."""
+"""Most characters shown of a cell; files have all of them."""
 
 
 def print_section(title: str | None, notes: Iterable[str], tables: Iterable[Rows]) -> None:
-    """Print the title, if any, notes, and tables with their captions."""
+    """Print a section of a report: title, if any, notes, and tables with their captions."""
     console = Console()
     if title is not None:
         console.print(title, style="bold", highlight=False, markup=False)

@@ -13,7 +13,7 @@ TASKS = Registry(
         "sentence-similarity": "hf_quant.evaluation.tasks.sentence_similarity:SentenceSimilarity",
     },
 )
-"""What a model is asked to do. ``lm-eval:NAME`` stands for the task NAME of the package `lm-eval`."""
+"""Names of tasks to their classes. ``lm-eval:NAME`` stands for the task NAME of the package `lm-eval`."""
 
 METRICS = Registry(
     "metric",
@@ -33,4 +33,4 @@ METRICS = Registry(
         "log-loss": "hf_quant.evaluation.metrics.log_loss:LogLoss",
     },
 )
-"""Metrics that need no network. Any other name is loaded by the package `evaluate`."""
+"""Names of metrics that need no network to their classes. Any other name is loaded by the package `evaluate`."""

@@ -13,12 +13,12 @@ from hf_quant.evaluation.tasks.base import Result
 
 
 def agreement(results: Sequence[Result], unit: str, bootstrap: Bootstrap) -> Agreement:
-    """Divergence with its interval, answers that are the same, flips, and McNemar's test.
+    """How alike two models answer: divergence with its interval, equal answers, flips, and McNemar's test.
 
     Args:
-        results: At least one.
-        unit: What an answer is.
-        bootstrap: How to resample examples.
+        results: Results of both models, at least one.
+        unit: What is compared, in words: ``"examples"`` or ``"tokens"``.
+        bootstrap: Number, seed and confidence of the resamples of examples.
     """
     units = np.array([result.units for result in results])
     kl, same, to_wrong, to_right = (_column(results, name) for name in ("kl", "same", "to_wrong", "to_right"))

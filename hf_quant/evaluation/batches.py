@@ -13,12 +13,12 @@ _FILL = {"attention_mask": 0, "token_type_ids": 0}
 
 
 def batches(features: Sequence[Feature], size: int, pad: int | None) -> Iterator[tuple[list[int], Batch]]:
-    """Batches, the longest first, so that a batch that does not fit into memory is met at once.
+    """Divide features into batches, the longest first, so that a batch that does not fit into memory is met at once.
 
     Args:
-        features: In any order; equal lengths keep theirs.
-        size: Sequences of a batch, at least 1; a feature with more is a batch of its own.
-        pad: Token to fill up with; None to put features of one length together only.
+        features: Features in any order; those of equal length keep it.
+        size: Most sequences in a batch, at least 1; a feature with more is a batch of its own.
+        pad: Id of the padding token; None: only features of one length go together.
 
     Yields:
         Indices of the features, and their batch.

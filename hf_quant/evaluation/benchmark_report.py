@@ -10,23 +10,23 @@ from hf_quant.evaluation.from_json import from_json
 from hf_quant.evaluation.spread import Spread
 
 SCHEMA_VERSION = 1
-"""Of `BenchmarkReport.to_dict`; raised when a field changes its meaning or goes."""
+"""Version of the layout of `BenchmarkReport.to_dict`; raised when a field changes its meaning or goes."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One model on one task, at one size of input.
+    """Times of one model on one task, at one size of input.
 
     Args:
         task: ``"forward"``, ``"prefill"`` (a prompt up to its first token) or ``"decode"`` (each token after it).
-        batch: Sequences.
-        length: Tokens of each; those of the prompt for ``"decode"``.
-        seconds: Of one call, over all calls; a call of ``"decode"`` makes one token for every sequence.
-        tokens_per_second: Of the whole batch, at the median.
-        sequences_per_second: Likewise; None for ``"decode"``.
-        cpu_seconds: Processor time of a call, all threads together.
-        joules: Of a call; None where the machine does not tell.
-        rounds: Median seconds of each round.
+        batch: Number of sequences.
+        length: Tokens of each sequence; those of the prompt for ``"decode"``.
+        seconds: Seconds of one call, over all calls; a call of ``"decode"`` makes one token for every sequence.
+        tokens_per_second: Tokens per second of the whole batch, at the median.
+        sequences_per_second: Sequences per second, at the median; None for ``"decode"``.
+        cpu_seconds: Processor time of a call in seconds, all threads together.
+        joules: Energy of a call, in joules; None where the machine does not tell.
+        rounds: Median seconds of a call in each round.
     """
 
     task: str
@@ -41,32 +41,33 @@ class Timing:
 
     @property
     def case(self) -> tuple[str, int, int]:
-        """Task, batch and length."""
+        """The measured case: task, batch and length."""
         return self.task, self.batch, self.length
 
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """One model.
+    """Figures of one model: what it is, its sizes, memory and times.
 
     Args:
-        name: Directory or repository id; class and preset of a model that was passed.
-        model_class: Name of its class.
-        preset: Of a quantized model; None without one.
-        schemes: Scheme, or dtype of what is float, to the number of modules.
-        kernels: Kernel to the number of modules that it computes.
-        parameters: Weights and biases, tied ones once.
-        file_bytes: Of the weights' files.
+        name: Directory or repository id; class and preset of a model that was passed in memory.
+        model_class: Name of the model's class.
+        preset: Preset of a quantized model; None without one.
+        schemes: Scheme, or dtype of float modules, to the number of modules.
+        kernels: Name of a kernel to the number of modules that it computes.
+        parameters: Number of elements of weights and biases, tied ones counted once.
+        file_bytes: Bytes of the files of weights.
         file_is_computed: Whether `file_bytes` is what ``save_pretrained`` would write, computed from the tensors.
-        weight_bytes: Memory that the weights take once loaded, kernels' layouts included.
-        load_seconds: From the start of loading to its end; None for a model that was passed, as what follows.
-        load_peak_bytes: Most anonymous memory while loading, above that of the idle process; None where the system
-            does not tell. Pages of a mapped file are not anonymous.
-        run_peak_bytes: The same while running.
-        resident_bytes: All resident memory after running, mapped files included, above that of the idle process.
-        device_peak_bytes: Most memory that tensors took on a CUDA device; None elsewhere.
-        timings: In the order of the cases.
-        fingerprint: SHA-256 of the checkpoint's tensors, in hexadecimal; None where no directory was given.
+        weight_bytes: Bytes of memory that the weights take once loaded, kernels' layouts included.
+        load_seconds: Seconds that loading took; None for a model that was passed in memory.
+        load_peak_bytes: Most bytes of anonymous memory while loading, above that of the idle process; None for a model
+            in memory, or where the system does not tell. Pages of a mapped file are not anonymous.
+        run_peak_bytes: Most bytes of anonymous memory while running, above that of the idle process; None as there.
+        resident_bytes: Bytes of resident memory after running, mapped files included, above that of the idle process;
+            None as there.
+        device_peak_bytes: Most bytes that tensors took on a CUDA device; None elsewhere, and for a model in memory.
+        timings: Times of each case, in the order of the cases.
+        fingerprint: SHA-256 of the checkpoint's tensors and plan, in hexadecimal; None where no directory was given.
     """
 
     name: str
@@ -89,13 +90,13 @@ class ModelFigures:
 
 @dataclass(frozen=True)
 class SpeedUp:
-    """How many times as fast the quantized model is on one task.
+    """How many times as fast the quantized model is as the reference, on one task at one size.
 
     Args:
-        task: As in `Timing`.
-        batch: As in `Timing`.
-        length: As in `Timing`.
-        ratio: Of the reference's median to the quantized model's, round by round; above 1 the latter is faster.
+        task: ``"forward"``, ``"prefill"`` or ``"decode"``.
+        batch: Number of sequences.
+        length: Tokens of each sequence; those of the prompt for ``"decode"``.
+        ratio: Reference's median time over the quantized model's, round by round; above 1 the quantized one is faster.
     """
 
     task: str
@@ -106,21 +107,21 @@ class SpeedUp:
 
 @dataclass(frozen=True)
 class BenchmarkReport:
-    """Two models on the same inputs.
+    """Sizes, memory and times of two models on the same inputs.
 
     Args:
-        reference: The first.
-        quantized: The second.
-        speed_ups: One per task and size.
-        machine: CPU or device, instruction set and versions of packages, by name.
-        threads: That torch, and with it the native library, computes with.
-        clock: What times were taken with.
-        energy: What joules were read from, or why none were.
-        options: Grid, rounds and so on.
-        other_cores: That other processes kept busy meanwhile.
-        notes: What a reader has to know, such as models that did not fit into memory together.
-        seconds: All of the benchmark.
-        date: Of its end, ISO 8601.
+        reference: Figures of the reference, usually float.
+        quantized: Figures of the quantized model.
+        speed_ups: Speed-up of the quantized model, one for each task and size.
+        machine: Names to facts about the machine: CPU or device, instruction set, versions of packages.
+        threads: Number of threads that torch, and with it the native library, computes with.
+        clock: Name of the clock that times were taken with.
+        energy: Name of the counter that joules were read from, or why none were.
+        options: Names of options of the benchmark, such as cases and rounds, to their values.
+        other_cores: Cores that other processes kept busy meanwhile, on average.
+        notes: Remarks for readers, such as that the models did not fit into memory together.
+        seconds: Seconds that the whole benchmark took.
+        date: Date and time of its end, ISO 8601.
     """
 
     reference: ModelFigures
@@ -137,10 +138,10 @@ class BenchmarkReport:
     date: str = ""
 
     def speed_up(self, task: str, batch: int, length: int) -> SpeedUp:
-        """The entry for one task and size.
+        """The speed-up on one task at one size.
 
         Raises:
-            EvaluationError: There is none.
+            EvaluationError: That task and size was not measured.
         """
         for entry in self.speed_ups:
             if (entry.task, entry.batch, entry.length) == (task, batch, length):
@@ -149,7 +150,7 @@ class BenchmarkReport:
         raise EvaluationError(f"{task} {batch} x {length} was not measured; measured: {measured}")
 
     def pairs(self) -> list[tuple[Timing, Timing, SpeedUp]]:
-        """Reference, quantized model and speed-up of every task and size that was measured of both."""
+        """Times of the reference, times of the quantized model, and speed-up, for each case that both ran."""
         ours = {timing.case: timing for timing in self.quantized.timings}
         ratios = {(entry.task, entry.batch, entry.length): entry for entry in self.speed_ups}
         return [
@@ -159,12 +160,12 @@ class BenchmarkReport:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, with ``schema_version``."""
+        """The report as a JSON-ready dict, with ``schema_version``."""
         return {"schema_version": SCHEMA_VERSION, **_plain(asdict(self))}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> BenchmarkReport:
-        """What `to_dict` wrote.
+        """A report from what `to_dict` gives.
 
         Raises:
             EvaluationError: Another schema version, keys that are missing or unknown, or values of another type.

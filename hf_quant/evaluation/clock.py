@@ -14,11 +14,11 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Clock:
-    """Times one call.
+    """A clock that times single calls.
 
     Args:
-        name: For people.
-        seconds: ``seconds(work)`` calls `work` once and returns how long it took, its queued work included.
+        name: Name of the clock, for reports.
+        seconds: Function that calls its argument once and returns the seconds it took, queued work included.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Clock:
 
 
 def clock_for(device: torch.device) -> Clock:
-    """The clock for work on `device`.
+    """The clock for work on a device.
 
     CUDA and MPS are timed by a pair of events on their queue; any other accelerator by the processor's clock, waiting
     for the device before and after.

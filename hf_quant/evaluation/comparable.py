@@ -17,12 +17,12 @@ _PROBES = (
 
 
 def require_comparable(reference: Any, quantized: Any, has_labels: bool) -> None:
-    """Refuse configs of models whose outputs do not mean the same.
+    """Refuse two models whose outputs do not mean the same, by their configs.
 
     Args:
         reference: Config of the reference.
         quantized: Config of the quantized model.
-        has_labels: Whether classes are what the models are asked for.
+        has_labels: Whether the task asks for classes that the configs name.
 
     Raises:
         EvaluationError: Their vocabularies, or the numbers of their classes, differ.
@@ -53,14 +53,14 @@ def _require_same_classes(first: dict[int, str], second: dict[int, str]) -> None
 
 
 def require_same_tokenizer(reference: Any, quantized: Any) -> None:
-    """Refuse tokenizers that do not cut a text into the same tokens.
+    """Refuse two tokenizers that do not cut a text into the same tokens.
 
     Args:
         reference: Tokenizer beside the reference.
         quantized: Tokenizer beside the quantized model.
 
     Raises:
-        EvaluationError: They differ.
+        EvaluationError: The tokenizers differ in their vocabularies, or in how they cut texts.
     """
     first, second = reference.get_vocab(), quantized.get_vocab()
     if first != second:
@@ -80,10 +80,10 @@ def require_same_tokenizer(reference: Any, quantized: Any) -> None:
 
 
 def require_known_tokens(features: Sequence[Feature], facts: ModelFacts) -> None:
-    """Refuse tokens that the models have no embedding for.
+    """Refuse features with tokens that the models have no embedding for.
 
     Raises:
-        EvaluationError: There are some; the tokenizer is not that of the models.
+        EvaluationError: A token id is beyond the vocabulary: the tokenizer is not that of the models.
     """
     for feature in features:
         highest = max(max(sequence["input_ids"]) for sequence in feature.sequences)

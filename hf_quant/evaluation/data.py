@@ -28,12 +28,12 @@ _PREFERRED_SPLITS = ("test", "validation", "dev", "eval")
 
 @dataclass(frozen=True)
 class Rows:
-    """Examples, each a mapping of columns.
+    """Rows of a dataset that are used, with where they are from.
 
     Args:
-        dataset: The rows that are used.
-        name: Where they are from.
-        split: Which part of it; None where there are none.
+        dataset: Dataset with the rows that are used.
+        name: Name of the file, the dataset or the kind of object that rows are from.
+        split: Split of the dataset, such as ``"test"``; None where it has no splits.
     """
 
     dataset: datasets.Dataset
@@ -45,7 +45,7 @@ class Rows:
 
     @property
     def columns(self) -> list[str]:
-        """Their names."""
+        """Names of the columns."""
         return list(self.dataset.column_names)
 
     def __getitem__(self, column: str) -> list[Any]:
@@ -53,16 +53,16 @@ class Rows:
         return list(self.dataset[column][:])
 
     def cell(self, column: str, row: int) -> Any:
-        """One value, without reading the others."""
+        """The value of one column in one row, without reading the others."""
         return self.dataset[row][column]
 
     def column(self, wanted: str | None, usual: Sequence[str], what: str) -> str:
-        """The name of a column: the one wanted, or the first of the usual names that there is.
+        """The name of a column: the one wanted, or the first of the usual names that exists.
 
         Args:
-            wanted: What the user calls it; None to find out.
-            usual: Names to look for.
-            what: Name of the option, for the message.
+            wanted: Name that the user gave; None to look for the usual ones.
+            usual: Usual names, in order of preference.
+            what: Name of the option, for the error message.
 
         Raises:
             EvaluationError: There is no such column.
@@ -80,10 +80,10 @@ class Rows:
         return found
 
     def texts(self, column: str) -> list[str]:
-        """A column of texts.
+        """All values of a column, which have to be texts.
 
         Raises:
-            EvaluationError: One is missing, or no text.
+            EvaluationError: A value is missing, or no text.
         """
         found = self[column]
         for index, text in enumerate(found):
@@ -94,7 +94,7 @@ class Rows:
         return found
 
     def describe(self) -> DataDescription:
-        """Name, split, fingerprint, number of rows."""
+        """Name, split, fingerprint and number of the rows."""
         digest = hashlib.sha256()
         names = sorted(self.columns)
         for start in range(0, len(self), _ROWS_AT_ONCE):
@@ -106,20 +106,20 @@ class Rows:
 
 
 def open_rows(source: Any, split: str | None = None, limit: int | None = None, seed: int = 0) -> Rows:
-    """Rows of whatever a user calls data.
+    """Open data as rows: a dataset, a list, a file, or a dataset on the Hub.
 
     Args:
         source: A `datasets.Dataset` or ``DatasetDict``; a list of texts or of mappings; a ``.jsonl``, ``.json``,
             ``.csv`` or ``.parquet`` file, or a ``.txt`` file, whose texts are separated by blank lines; or a dataset's
             id on the Hub, ``name`` or ``name:subset``.
-        split: Of a ``DatasetDict`` or a dataset of the Hub; None for the first that there is of test, validation, dev
-            and eval, or the only one.
-        limit: Use so many rows at most, drawn at random and kept in order, for data is often sorted by label; of an
-            iterable dataset the first.
-        seed: Which rows.
+        split: Split of a ``DatasetDict`` or of a dataset on the Hub; None: the first that exists of test, validation,
+            dev and eval, or the only one.
+        limit: Most rows to use, drawn at random, as data is often sorted by label, and kept in order; of an iterable
+            dataset the first ones. None: all rows.
+        seed: Seed by which rows are drawn.
 
     Raises:
-        EvaluationError: Nothing of that kind, no such split, or it is empty.
+        EvaluationError: The data is of no such kind, there is no such split, or it is empty.
     """
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise EvaluationError(f"the number of examples must be a positive integer, not {limit!r}")

@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 _NUMBERS_AT_ONCE = 2**18
-"""Logits that are worked on together: 1 MB in float32, so that passes after the first find them in the cache."""
+"""Number of logits worked on at once: 1 MB in float32, so that passes after the first find them in the cache."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Two distributions a row, on the CPU.
+    """Comparison of two models' output distributions, row by row; tensors are on the CPU.
 
     Args:
         kl: ``KL(reference || quantized)`` in nats, float64 ``[rows]``; NaN where logits are.
-        choices: The reference's and the quantized model's likeliest class, int64 ``[rows]`` each.
-        losses: Negative log-likelihoods of the targets in nats, float64 ``[rows]`` each; NaN where logits are. Zeros
-            without targets.
-        is_finite: Whether each model's logits are free of NaN and positive infinities.
+        choices: Likeliest class by the reference and by the quantized model, int64 ``[rows]`` each.
+        losses: Negative log-likelihoods of the targets by either model, in nats, float64 ``[rows]`` each; NaN where
+            logits are. Zeros without targets.
+        is_finite: Whether the logits of either model are free of NaN and positive infinities.
     """
 
     kl: Tensor
@@ -31,15 +31,15 @@ class Compared:
 
 
 def compare(reference: Tensor, quantized: Tensor, targets: Tensor | None = None) -> Compared:
-    """Compare softmax distributions row by row.
+    """Compare the softmax distributions of two models row by row.
 
     ``KL = sum_i p_i (z_i - w_i) - log sum exp z + log sum exp w`` for logits ``z`` of the reference, ``w`` of the
     quantized model and ``p = softmax(z)``. Computed in float32, differences of sums in float64.
 
     Args:
-        reference: Logits ``[rows, classes]``.
-        quantized: Of the same shape.
-        targets: int64 ``[rows]``, the right class of each.
+        reference: Logits of the reference, ``[rows, classes]``.
+        quantized: Logits of the quantized model, ``[rows, classes]``.
+        targets: Right class of each row, int64 ``[rows]``; None for no losses.
     """
     quantized = quantized.to(reference.device)
     parts = [_compare(*part) for part in _parts(reference, quantized, targets)]

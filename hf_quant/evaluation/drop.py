@@ -25,7 +25,7 @@ from hf_quant.evaluation.statistics import Bootstrap
 from hf_quant.evaluation.tasks.base import Description, Result, Task
 
 _SHOWN = 300
-"""Characters of a text in a report."""
+"""Most characters of a text in a report."""
 
 
 def evaluate_pair(
@@ -41,18 +41,18 @@ def evaluate_pair(
     layer_examples: int = 0,
     progress: bool = True,
 ) -> DropReport:
-    """Run both models on a task and compare what they say.
+    """Run both models on a task and compare their answers.
 
     Args:
         reference: The float model.
-        quantized: The other.
-        task: What they are asked to do.
-        rows: Data.
-        facts: About the models, which have to be comparable.
-        names: What to call the models.
-        bootstrap: How to resample.
-        worst: Most examples to list.
-        layer_examples: Features to compare each module's output on; 0 for none.
+        quantized: The quantized model.
+        task: The task that both models are evaluated on.
+        rows: The data.
+        facts: Facts about the models, which have to be comparable.
+        names: Names of the reference and the quantized model in the report.
+        bootstrap: Number, seed and confidence of the resamples of examples.
+        worst: Most examples to list of those that suffer most.
+        layer_examples: Number of features to compare each module's output on; 0: modules are not compared.
         progress: Show progress bars.
 
     Raises:
@@ -101,10 +101,10 @@ def evaluate_pair(
 def named_drops(
     metrics: Sequence[tuple[evaluate.EvaluationModule, MetricInputs]], bootstrap: Bootstrap
 ) -> tuple[MetricDrop, ...]:
-    """Every value of every metric; a name that two of them have is given once.
+    """Drops of every value of every metric; where two metrics have a value of one name, the first one's.
 
     Raises:
-        EvaluationError: As `metric_drops`.
+        EvaluationError: There is no metric, or one does not take what the task gives, or gives NaN.
     """
     found: dict[str, MetricDrop] = {}
     for metric, inputs in metrics:
@@ -118,12 +118,12 @@ def named_drops(
 def worst_examples(
     results: Sequence[Result], count: int, describe: Callable[[Result], Description]
 ) -> tuple[WorstExample, ...]:
-    """The results that suffer most, the worst first, in words that are cut; none that does not suffer.
+    """The examples on which the quantized model is worse by most, the worst first, with texts cut short.
 
     Args:
-        results: In any order.
-        count: How many at most.
-        describe: A result in words.
+        results: Results in any order.
+        count: Most examples to give.
+        describe: Function from a result to a description in words.
     """
     harms = np.array([result.harm for result in results])
     order = np.argsort(-harms, kind="stable")[:count]

@@ -17,26 +17,26 @@ NOT_READABLE = "not readable here"
 
 
 class Meter(Protocol):
-    """A counter of energy."""
+    """A device's counter of energy."""
 
     name: str
-    """For people."""
+    """Name of the counter, for reports."""
 
     def read(self) -> list[int]:
-        """The state of the counters."""
+        """Current values of the device's counters."""
 
     def joules(self, start: list[int], end: list[int]) -> float:
-        """Between two states."""
+        """Joules spent between two readings."""
 
 
 class RaplMeter:
-    """Processor packages, by the kernel's powercap files; each counts microjoules and begins anew at its range.
+    """Energy of all processor packages, by the kernel's powercap files: microjoules that wrap at a counter's range.
 
     Args:
-        root: Folder of the zones.
+        root: Folder of the powercap zones.
 
     Raises:
-        OSError: There are no packages, or this user may not read them.
+        OSError: There are no packages, or this user may not read their counters.
     """
 
     name = "RAPL, all processor packages"
@@ -51,21 +51,21 @@ class RaplMeter:
         self.read()
 
     def read(self) -> list[int]:
-        """Microjoules of each package."""
+        """Microjoules counted by each package."""
         return [int((zone / "energy_uj").read_text()) for zone in self.zones]
 
     def joules(self, start: list[int], end: list[int]) -> float:
-        """Of all packages; a counter may have begun anew once in between."""
+        """Joules of all packages between two readings; a counter may have wrapped once in between."""
         # A counter goes up to its range, and then to 0.
         spent = ((after - before) % (top + 1) for before, after, top in zip(start, end, self.ranges, strict=True))
         return sum(spent) / 1e6
 
 
 class NvmlMeter:
-    """One NVIDIA GPU, by the driver's library.
+    """Energy of one NVIDIA GPU, by the driver's library NVML.
 
     Args:
-        index: Of the device, as torch counts.
+        index: Index of the device, as torch counts devices.
 
     Raises:
         OSError: The GPU does not count energy, or the driver does not answer.
@@ -85,20 +85,20 @@ class NvmlMeter:
             raise OSError(f"NVML: {error}") from error
 
     def read(self) -> list[int]:
-        """Millijoules since the driver was loaded."""
+        """Millijoules that the GPU has spent since the driver was loaded."""
         return [int(self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.handle))]
 
     def joules(self, start: list[int], end: list[int]) -> float:
-        """Of the GPU."""
+        """Joules of the GPU between two readings."""
         return (end[0] - start[0]) / 1e3
 
 
 def meter_for(device: torch.device, root: Path = POWERCAP) -> tuple[Meter | None, str]:
-    """What counts the energy of work on `device`, and its name; or None, and why nothing does.
+    """The energy counter for work on a device, and its name; or None, and why there is none.
 
     Args:
-        device: CPUs are read by RAPL, CUDA devices by NVML.
-        root: Folder of RAPL's zones.
+        device: Device of the work; CPUs are read by RAPL, CUDA devices by NVML.
+        root: Folder of RAPL's powercap zones.
     """
     try:
         if device.type == "cpu":

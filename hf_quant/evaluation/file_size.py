@@ -16,7 +16,7 @@ from hf_quant.errors import EvaluationError
 from hf_quant.modules.base import QuantizedModule, TensorFacts
 
 MAX_SHARD = "50GB"
-"""What ``save_pretrained`` splits files at."""
+"""Size of a file above which ``save_pretrained`` splits it."""
 
 _DTYPES = {
     torch.bool: "BOOL",
@@ -36,15 +36,15 @@ _DTYPES = {
     torch.int64: "I64",
     torch.uint64: "U64",
 }
-"""In the order in which safetensors sorts tensors of a file, from its end: wide ones first, so that all are aligned."""
+"""Dtypes to their names in safetensors, in the reverse of the order of tensors in a file, which has wide ones first."""
 _ORDER = {dtype: place for place, dtype in enumerate(_DTYPES)}
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The files that hold a checkpoint's weights.
+    """Paths of the files that hold a checkpoint's weights.
 
     Raises:
-        EvaluationError: There are none.
+        EvaluationError: The directory has no files of weights.
     """
     index = directory / "model.safetensors.index.json"
     if index.is_file():
@@ -62,16 +62,16 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def directory_bytes(directory: Path) -> int:
-    """Size of the files that hold a checkpoint's weights."""
+    """Bytes of the files that hold a checkpoint's weights."""
     return sum(file.stat().st_size for file in weight_files(directory))
 
 
 def computed_bytes(model: nn.Module, max_shard: str = MAX_SHARD) -> int:
-    """Size of the safetensors files that ``model.save_pretrained(...)`` would write, from shapes and dtypes alone.
+    """Bytes of the safetensors files that ``save_pretrained`` would write, from shapes and dtypes alone.
 
     Args:
-        model: Quantized or float, on any device; nothing is read, so the meta device serves.
-        max_shard: As ``max_shard_size`` of ``save_pretrained``.
+        model: Quantized or float model on any device; no weights are read, so the meta device serves.
+        max_shard: Largest size of one file, such as ``"50GB"``: ``max_shard_size`` of ``save_pretrained``.
     """
     facts = saved_tensors(model)
     # On the meta device the tensors cost nothing; which file each goes to is the library's own rule.
@@ -81,7 +81,7 @@ def computed_bytes(model: nn.Module, max_shard: str = MAX_SHARD) -> int:
 
 
 def safetensors_bytes(tensors: TensorFacts) -> int:
-    """Size of one safetensors file: eight bytes, a header of JSON padded to eight, and the tensors."""
+    """Bytes of one safetensors file: eight for a length, a JSON header padded to eight, and the tensors."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
     for name in sorted(tensors, key=lambda name: (-_ORDER[tensors[name][1]], name.encode())):
@@ -94,7 +94,7 @@ def safetensors_bytes(tensors: TensorFacts) -> int:
 
 
 def header_entry(shape: tuple[int, ...], dtype: torch.dtype, start: int, end: int) -> dict[str, Any]:
-    """What the header of a safetensors file says of the tensor in bytes `start` to `end`."""
+    """Entry of a safetensors header for the tensor in bytes `start` to `end`."""
     return {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
 
 
@@ -114,7 +114,7 @@ def saved_tensors(model: nn.Module) -> TensorFacts:
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, object, tuple[tuple[int, ...], torch.dtype]]]:
-    """Name, what tells it from others, shape and dtype of each tensor."""
+    """Name, identity, shape and dtype of each tensor that is saved; tied tensors have one identity."""
     for prefix, module in model.named_modules():
         dot = f"{prefix}." if prefix else ""
         quantized: TensorFacts = {}

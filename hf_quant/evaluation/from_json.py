@@ -14,13 +14,13 @@ T = TypeVar("T")
 
 
 def from_json(kind: type[T], values: Any, where: str) -> T:
-    """A dataclass of plain values, lists, dicts and other such dataclasses.
+    """Make a dataclass of values read from JSON, checking every key and type.
 
     Args:
         kind: The dataclass; its fields are annotated with ``str int float bool None Any``, tuples of one type, dicts
             with names for keys, dataclasses, and unions with None of them.
-        values: What `json` read.
-        where: Name of the value, for messages.
+        values: Values that `json` read.
+        where: Name of the value, for error messages.
 
     Raises:
         EvaluationError: A key is unknown or missing, or a value has another type.

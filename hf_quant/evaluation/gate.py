@@ -10,7 +10,7 @@ from hf_quant.errors import EvaluationError
 from hf_quant.evaluation.report import DropReport, MetricDrop
 
 LEAST_EXAMPLES = 20
-"""With fewer, intervals are too rough to hold anything against."""
+"""Fewest examples with which an interval is exact enough to be compared with a limit."""
 
 _LIMIT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%|pt|pts|points?)\s*", re.IGNORECASE)
 
@@ -20,8 +20,8 @@ class Verdict:
     """Whether a report is within a limit.
 
     Args:
-        passed: It is.
-        message: By how much it is, or is not.
+        passed: Whether the report is within the limit.
+        message: How far the drop is below or above the limit, in words.
     """
 
     passed: bool
@@ -30,12 +30,12 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Limit:
-    """The most that may be lost.
+    """The largest drop of a metric that is allowed.
 
     Args:
-        amount: In percent of the reference's value, or in points: hundredths of metrics that are parts of 1, units of
-            others. At least 0.
-        is_relative: Which of them.
+        amount: Largest drop, at least 0: in percent of the reference's value, or in points, which are hundredths of
+            metrics that are parts of 1, and units of others.
+        is_relative: Whether the amount is in percent of the reference's value, not in points.
     """
 
     amount: float
@@ -47,10 +47,10 @@ class Limit:
 
     @classmethod
     def parse(cls, text: str) -> Limit:
-        """``"1%"`` of the reference's value, or ``"0.5pt"``.
+        """A limit from its written form: ``"1%"`` of the reference's value, or ``"0.5pt"``.
 
         Raises:
-            EvaluationError: It is neither.
+            EvaluationError: The text has neither form.
         """
         match = _LIMIT.fullmatch(text)
         if match is None:
@@ -67,10 +67,10 @@ class Limit:
         """Whether a report is within the limit.
 
         Args:
-            report: What was measured.
-            metric: Which of its metrics; None for the first.
-            confident: Hold the upper end of the interval against the limit, not the drop that was measured; fails where
-                there are fewer than `LEAST_EXAMPLES`, or the interval has no width.
+            report: Report of the evaluation.
+            metric: Name of the metric to check; None for the report's first.
+            confident: Compare the upper end of the interval with the limit, not the measured drop; fails where there
+                are fewer than `LEAST_EXAMPLES` examples, or the interval has no width.
 
         Raises:
             EvaluationError: There is no such metric, or the limit is relative and the reference's value is 0.

@@ -30,7 +30,7 @@ from hf_quant.evaluation.tasks.base import Description, Result
 from hf_quant.registry import unknown
 
 PREFIX = "lm-eval:"
-"""Of the names of tasks: ``lm-eval:NAME`` is the task NAME of the package."""
+"""Prefix of task names: ``lm-eval:NAME`` is the task NAME of the package."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class HarnessTask:
     """A task of `lm-eval` with its options.
 
     Args:
-        name: As the package, or a file of the folder, calls it.
-        folder: Where there are tasks in YAML of the user's own; None for those of the package. They may name Python
+        name: Name of the task, in the package or in a file of the folder.
+        folder: Folder with the user's own tasks in YAML; None for those of the package. Tasks may name Python
             functions, which are run: take folders from people that you trust.
-        metrics: Those to report, the first one first; none for all.
-        batch_size: Sequences at once.
-        max_length: Most tokens of a sequence; None for what the model reads.
-        num_fewshot: Examples in the prompt; None for what the task says.
-        limit: Documents, the first ones; None for all.
+        metrics: Names of the metrics to report, the main one first; empty for all.
+        batch_size: Sequences in a forward pass.
+        max_length: Most tokens of a sequence; None for as many as the model reads.
+        num_fewshot: Number of examples in the prompt; None for the task's own.
+        limit: Number of documents to use, the first ones; None for all.
     """
 
     name: str
@@ -59,7 +59,7 @@ class HarnessTask:
 
 @dataclass(frozen=True)
 class _Answers:
-    """One metric of both models: what each example gives, in order."""
+    """One metric with each example's values for both models, in order."""
 
     metric: SummedMetric
     predictions: tuple[Floats, Floats]
@@ -76,19 +76,19 @@ def evaluate_harness(
     bootstrap: Bootstrap,
     worst: int = 10,
 ) -> DropReport:
-    """Run both models on a task of `lm-eval`.
+    """Run both models on a task of `lm-eval` and compare their answers.
 
-    Metrics whose values of all examples together are no mean, perplexity or bits per byte have no interval that could
-    be computed, and are left out, which the report notes.
+    A metric whose value is no mean, perplexity or bits per byte of its values for single examples allows no interval,
+    and is left out, which the report notes.
 
     Args:
         reference: The float model.
-        quantized: The other.
-        tokenizer: Of both.
-        task: What to run.
-        names: What to call the models.
-        bootstrap: How to resample.
-        worst: Most examples to list.
+        quantized: The quantized model.
+        tokenizer: Tokenizer of both models.
+        task: The task with its options.
+        names: Names of the reference and the quantized model in the report.
+        bootstrap: Number, seed and confidence of the resamples of examples.
+        worst: Most examples to list of those that suffer most.
 
     Raises:
         MissingDependency: `lm-eval` is not installed.
@@ -131,7 +131,7 @@ def evaluate_harness(
 
 
 def _manager(task: HarnessTask) -> Any:
-    """What knows the task of that name."""
+    """The `lm-eval` task manager that knows a task."""
     try:
         import lm_eval.tasks
     except ImportError as error:
@@ -172,7 +172,7 @@ def _run(model: nn.Module, tokenizer: Any, task: HarnessTask, manager: Any) -> t
 
 
 def _samples(found: Mapping[str, Any], task: HarnessTask) -> list[dict[str, Any]]:
-    """What was logged of each document, by the first of the task's filters."""
+    """Logged samples of all documents, in order, by the first of the task's filters."""
     groups = found["samples"]
     if list(groups) != [task.name]:
         raise EvaluationError(f"{task.name} is a group of tasks: name one of {', '.join(groups)[:400]}")
@@ -189,7 +189,7 @@ def _metrics(
     samples: Sequence[tuple[dict[str, Any], dict[str, Any]]],
     task: HarnessTask,
 ) -> tuple[dict[str, _Answers], list[str]]:
-    """Metrics by name, those asked for in the order asked for, and what has to be said of the others."""
+    """Names of metrics to their answers, in the order asked for, and notes on those that are left out."""
     known = list(samples[0][0]["metrics"])
     for name in task.metrics:
         if name not in known:
@@ -210,7 +210,7 @@ def _metrics(
 
 
 def _answers(values: Sequence[Sequence[Any]], totals: Sequence[Any], higher: bool) -> _Answers | None:
-    """The metric that puts `values` of both models together to `totals`, with what it takes."""
+    """The metric that gives both models' totals from their values for single examples, with its inputs; or None."""
     try:
         first, second = (np.array([[float(part) for part in np.atleast_1d(one)] for one in each]) for each in values)
     except (TypeError, ValueError):
@@ -249,7 +249,7 @@ def _result(index: int, pair: tuple[dict[str, Any], dict[str, Any]], main: _Answ
 
 
 def _said(sample: Mapping[str, Any]) -> str | None:
-    """The choice that is likeliest, or the text that was written; None for likelihoods of a text alone."""
+    """A model's answer: the likeliest choice, or the text it wrote; None where a task only scores a text."""
     responses = sample["filtered_resps"]
     if len(responses) > 1 and all(isinstance(each, list | tuple) for each in responses):
         best = max(range(len(responses)), key=lambda choice: responses[choice][0])

@@ -15,17 +15,17 @@ from hf_quant.evaluation.clock import Clock, Work, clock_for
 from hf_quant.evaluation.energy import meter_for
 
 FORWARD, PREFILL, DECODE = "forward", "prefill", "decode"
-"""A whole pass of an encoder; a prompt up to its first token; each token after it."""
+"""Names of what is timed: a whole forward pass; a prompt up to its first token; each token after it."""
 
 
 @dataclass
 class Samples:
-    """What one turn of a task has shown.
+    """Times and energy of the calls in one turn of a task.
 
     Args:
-        seconds: Of each call; a call of `DECODE` is one token for every sequence of the batch.
-        cpu_seconds: Of this process, all threads together, in all calls.
-        joules: Of all calls; None where nothing counts them.
+        seconds: Seconds of each call; a call of `DECODE` is one token for every sequence of the batch.
+        cpu_seconds: Processor time of all calls in seconds, all threads of this process together.
+        joules: Energy of all calls, in joules; None where nothing counts it.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -34,14 +34,14 @@ class Samples:
 
 
 class Gauge:
-    """Clock, processor time and energy of calls on one device."""
+    """Measures the time, processor time and energy of calls on one device."""
 
     def __init__(self, device: torch.device):
         self.clock: Clock = clock_for(device)
         self.meter, self.energy = meter_for(device)
 
     def calls(self, work: Work, samples: Samples, again: Callable[[], bool]) -> None:
-        """Call `work` at least once, and on while `again` says so; add what it took to `samples`."""
+        """Call work once, and again while `again()` is true; what the calls took is added to `samples`."""
         counters = self.meter.read() if self.meter else None
         cpu = time.process_time()
         while True:
@@ -56,13 +56,13 @@ class Gauge:
 
 @torch.inference_mode()
 def forward_turn(model: nn.Module, inputs: dict[str, Tensor], gauge: Gauge, at_least: float) -> dict[str, Samples]:
-    """As many forward passes as begin within `at_least` seconds, one at least.
+    """Time forward passes: as many as begin within `at_least` seconds, and one at least.
 
     Args:
-        model: Called as ``model(**inputs)``.
-        inputs: On the model's device.
-        gauge: For that device.
-        at_least: Seconds.
+        model: Model that is called as ``model(**inputs)``.
+        inputs: Keyword arguments of the call, on the model's device.
+        gauge: Measures calls on the model's device.
+        at_least: Seconds within which calls begin.
     """
     samples, until = Samples(), time.perf_counter() + at_least
     gauge.calls(lambda: model(**inputs), samples, lambda: time.perf_counter() < until)
@@ -73,7 +73,7 @@ def forward_turn(model: nn.Module, inputs: dict[str, Tensor], gauge: Gauge, at_l
 def generation_turn(
     model: Any, inputs: dict[str, Tensor], gauge: Gauge, at_least: float, new_tokens: int
 ) -> dict[str, Samples]:
-    """As many greedy generations as begin within `at_least` seconds, one at least.
+    """Time greedy generations: as many as begin within `at_least` seconds, and one at least.
 
     What is timed is the forward pass and the choice of the token, as a loop around the model does it; ``generate`` adds
     its own work to each token.
@@ -81,9 +81,9 @@ def generation_turn(
     Args:
         model: A causal language model.
         inputs: The prompt: ``input_ids [batch, length]``, and what else the model takes, such as ``attention_mask``.
-        gauge: For the model's device.
-        at_least: Seconds.
-        new_tokens: Of each sequence, the first included; 1 measures the first alone.
+        gauge: Measures calls on the model's device.
+        at_least: Seconds within which generations begin.
+        new_tokens: Tokens to generate for each sequence, the first included; 1 measures the first alone.
     """
     samples = {PREFILL: Samples(), **({DECODE: Samples()} if new_tokens > 1 else {})}
     until = time.perf_counter() + at_least
@@ -111,15 +111,15 @@ class _Generation:
         self.left = 0
 
     def goes_on(self) -> bool:
-        """Whether steps are left."""
+        """Whether tokens are left to generate."""
         return self.left > 0
 
     def prompt(self) -> None:
-        """The first token."""
+        """Compute the prompt and choose the first token of every sequence."""
         self._choose(self.model(**self.inputs, **self.options))
 
     def step(self) -> None:
-        """The next token of every sequence."""
+        """Compute the next token of every sequence."""
         self.left -= 1
         call: dict[str, Any] = {"input_ids": self.token, "past_key_values": self.cache, **self.options}
         if self.mask is not None:

@@ -15,25 +15,25 @@ from hf_quant.evaluation.report import LayerError
 from hf_quant.evaluation.tasks.base import Feature, Task
 
 _GROWTH = 2.0
-"""How many times the largest error before it an error has to be."""
+"""Least ratio of a module's error to the largest error before it at which errors are said to grow there."""
 _NOTABLE = 0.1
-"""Part of the largest error of all below which none is worth a word."""
+"""Least ratio of a module's error to the largest of all at which it is mentioned."""
 
 
 def layer_errors(
     pair: ModelPair, task: Task, features: Sequence[Feature], facts: ModelFacts, examples: int, progress: bool
 ) -> tuple[LayerError, ...]:
-    """Relative error of the output of each module that both models have, in the order in which modules finish.
+    """Relative errors of the outputs of all modules that both models have, in the order in which modules finish.
 
     Errors add up from the inputs on: a module's own error and what it makes of that of its inputs. Outputs of one batch
     of the reference are in memory at a time. Parts that run as one call are computed module by module meanwhile.
 
     Args:
-        pair: The models.
-        task: Whose inputs they are run on.
-        features: Of the data; the first ones are taken.
-        facts: About the models.
-        examples: How many features.
+        pair: The reference and the quantized model.
+        task: The task whose inputs the models are run on.
+        features: Features of the data; the first ones are used.
+        facts: Facts about the models.
+        examples: Number of features to use.
         progress: Show a progress bar.
     """
     sums: dict[str, list[float]] = {}
@@ -69,13 +69,13 @@ def layer_errors(
 
 
 def first_growth(layers: Sequence[LayerError]) -> str | None:
-    """The first module whose error is twice the largest before it, and a tenth of the largest of all.
+    """The first module whose error is at least twice the largest before it, and a tenth of the largest of all.
 
     Args:
-        layers: In the order of the forward pass.
+        layers: Errors of modules, in the order of the forward pass.
 
     Returns:
-        Its name; None where there is no error, or it grows evenly.
+        Name of the module; None where there are no errors, or they grow evenly.
     """
     notable = _NOTABLE * max((layer.relative_error for layer in layers), default=0.0)
     before = 0.0
@@ -100,7 +100,7 @@ def _kind(module: nn.Module) -> str:
 
 @contextmanager
 def _watching(model: nn.Module, names: Mapping[str, str], take: Any) -> Iterator[None]:
-    """`take` is called with the name and the first float tensor of each output of the modules."""
+    """Context in which `take` is called with the name and the first float tensor of each output of some modules."""
     modules = dict(model.named_modules())
 
     def hook(name: str) -> Any:

@@ -13,14 +13,14 @@ from torch import nn
 from hf_quant.modules.base import QuantizedModule
 
 _INTERVAL = 0.002
-"""Seconds between samples."""
+"""Seconds between two samples of memory."""
 
 
 def anonymous_bytes(process: int | None = None) -> int | None:
-    """Anonymous resident bytes: what cannot be dropped and read again from a file. None where it is not reported.
+    """Anonymous resident bytes of a process: memory that no file backs. None where the system does not report it.
 
     Args:
-        process: Its id; None for this one.
+        process: Id of the process; None for this one.
     """
     try:
         status = Path(f"/proc/{process or os.getpid()}/status").read_text(encoding="utf-8")
@@ -31,17 +31,17 @@ def anonymous_bytes(process: int | None = None) -> int | None:
 
 
 def resident_bytes(process: int | None = None) -> int:
-    """All resident bytes of a process, pages of mapped files included."""
+    """Resident bytes of a process, pages of mapped files included."""
     return int(psutil.Process(process).memory_info().rss)
 
 
 class PeakAnonymous:
-    """The highest anonymous memory of a process inside the block, sampled every 2 ms; in ``self.bytes`` after it.
+    """Context that samples the anonymous memory of a process every 2 ms; ``self.bytes`` is the highest, in bytes.
 
     Watching another process than the own one does not disturb it.
 
     Args:
-        process: Its id; None for this one.
+        process: Id of the process; None for this one.
     """
 
     def __init__(self, process: int | None = None):
@@ -93,11 +93,11 @@ def weight_bytes(model: nn.Module, buffers: bool = True) -> int:
 
 
 def reset_device_peak(device: torch.device) -> None:
-    """Begin to look for the peak of `device_peak` anew; nothing on CPUs and where there is no such count."""
+    """Reset the peak that `device_peak` reports; does nothing on devices other than CUDA."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def device_peak(device: torch.device) -> int | None:
-    """Most bytes that tensors took on a CUDA device since `reset_device_peak`; None on others."""
+    """Most bytes that tensors took on a CUDA device since `reset_device_peak`; None on other devices."""
     return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None

@@ -18,17 +18,18 @@ from hf_quant.evaluation.report import MetricDrop
 from hf_quant.evaluation.statistics import Bootstrap, Counts, Floats, interval, leave_one_out
 
 FOREIGN_RESAMPLES = 200
-"""Most resamples of a metric that has to be computed anew for each, in milliseconds each."""
+"""Most resamples of a metric that has to be computed anew for each, which takes milliseconds."""
 
 
 @dataclass(frozen=True)
 class MetricInputs:
-    """What a metric compares.
+    """Answers of both models and right answers, as a metric compares them.
 
     Args:
-        references: What is right, one an item.
-        predictions: The reference's and the quantized model's.
-        owner: The example that each item belongs to, in ascending order, ``[items]``; None where they are the same.
+        references: Right answer of each item.
+        predictions: Answers of the reference model and of the quantized one, one for each item.
+        owner: Index of the example that each item belongs to, ascending, int64 ``[items]``; None where each item is an
+            example.
     """
 
     references: Items
@@ -37,13 +38,13 @@ class MetricInputs:
 
     @property
     def examples(self) -> int:
-        """How many can be drawn."""
+        """Number of examples, which are drawn with all their items."""
         return len(self.references) if self.owner is None else int(self.owner[-1]) + 1
 
 
 @dataclass(frozen=True)
 class _Paired:
-    """One value of both models: of the data, of resamples, and of the data without each example.
+    """One value of a metric for both models: of the data, of resamples, and of the data without each example.
 
     Where it is the share of examples that are right, there are `flips` in place of resamples: how many became wrong,
     how many became right, and all.
@@ -56,7 +57,7 @@ class _Paired:
 
 
 def metric_drops(module: evaluate.EvaluationModule, inputs: MetricInputs, bootstrap: Bootstrap) -> list[MetricDrop]:
-    """Every number that a metric gives, for both models.
+    """Drops, with intervals, of every number that a metric gives.
 
     Examples are drawn together, with all of their items, and the same ones for both models. The interval of a metric
     that is no `SummedMetric` lacks the acceleration of BCa. That of the share of examples that are right, such as

@@ -16,13 +16,13 @@ from hf_quant.errors import EvaluationError
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What tasks have to know of the models.
+    """Facts about two models that tasks need.
 
     Args:
-        tokenizer: Of both.
-        config: Of the reference.
-        positions: Most tokens of a sequence; None if there is no limit.
-        pad: Token to fill up with; None if there is none, so that only sequences of one length run together.
+        tokenizer: Tokenizer of both models.
+        config: Config of the reference.
+        positions: Most tokens of a sequence that the models read; None if there is no limit.
+        pad: Id of the padding token; None if there is none, so that only sequences of one length run together.
     """
 
     tokenizer: Any
@@ -32,11 +32,11 @@ class ModelFacts:
 
     @property
     def vocabulary(self) -> int:
-        """Rows of the embedding."""
+        """Number of tokens in the vocabulary: rows of the embedding."""
         return int(self.config.get_text_config().vocab_size)
 
     def length(self, max_length: int | None) -> int | None:
-        """Most tokens of a sequence; None for no limit.
+        """Most tokens of a sequence: `max_length`, or else as many as the models read; None for no limit.
 
         Raises:
             EvaluationError: `max_length` is more than the model reads.
@@ -54,9 +54,9 @@ class ModelPair:
     """Two models that run on the same batches.
 
     Args:
-        reference: The first.
-        quantized: The second.
-        seconds: Time in the forward passes of each.
+        reference: The reference model.
+        quantized: The quantized model.
+        seconds: Seconds spent in forward passes of the reference, and of the quantized model.
     """
 
     reference: nn.Module
@@ -64,11 +64,11 @@ class ModelPair:
     seconds: list[float] = field(default_factory=lambda: [0.0, 0.0])
 
     def __call__(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Any, Any]:
-        """Outputs of both, which are called with `tensors`, moved to their devices, and `options`."""
+        """Outputs of both models, called with `tensors`, moved to their devices, and `options`."""
         return self.run(0, tensors, options), self.run(1, tensors, options)
 
     def run(self, index: int, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> Any:
-        """Outputs of the reference, 0, or of the quantized model, 1."""
+        """Outputs of one model: the reference for index 0, the quantized model for 1."""
         model = (self.reference, self.quantized)[index]
         device = device_of(model)
         inputs = {name: tensor.to(device) for name, tensor in tensors.items()}
@@ -82,7 +82,7 @@ class ModelPair:
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """No dropout and no gradients inside; the models' modes are restored after."""
+    """Context without dropout and gradients; the models' modes are restored after it."""
     modes = [model.training for model in models]
     for model in models:
         model.eval()
@@ -95,7 +95,7 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where inputs go: to the first weight that is not on disk."""
+    """The device that a model's inputs go to: that of its first weight that is not on disk."""
     return next((each.device for each in model.parameters() if each.device.type != "meta"), torch.device("cpu"))
 
 
@@ -103,7 +103,7 @@ def model_facts(model: nn.Module, tokenizer: Any) -> ModelFacts:
     """Facts about a Transformers model and its tokenizer.
 
     Raises:
-        EvaluationError: It is no Transformers model of text, or there is no tokenizer.
+        EvaluationError: The model is no Transformers model of text, or there is no tokenizer.
     """
     config = getattr(model, "config", None)
     if config is None:

@@ -7,17 +7,17 @@ import time
 import psutil
 
 DOUBTFUL = 0.2
-"""Cores that other processes keep busy, above which times should not be trusted."""
+"""Number of cores kept busy by other processes above which times should not be trusted."""
 
 
 class OtherProcesses:
-    """Cores that other processes kept busy since this was made."""
+    """Measures how many cores other processes keep busy, from when it is made."""
 
     def __init__(self) -> None:
         self._start, self._machine, self._own = time.monotonic(), _machine_seconds(), _own_seconds()
 
     def cores(self) -> float:
-        """Mean so far; own children that have ended count as own once they were waited for."""
+        """Mean number of cores kept busy by others so far; own children that ended count as own once waited for."""
         wall = max(time.monotonic() - self._start, 1e-3)
         return max(0.0, (_machine_seconds() - self._machine - (_own_seconds() - self._own)) / wall)
 

@@ -13,15 +13,15 @@ NAMES = ("reference", "quantized model")
 
 
 def logits_of(outputs: Any, shape: str, classes: int | None = None) -> Tensor:
-    """Logits of a model's output.
+    """Logits of a model's output, checked.
 
     Args:
-        outputs: Of a Transformers model.
-        shape: What they have to be, such as ``"[texts, classes]"``.
-        classes: How many there are, by the model's config; None for any number.
+        outputs: Output of a Transformers model.
+        shape: Shape that logits must have, such as ``"[texts, classes]"``.
+        classes: Number of classes by the model's config; None for any number.
 
     Raises:
-        EvaluationError: There are none, or not of the right rank or size.
+        EvaluationError: There are no logits, or not of the right rank or size.
     """
     logits = getattr(outputs, "logits", None)
     rank = shape.count(",") + 1
@@ -35,10 +35,10 @@ def logits_of(outputs: Any, shape: str, classes: int | None = None) -> Tensor:
 
 
 def vocabulary_logits(outputs: Any, vocabulary: int) -> Tensor:
-    """Logits ``[texts, tokens, vocabulary]`` of a language model's output.
+    """Logits of a language model's output, ``[texts, tokens, vocabulary]``, checked.
 
     Raises:
-        EvaluationError: There are none, or fewer than the vocabulary has tokens.
+        EvaluationError: There are no logits, or fewer for each token than the vocabulary has tokens.
     """
     logits = logits_of(outputs, "[texts, tokens, vocabulary]")
     if logits.shape[-1] < vocabulary:
@@ -50,14 +50,14 @@ def vocabulary_logits(outputs: Any, vocabulary: int) -> Tensor:
 
 
 def require_finite(is_finite: Sequence[bool], where: str) -> None:
-    """Refuse logits that are NaN.
+    """Refuse logits that are not finite.
 
     Args:
-        is_finite: Of each model.
-        where: What was run.
+        is_finite: Whether the logits of the reference, and of the quantized model, are finite.
+        where: What the models were run on, for the error message.
 
     Raises:
-        EvaluationError: Some were not.
+        EvaluationError: Logits of a model are not finite.
     """
     for name, finite in zip(NAMES, is_finite, strict=True):
         if not finite:

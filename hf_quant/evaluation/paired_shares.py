@@ -9,23 +9,23 @@ from scipy.special import ndtri
 
 
 def score_interval(to_wrong: int, to_right: int, examples: int, confidence: float) -> tuple[float, float]:
-    """The ends of Tango's score interval of ``(to_wrong - to_right) / examples``.
+    """Lower and upper end of Tango's score interval for ``(to_wrong - to_right) / examples``.
 
     Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample design"
     (1998). It holds the truth as often as it says also where few answers have flipped, or none, of which a bootstrap
     only ever sees those few.
 
     Args:
-        to_wrong: Examples that were right and became wrong.
-        to_right: Examples that were wrong and became right.
-        examples: All, at least 1.
-        confidence: Above 0 and below 1.
+        to_wrong: Number of examples that were right and became wrong.
+        to_right: Number of examples that were wrong and became right.
+        examples: Number of all examples, at least 1.
+        confidence: Confidence of the interval, above 0 and below 1.
     """
     quantile = float(-ndtri((1 - confidence) / 2))
     seen = (to_wrong - to_right) / examples
 
     def score(difference: float) -> float:
-        """How many standard errors what was seen lies above what `difference` lets expect."""
+        """Standard errors by which the observed difference lies above an assumed one."""
         # The likeliest share of `to_right` if that is the difference.
         b = (2 * examples - to_wrong + to_right) * difference - to_wrong - to_right
         c = -to_right * difference * (1 - difference)

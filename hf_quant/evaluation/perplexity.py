@@ -16,7 +16,7 @@ from hf_quant.evaluation.models import device_of, evaluating
 from hf_quant.evaluation.windows import windows
 
 SEPARATOR = "\n\n"
-"""Between texts that are read as one."""
+"""Separator of texts that are joined and read as one."""
 
 
 def perplexity(
@@ -36,7 +36,7 @@ def perplexity(
     Args:
         model: A causal language model called as ``model(input_ids=..., use_cache=False).logits``; batch size is 1.
         tokenizer: The model's tokenizer.
-        texts: At least two tokens in all.
+        texts: Texts with at least two tokens in all.
         sequence_length: Window length in tokens, at least 2.
         stride: Tokens from one window's start to the next, at most `sequence_length`; None means no overlap.
         progress: Show a progress bar on stderr.

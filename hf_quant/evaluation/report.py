@@ -10,15 +10,15 @@ from hf_quant.evaluation.from_json import from_json
 from hf_quant.registry import unknown
 
 SCHEMA_VERSION = 1
-"""Of `DropReport.to_dict`; raised when a field changes its meaning or goes."""
+"""Version of the layout of `DropReport.to_dict`; raised when a field changes its meaning or goes."""
 
 
 @dataclass(frozen=True)
 class MetricDrop:
-    """One figure of both models.
+    """One value of a metric for both models, and the drop between them.
 
     Args:
-        name: Such as ``"accuracy"``.
+        name: Name of the value, such as ``"accuracy"``.
         reference: Value of the reference.
         quantized: Value of the quantized model.
         drop: What was lost, above zero where the quantized model is worse: ``reference - quantized``, or
@@ -26,9 +26,9 @@ class MetricDrop:
         low: Lower end of the interval of `drop`.
         high: Upper end of the interval of `drop`.
         relative_drop: ``drop / |reference|``; None where the reference is 0.
-        relative_low: Lower end of the interval of `relative_drop`; None where that is.
-        relative_high: Upper end of the interval of `relative_drop`; None where that is.
-        higher_is_better: Which way is up.
+        relative_low: Lower end of the interval of `relative_drop`; None where the reference is 0.
+        relative_high: Upper end of the interval of `relative_drop`; None where the reference is 0.
+        higher_is_better: Whether higher values are better.
         is_fraction: Whether the metric is a part of 1, so that a point is a hundredth.
     """
 
@@ -46,23 +46,23 @@ class MetricDrop:
 
     @property
     def points_per_unit(self) -> float:
-        """A point is a hundredth of metrics that are parts of 1, and 1 of all others."""
+        """Points in one unit of the metric: 100 for metrics that are parts of 1, and 1 for all others."""
         return 100.0 if self.is_fraction else 1.0
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How alike the two models answer. What a task has no such thing for is None.
+    """How alike the two models answer. Figures that a task does not have are None.
 
     Args:
-        unit: What is compared: ``"examples"``, or ``"tokens"``, of which an example has several.
-        compared: How many there were.
+        unit: What is compared, in words: ``"examples"``, or ``"tokens"``, of which an example has several.
+        compared: Number of answers that were compared.
         kl_mean: Mean of ``KL(reference || quantized)`` of the output distributions, in nats.
-        kl_low: Lower end of its interval.
-        kl_high: Upper end of its interval.
-        top1_agreement: Part, from 0 to 1, of answers that are the same.
-        flips_to_wrong: Answers that were right and became wrong.
-        flips_to_right: Answers that were wrong and became right.
+        kl_low: Lower end of the interval of `kl_mean`.
+        kl_high: Upper end of the interval of `kl_mean`.
+        top1_agreement: Share of answers that are the same, 0 to 1.
+        flips_to_wrong: Number of answers that were right and became wrong.
+        flips_to_right: Number of answers that were wrong and became right.
         mcnemar_p: Two-sided p of McNemar's exact test; where an example has several answers, of the exact test that
             exchanges the models' results example by example, which is the same test for one answer each.
     """
@@ -80,15 +80,15 @@ class Agreement:
 
 @dataclass(frozen=True)
 class WorstExample:
-    """An example that suffers most.
+    """An example on which the quantized model is worse than the reference.
 
     Args:
-        index: Its row in the data.
-        text: Its text, cut.
-        label: What is right; ``""`` where there is no such thing.
-        reference: The reference's answer.
-        quantized: The quantized model's answer.
-        harm: How much worse, in the unit that `DropReport.harm` names.
+        index: Row of the example in the data.
+        text: Text of the example, cut short.
+        label: Right answer; ``""`` where there is none.
+        reference: Answer of the reference.
+        quantized: Answer of the quantized model.
+        harm: How much worse the quantized model is, in the unit that `DropReport.harm` names.
     """
 
     index: int
@@ -101,13 +101,13 @@ class WorstExample:
 
 @dataclass(frozen=True)
 class LayerError:
-    """One module's output, compared between the models on some batches.
+    """Error of one module's output, between the two models on some batches.
 
     Args:
-        name: The module, in the order of the forward pass.
-        kind: Its class in the reference.
+        name: Name of the module.
+        kind: Name of the module's class in the reference.
         relative_error: ``|quantized - reference| / |reference|``, norms over all batches.
-        depth: Dots in the name; 0 for the outermost modules.
+        depth: Number of dots in the name; 0 for the outermost modules.
     """
 
     name: str
@@ -118,13 +118,13 @@ class LayerError:
 
 @dataclass(frozen=True)
 class DataDescription:
-    """What was evaluated on.
+    """The data that models were evaluated on.
 
     Args:
-        name: File, dataset's id, or what kind of object was passed.
-        split: Such as ``"test"``; None where there are none.
-        fingerprint: SHA-256, in hexadecimal, of the examples that were used.
-        examples: How many there were.
+        name: Name of the file, id of the dataset, or kind of object that was passed.
+        split: Split of the dataset, such as ``"test"``; None where it has no splits.
+        fingerprint: SHA-256 of the examples that were used, in hexadecimal.
+        examples: Number of examples.
     """
 
     name: str
@@ -135,30 +135,30 @@ class DataDescription:
 
 @dataclass(frozen=True)
 class DropReport:
-    """Two models on one task.
+    """What a quantized model loses on one task against its reference.
 
     Args:
         task: Name of the task.
-        reference: What the reference is: directory, repository id, or class of a model that was passed.
-        quantized: The same of the quantized model.
-        metrics: The first is the one that a gate looks at unless told otherwise.
-        agreement: How alike the answers are.
-        data: What was evaluated on.
-        examples: Pairs of results that statistics were made of; windows for perplexity.
-        worst: The worst first.
-        harm: What `WorstExample.harm` is, in words.
+        reference: Directory, repository id, or class of the reference.
+        quantized: Directory, repository id, or class of the quantized model.
+        metrics: Drops of the metrics; a gate looks at the first unless told otherwise.
+        agreement: How alike the two models answer.
+        data: The data that was evaluated on.
+        examples: Number of pairs of results that statistics were made of; windows for perplexity.
+        worst: Examples on which the quantized model is worse by most, the worst first.
+        harm: Meaning and unit of `WorstExample.harm`, in words.
         layers: Errors of modules in the order of the forward pass; empty unless asked for.
         first_growth: The first module whose error is well above that of what comes before it: see
             `layers.first_growth`. None without `layers`, and where there is no such module.
-        confidence: Of all intervals.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
-        options: Of the task: columns, lengths, batch size and so on.
-        notes: What a reader has to know, such as texts that were cut.
-        seconds: All of the evaluation.
-        seconds_reference: Forward passes of the reference.
-        seconds_quantized: Forward passes of the quantized model.
-        environment: Versions of packages, device.
+        confidence: Confidence of all intervals, 0 to 1.
+        resamples: Number of resamples of the bootstrap.
+        seed: Seed of the bootstrap.
+        options: Options of the task by name: columns, lengths, batch size and so on.
+        notes: Remarks for readers, such as that intervals come from few examples.
+        seconds: Seconds that the whole evaluation took.
+        seconds_reference: Seconds in forward passes of the reference.
+        seconds_quantized: Seconds in forward passes of the quantized model.
+        environment: Names to facts about the machine: CPU, device, threads, versions of packages.
     """
 
     task: str
@@ -183,10 +183,10 @@ class DropReport:
     environment: dict[str, str] = field(default_factory=dict)
 
     def metric(self, name: str | None = None) -> MetricDrop:
-        """The metric of that name, or the first.
+        """The drop of a metric by name, or of the first metric.
 
         Raises:
-            EvaluationError: There is none.
+            EvaluationError: There is no such metric.
         """
         found = {metric.name: metric for metric in self.metrics}
         if name is not None and name not in found:
@@ -194,7 +194,7 @@ class DropReport:
         return self.metrics[0] if name is None else found[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, with ``schema_version``."""
+        """The report as a JSON-ready dict, with ``schema_version``."""
         plain = asdict(self)
         for name in ("metrics", "worst", "layers", "notes"):
             plain[name] = list(plain[name])
@@ -202,7 +202,7 @@ class DropReport:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DropReport:
-        """What `to_dict` wrote.
+        """A report from what `to_dict` gives.
 
         Raises:
             EvaluationError: Another schema version, keys that are missing or unknown, or values of another type.

@@ -16,10 +16,10 @@ from hf_quant.evaluation.tasks.base import Feature, Result, Task
 def run(
     task: Task, pair: ModelPair, features: list[Feature], rows: Rows, facts: ModelFacts, progress: bool
 ) -> list[Result]:
-    """Results of all examples, ascending.
+    """Run both models over all batches of a task; results in the order of the examples.
 
     Raises:
-        EvaluationError: As `Task.reduce` does, or nothing is left to compare.
+        EvaluationError: Logits are NaN or not what the task needs, or nothing is left to compare.
     """
     reduced: list[Any] = [None] * len(features)
     with (

@@ -11,15 +11,15 @@ from hf_quant.errors import EvaluationError
 
 @dataclass(frozen=True)
 class Spread:
-    """Repeated measurements of one thing, in its unit.
+    """Quartiles and extremes of repeated measurements, in the unit of the measurements.
 
     Args:
-        count: How many there were.
-        median: Half lie below it.
-        low_quartile: A quarter lie below it.
-        high_quartile: A quarter lie above it.
-        minimum: The smallest: what the machine can do undisturbed, where they are times.
-        maximum: The largest.
+        count: Number of measurements.
+        median: Median of the measurements.
+        low_quartile: Lower quartile: a quarter of the measurements lie below it.
+        high_quartile: Upper quartile: a quarter of the measurements lie above it.
+        minimum: Smallest measurement; of times, what the machine can do undisturbed.
+        maximum: Largest measurement.
     """
 
     count: int
@@ -31,7 +31,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least one value; quartiles are interpolated between values.
+        """The spread of one value or more; quartiles are interpolated between values.
 
         Raises:
             EvaluationError: There are no values.
@@ -45,5 +45,5 @@ class Spread:
 
 
 def paired_ratio(over: Sequence[float], under: Sequence[float]) -> Spread:
-    """Of ``over[i] / under[i]``: what two things do at about the same time, so that a drift of the machine cancels."""
+    """Spread of ``over[i] / under[i]``; pairs are measured at about one time, so that drifts of the machine cancel."""
     return Spread.of([a / b for a, b in zip(over, under, strict=True)])

@@ -16,17 +16,17 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 _NUMBERS_AT_ONCE = 2**22
-"""Entries of the largest matrix of draws: 32 MB of int64."""
+"""Number of entries in the largest matrix of draws: 32 MB of int64."""
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How to resample examples.
+    """Number, seed and confidence of bootstrap resamples of examples.
 
     Args:
-        resamples: How often.
-        seed: The same seed and number of examples give the same resamples, for every metric.
-        confidence: Part of all experiments whose interval is to hold the truth, above 0 and below 1.
+        resamples: Number of resamples.
+        seed: Seed of the draws; the same seed and number of examples give the same resamples, for every metric.
+        confidence: Share of all experiments whose interval is to hold the truth, above 0 and below 1.
 
     Raises:
         EvaluationError: A number is out of range.
@@ -45,7 +45,7 @@ class Bootstrap:
             raise EvaluationError(f"confidence lies between 0 and 1, such as 0.95, not {self.confidence!r}")
 
     def draws(self, examples: int) -> Iterator[Counts]:
-        """Indices of the examples of each resample, ``[some, examples]``, until there are `resamples` in all."""
+        """Indices of the examples of each resample, in parts int64 ``[some, examples]`` of `resamples` in all."""
         generator = np.random.default_rng(self.seed)
         rows = max(1, _NUMBERS_AT_ONCE // max(examples, 1))
         for start in range(0, self.resamples, rows):
@@ -53,7 +53,7 @@ class Bootstrap:
             yield generator.integers(examples, size=(count, examples))
 
     def sums(self, contributions: Floats) -> Floats:
-        """Sums over each resample of what its examples contribute: ``[examples, k]`` to ``[resamples, k]``."""
+        """Sums over the examples of each resample, from contributions ``[examples, k]`` to ``[resamples, k]``."""
         parts = []
         for drawn in self.draws(len(contributions)):
             parts.append(multiplicities(drawn) @ contributions)
@@ -68,7 +68,7 @@ def multiplicities(draws: Counts) -> Floats:
 
 
 def leave_one_out(contributions: Floats) -> Floats:
-    """Sums of all examples but one, ``[examples, k]``, for the jackknife."""
+    """Sums over all examples but one, for each that is left out, ``[examples, k]``, for the jackknife."""
     left: Floats = contributions.sum(0, keepdims=True) - contributions
     return left
 
@@ -76,20 +76,21 @@ def leave_one_out(contributions: Floats) -> Floats:
 def interval(
     point: float, replicates: Floats, jackknife: Floats | None = None, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """The bias-corrected and accelerated (BCa) bootstrap interval of a statistic.
+    """Lower and upper end of the bias-corrected and accelerated (BCa) bootstrap interval of a statistic.
 
     Efron, "Better bootstrap confidence intervals" (1987). The bias ``z0`` is the normal quantile of the part of
     replicates below `point`, ties counting half; the acceleration ``a`` is a sixth of the skewness of the jackknife
     values. The ends are the quantiles ``Phi(z0 + (z0 + z) / (1 - a (z0 + z)))`` of the replicates.
 
     Args:
-        point: The statistic of the data.
-        replicates: Of each resample; those that are not finite are left out.
-        jackknife: Of the data without each example; None, or any that is not finite, for no acceleration.
-        confidence: From 0 to 1.
+        point: Value of the statistic for the data.
+        replicates: Values of the statistic for each resample, ``[resamples]``; those not finite are left out.
+        jackknife: Values of the statistic for the data without each example, ``[examples]``; without acceleration if
+            None or if any is not finite.
+        confidence: Confidence of the interval, above 0 and below 1.
 
     Returns:
-        The ends; `point` twice where all replicates are equal or there are none.
+        Lower and upper end; `point` twice where all replicates are equal or there are none.
     """
     replicates = replicates[np.isfinite(replicates)]
     if len(replicates) == 0 or replicates.min() == replicates.max():
@@ -116,12 +117,12 @@ def _acceleration(jackknife: Floats | None) -> float:
 def interval_of_sums(
     statistic: Callable[[Floats], Floats], contributions: Floats, bootstrap: Bootstrap
 ) -> tuple[float, float, float]:
-    """A statistic of sums over examples, such as a ratio of two, and the ends of its interval.
+    """Value of a statistic of sums over examples, such as a ratio of two, and the ends of its interval.
 
     Args:
-        statistic: Sums ``[..., k]`` to values ``[...]``.
-        contributions: Of each example, ``[examples, k]``.
-        bootstrap: How to resample.
+        statistic: Function from sums ``[..., k]`` to values ``[...]``.
+        contributions: What each example adds to the sums, ``[examples, k]``.
+        bootstrap: Number, seed and confidence of the resamples.
     """
     point = float(statistic(contributions.sum(0)))
     replicates = statistic(bootstrap.sums(contributions))
@@ -130,14 +131,14 @@ def interval_of_sums(
 
 
 def exchange_test(differences: Counts) -> float:
-    """Two-sided p of the exact test that exchanges the results of two models, example by example.
+    """Two-sided p-value of the exact test that exchanges the results of two models, example by example.
 
     If the models are equally good, each example's difference, answers that became wrong less those that became right,
     is as likely with the other sign. p is the part of all assignments of signs whose sum is as far from zero as the
     one seen. With one answer an example this is McNemar's exact test: a binomial test of the flips.
 
     Args:
-        differences: Whole numbers, one an example.
+        differences: Answers of each example that became wrong less those that became right, int64 ``[examples]``.
     """
     sizes = np.abs(differences[differences != 0])
     if len(sizes) == 0:

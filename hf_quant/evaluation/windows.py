@@ -10,12 +10,12 @@ from hf_quant.errors import EvaluationError
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of tokens.
+    """A stretch of a text's tokens that is read at once, and the part of it that is scored.
 
     Args:
-        start: First token that is read.
-        scored: First token that is scored; later than `start`, for a token needs context.
-        end: One past the last token.
+        start: Index of the first token that is read.
+        scored: Index of the first token that is scored; later than `start` where a token needs context.
+        end: Index one past the last token.
     """
 
     start: int
@@ -24,16 +24,16 @@ class Window:
 
 
 def windows(tokens: int, length: int, stride: int | None = None, begun: bool = False) -> Iterator[Window]:
-    """Windows of `length` tokens, one every `stride`; each token is scored in the first window that reaches it.
+    """Divide a text into windows of `length` tokens, one every `stride`; the first window to reach a token scores it.
 
     The first token of a window that does not overlap its predecessor has no context and is not scored, unless windows
     are begun with a token of their own.
 
     Args:
-        tokens: How many there are.
-        length: Of a window, at least 2, or 1 if they are begun.
-        stride: From 1 to `length`; None for no overlap.
-        begun: Whether there is a token before each window.
+        tokens: Number of tokens of the text.
+        length: Tokens of a window, at least 2, or 1 if windows are begun.
+        stride: Tokens from one window's start to the next, 1 to `length`; None for no overlap.
+        begun: Whether each window begins with an extra token, such as ``bos``, which gives its first token a context.
 
     Raises:
         EvaluationError: Windows would skip tokens.

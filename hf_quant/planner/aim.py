@@ -35,18 +35,18 @@ def aim(
     measure: Evaluate,
     measurements: int,
 ) -> tuple[Solution, tuple[Repair, ...]]:
-    """The smallest of what was searched that meets the target for the loss; if none does, what loses least.
+    """Search until measured losses meet the budget's target; the smallest plan that does, else the one losing least.
 
     Args:
-        problem: What is searched.
-        budget: With a `drop` above 0, which is that of measured losses.
-        search: Gives a solution for a budget whose `drop` is that of predicted losses.
-        measure: The loss of an assignment.
+        problem: The problem that is searched.
+        budget: Limits that the plan has to keep; its `drop`, above 0, is the target for the measured loss.
+        search: Finds a solution for a budget whose `drop` limits the predicted loss.
+        measure: Measures the loss of an assignment.
         measurements: Most calls of `measure`; at least 1.
 
     Raises:
         EvaluationError: A measured loss is NaN.
-        InfeasibleBudget: As for every search, of the first one.
+        InfeasibleBudget: The first search found nothing within the budget.
     """
     budget = Budget.of(budget)
     assert budget.drop

@@ -35,15 +35,15 @@ _PATTERNS = {
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits that a plan has to keep, all of those that are given.
+    """Limits that a plan has to keep: every limit that is given.
 
     Without `drop` the least loss within the limits is wanted; with it, the smallest model that loses no more.
 
     Args:
-        bytes: Of the whole model on disk.
-        bits_per_weight: Average over the weights that can be quantized, scales and zero points counted.
-        share: Of the float model's size: 0.25 is a quarter.
-        milliseconds: Of one token, or of whatever the options' times are of.
+        bytes: Most bytes of the whole model on disk.
+        bits_per_weight: Most bits on average over the weights that can be quantized, scales and zero points counted.
+        share: Largest size on disk as a fraction of the float model's: 0.25 is a quarter.
+        milliseconds: Most milliseconds of one token, or of the pass that the options were timed for.
         drop: Largest increase of the loss. 1 % is 0.01: in nats, a perplexity 1 % higher; in a share of right
             answers, one percentage point.
         size_unit: The unit in which `bytes` is shown.

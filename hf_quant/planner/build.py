@@ -27,16 +27,17 @@ def build_problem(
     groups: Mapping[str, str] | None = None,
     alignment: int = 1,
 ) -> Problem:
-    """Units of modules that are tied or fused, the others alone.
+    """A model as the problem a search solves: one unit for modules that are tied or fused, one for each other module.
 
     Args:
-        costs: Of the model.
-        table: Losses; without it all are 0.
-        schemes: What modules are offered, beside staying float.
-        times: Milliseconds; without it none are known. Schemes that nothing like was measured of are not offered.
-        groups: Of modules that share a choice, the first of them.
-        alignment: Of a profile: schemes of integers whose width or groups are no multiple of it are not offered to what
-            is multiplied with.
+        costs: Bytes of each choice for the model's modules.
+        table: Predicted loss of each choice; without it all losses are 0.
+        schemes: Schemes that modules are offered, beside staying float.
+        times: Milliseconds of each choice; None: no times are known. Schemes that resemble none that was measured are
+            not offered.
+        groups: Module name to the name of the first module that it shares a choice with.
+        alignment: Number that a width and group size must be a multiple of for integer schemes to be offered to linears
+            and heads; embeddings are not affected.
     """
     known = [scheme for scheme in schemes if times is None or _is_timed(times, scheme)]
     leaders = {name: costs.inventory.ties.get(name, (groups or {}).get(name, name)) for name in costs.candidates}
@@ -96,7 +97,7 @@ def _unit(
 
 
 def _fitted(costs: DiskCosts, scheme: Scheme, names: Sequence[str], alignment: int) -> Scheme | None:
-    """The scheme as the last module takes it, which others of its width take alike; None where one does not."""
+    """The scheme fitted to modules of one width; None if it does not suit one of them."""
     try:
         for name in names:
             fitted = fit(scheme, costs.candidates[name], name)

@@ -15,7 +15,7 @@ from hf_quant.planner.search.uniform import uniform
 logger = logging.getLogger(__name__)
 
 _FEW = 3
-"""Measurements from which on one may go to bits that are the same for all."""
+"""Fewest measurements left for one of them to go to a uniform plan."""
 
 
 def confirmed(
@@ -27,20 +27,21 @@ def confirmed(
     aims: bool,
     progress: bool = True,
 ) -> tuple[Solution, tuple[Repair, ...]]:
-    """What a search finds, as measuring it changed it, and every measurement.
+    """Search for a plan, measure and repair it; the solution and a log of every measurement.
 
     Args:
-        problem: What is searched.
-        budget: That has to be kept to.
-        search: Gives a solution for a budget.
-        measure: The loss of an assignment.
-        measurements: Most calls of `measure`; 0 leaves it at what the search predicts.
-        aims: Whether half of them may go into finding what predicted loss a target for the measured one takes.
+        problem: The problem that is searched.
+        budget: Limits that the plan has to keep.
+        search: Finds a solution for a budget.
+        measure: Measures the loss of an assignment.
+        measurements: Most calls of `measure`; 0 takes the solution as the search predicts it.
+        aims: Whether up to half of the measurements may be spent on repeated searches, to find the predicted loss that
+            meets a target for the measured one.
         progress: Show a progress bar.
 
     Raises:
         EvaluationError: A measured loss is NaN.
-        InfeasibleBudget: As for every search.
+        InfeasibleBudget: Nothing keeps to the budget, or the float model does.
     """
     log: tuple[Repair, ...] = ()
     if Budget.of(budget).drop and measurements > 1 and aims:

@@ -13,17 +13,17 @@ from hf_quant.modules.inventory import Inventory
 
 @torch.no_grad()
 def fusion_groups(model: Any, example: Mapping[str, Any], inventory: Inventory) -> dict[str, str]:
-    """Linears that share one input and one parent, such as query, key and value, or gate and up.
+    """Groups of linears that share one input and one parent, such as query, key and value, or gate and up.
 
-    They are seen in one pass, not known by name.
+    One forward pass finds them; names do not matter.
 
     Args:
-        model: Float; it is as it was afterwards.
-        example: What to call it with.
-        inventory: Of the model.
+        model: Float model; it is left unchanged.
+        example: Keyword arguments to call the model with.
+        inventory: The model's inventory.
 
     Returns:
-        Of every linear that has siblings, the name of the first of them.
+        Name of each linear in a group to the name of the group's first linear.
     """
     names = [name for name, candidate in inventory.candidates.items() if candidate.kind != "embedding"]
     # Inputs are kept, so that no two of them have one address.

@@ -17,12 +17,12 @@ _DIGITS = 4
 
 @dataclass(frozen=True)
 class Limits:
-    """What an assignment must not exceed; None where there is no limit.
+    """Numbers that an assignment must not exceed; None where there is no limit.
 
     Args:
-        bytes: Of the whole model.
-        milliseconds: Of the whole model.
-        loss: A target rather than a bound: what is predicted to meet it need not, once measured.
+        bytes: Most bytes of the whole model.
+        milliseconds: Most milliseconds of the whole model.
+        loss: Target for the rise of the loss; a plan that is predicted to meet it may miss it when measured.
     """
 
     bytes: int | None = None
@@ -38,7 +38,7 @@ class Limits:
         )
 
     def excess(self, totals: Totals) -> float:
-        """How far beyond the limits, each as a share of itself; 0 within them."""
+        """How far the totals exceed the limits, as a sum of shares of each limit; 0 within them."""
         excess = 0.0
         if self.bytes is not None:
             excess += max(0.0, (totals.bytes - self.bytes) / self.bytes)
@@ -48,11 +48,11 @@ class Limits:
         return excess
 
     def rank(self, totals: Totals, loss: float) -> tuple[float, float, float]:
-        """What a search makes small: the loss, or with a target for it the bytes of what meets it.
+        """Sort key that searches minimise: the loss, or with a target for it the bytes of what meets it.
 
         Args:
-            totals: Of the assignment.
-            loss: Measured if it has been, else predicted.
+            totals: Bytes and milliseconds of the assignment.
+            loss: Loss of the assignment: measured if it has been, else predicted.
         """
         if self.loss is None:
             return 0, loss, totals.bytes
@@ -68,7 +68,7 @@ def limits_of(problem: Problem, budget: Budget | str | float) -> Limits:
     Raises:
         InfeasibleBudget: A limit is below that least (which is given, in the same unit), or the float model keeps
             to all of them.
-        PlanError: Milliseconds are limited, and those of an option are not known.
+        PlanError: Milliseconds are limited, and the time of an option is not known.
         ConfigError: The budget cannot be read.
     """
     budget = Budget.of(budget)

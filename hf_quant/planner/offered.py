@@ -27,14 +27,15 @@ SCHEMES: dict[str, Scheme] = {
     "8 bits": PRESETS["int8"].linear,
     "16 bits": PRESETS["bf16"].linear,
 }
-"""What modules are offered, beside staying float; 4 and 8 bits as in the presets ``int4`` and ``int8``."""
+"""Schemes that modules are offered by default, beside staying float; 4 and 8 bits as in presets ``int4``, ``int8``."""
 
 
 def offered(schemes: Sequence[Scheme] | None, hardware: str | None) -> list[Scheme]:
-    """`schemes`, or else `SCHEMES`, as far as a profile has such.
+    """Schemes that modules are offered: those given or the default ones, restricted to what a profile has.
 
     Args:
-        schemes: None with `hardware`: for each number of bits the preset of the profile that is fastest there.
+        schemes: Schemes to choose from; None: `SCHEMES`, or with `hardware` the profile's fastest preset of each number
+            of bits.
         hardware: Name of a profile; None for any machine.
 
     Raises:
@@ -56,12 +57,12 @@ def offered(schemes: Sequence[Scheme] | None, hardware: str | None) -> list[Sche
 
 
 def is_aligned(scheme: Scheme, candidate: Candidate, alignment: int) -> bool:
-    """Whether integer kernels that need widths and groups to be a multiple of `alignment` take a module so.
+    """Whether a module's width and groups are multiples of an alignment, as integer kernels need.
 
     Args:
-        scheme: Its group size is settled.
-        candidate: The module; of an embedding rows are looked up, so that any width will do.
-        alignment: Of the profile.
+        scheme: Scheme of the module, its group size settled.
+        candidate: The module; an embedding's rows are looked up, so that any width will do.
+        alignment: Number that the profile's kernels need widths and groups to be a multiple of.
     """
     if not scheme.weight.facts.is_even or candidate.kind == "embedding":
         return True
@@ -70,7 +71,7 @@ def is_aligned(scheme: Scheme, candidate: Candidate, alignment: int) -> bool:
 
 
 def _presets_of(profile: Profile) -> dict[str, Scheme]:
-    """Of the profile's presets, by their names, those of linears that need no data: the first for each width."""
+    """Names of presets to their schemes of linears: for each number of bits the profile's first that needs no data."""
     found: dict[str, Scheme] = {}
     widths = set()
     for name in (*profile.fast, *profile.schemes):
@@ -84,7 +85,7 @@ def _presets_of(profile: Profile) -> dict[str, Scheme]:
 
 
 def _is_taken(scheme: Scheme, profile: Profile) -> bool:
-    """Whether a preset of the profile has such weights and inputs."""
+    """Whether a preset of the profile has weights and inputs like those of a scheme."""
 
     def numbers(one: Scheme) -> tuple[Any, ...]:
         return one.weight.format, one.weight.bits, None if one.input is None else (one.input.bits, one.input.dynamic)

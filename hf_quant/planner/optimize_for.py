@@ -26,10 +26,10 @@ TARGETS = {
     "memory": "the fewest bits that the machine takes",
     "accuracy": "the least loss that saves anything and fits its memory",
 }
-"""What can be wanted, to what that comes to."""
+"""Names of targets to what each means."""
 
 _BY_BITS = ("fp32", "fp16", "bf16", "int16", "w8a16", "int8", "int8-static", "w4a16", "int4")
-"""From the most bits to the fewest; of as many, what rounds less first."""
+"""Presets from the most bits to the fewest; of equal bits, the more exact first."""
 _WITHOUT_DATA = ("int8-static",)
 """Calibrated presets are passed over: rules have no data."""
 _ROOM = 0.8
@@ -38,13 +38,13 @@ _ROOM = 0.8
 
 @dataclass(frozen=True)
 class Choice:
-    """What one module gets.
+    """The scheme of one module, and why.
 
     Args:
-        module: Its name.
-        scheme: None leaves it float.
-        preset: The scheme's name; ``"float"`` without one.
-        reason: Why, in words.
+        module: Name of the module.
+        scheme: Scheme of the module; None leaves it float.
+        preset: Name of the preset that the scheme is from; ``"float"`` without one.
+        reason: Why this scheme, in words.
     """
 
     module: str
@@ -55,15 +55,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Advice:
-    """A plan and what led to it.
+    """A plan for a machine, and the reasons for it.
 
     Args:
-        profile: Of the machine.
-        target: What was wanted.
-        choices: One a module that can be quantized, in the order of the model.
-        bytes: Of the model on disk under the plan.
-        memory: Whether it fits, in words.
-        fits: Whether it does; None where the profile names no size of memory.
+        profile: Profile of the machine.
+        target: What was optimized for: ``"speed"``, ``"memory"`` or ``"accuracy"``.
+        choices: One choice for each module that can be quantized, in the order of the model.
+        bytes: Bytes of the model on disk under the plan.
+        memory: Whether the weights fit the machine's memory, in words.
+        fits: Whether the weights fit the machine's memory; None where the profile names no size.
     """
 
     profile: Profile
@@ -75,11 +75,11 @@ class Advice:
 
     @property
     def plan(self) -> Plan:
-        """Exact names to schemes."""
+        """The plan: exact module names to schemes."""
         return Plan({choice.module: choice.scheme for choice in self.choices})
 
     def lines(self) -> list[str]:
-        """For people: one a reason, with how many modules it holds for, and one on memory."""
+        """The advice as lines of text: one for each reason, with the number of its modules, and one on memory."""
         counts: dict[tuple[str, str], list[str]] = {}
         for choice in self.choices:
             counts.setdefault((choice.preset, choice.reason), []).append(choice.module)
@@ -91,12 +91,12 @@ class Advice:
 
 
 def optimize_for(model: nn.Module, hardware: str | Profile, target: str = "speed") -> Plan:
-    """A plan for `hardware`; `advise` gives the reasons with it, which are also logged.
+    """A plan for a machine, made by rules; the reasons are logged, and `advise` returns them.
 
     Args:
-        model: Float, on any device; only shapes are read.
-        hardware: Name of a profile, or one of your own.
-        target: ``"speed"``, ``"memory"`` or ``"accuracy"``.
+        model: Float model on any device; only shapes are read.
+        hardware: Name of a profile, or a `Profile` of your own.
+        target: What to optimize for: ``"speed"``, ``"memory"`` or ``"accuracy"``.
 
     Raises:
         UnknownName: There is no such profile; all are listed, with the nearest.
@@ -110,7 +110,10 @@ def optimize_for(model: nn.Module, hardware: str | Profile, target: str = "speed
 
 
 def advise(model: Any, hardware: str | Profile, target: str = "speed") -> Advice:
-    """As `optimize_for`, with the reason for each choice and whether the model fits the machine's memory."""
+    """A plan for a machine, with the reason for each choice and whether the model fits its memory.
+
+    Arguments and errors are those of `optimize_for`.
+    """
     profile = get_profile(hardware) if isinstance(hardware, str) else hardware
     if target not in TARGETS:
         raise ConfigError(unknown("target", target, TARGETS))
@@ -126,7 +129,7 @@ def advise(model: Any, hardware: str | Profile, target: str = "speed") -> Advice
 
 
 def _ranked(profile: Profile, target: str) -> list[str]:
-    """Presets in the order in which they are tried."""
+    """Names of presets in the order in which they are tried."""
     usable = [name for name in profile.schemes if name not in _WITHOUT_DATA and _is_allowed(profile, name)]
     by_bits = sorted(usable, key=_BY_BITS.index)
     if target == "accuracy":

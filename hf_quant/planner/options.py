@@ -32,17 +32,18 @@ class Offer:
     """What schemes modules are offered, and what these cost.
 
     Args:
-        schemes: What modules are offered, beside staying float; None for `planner.offered.SCHEMES`.
-        hardware: Offer the preset of this profile that is fastest there, for each number of bits; of `schemes` that are
-            given, those of which the profile has such; and no module what its width or groups do not suit there.
-        kernels: Times of kernels on the machine in question, or their file, of ``hf-quant hardware --measure``. Without
-            them a budget of milliseconds is one of this machine, whose kernels are measured if they were not yet.
-        step: The pass that milliseconds are of; None for one token after 512, or for 128 of models that only read.
-        fused: Whether linears of one input, such as query, key and value, share one scheme, as they have to where a
-            runtime computes them together.
-        pins: What modules may have: ``{"lm_head": "int8", "*.down_proj": ["int8", "float"]}``.
-        forbidden: What they may not have, in the same form.
-        dtype: In which whatever stays float will be saved, as bytes count; None: that of the model.
+        schemes: Schemes that modules are offered, beside staying float; None for `planner.offered.SCHEMES`.
+        hardware: Name of a hardware profile. Offered are its fastest preset of each number of bits or, if `schemes` are
+            given, those that a preset of it resembles; a module is offered only what its width and groups suit there.
+        kernels: Kernel times of the machine in question, or their file, from ``hf-quant hardware --measure``. None: a
+            budget in milliseconds is for this machine, whose kernels are measured if they were not yet.
+        step: Forward pass that milliseconds are of; None: one token after 512 for models that write text, else 128
+            tokens.
+        fused: Whether linears with one input, such as query, key and value, must share one scheme, as they have to
+            where a runtime computes them together.
+        pins: Schemes that modules may have: ``{"lm_head": "int8", "*.down_proj": ["int8", "float"]}``.
+        forbidden: Schemes that modules may not have, in the form of `pins`.
+        dtype: Dtype that parameters which stay float will be saved in, for counting bytes; None: the model's.
 
     Raises:
         ConfigError: No scheme is offered, or a value is of the wrong type.
@@ -75,16 +76,17 @@ class Offer:
 
 @dataclass(frozen=True)
 class Search:
-    """How plans are looked for.
+    """How plans are searched.
 
     Args:
-        strategy: A name of `planner.search.STRATEGIES`.
-        evaluations: Most plans that a strategy which measures plans, such as ``evolutionary``, may measure; others have
-            no such option. None: what `planner.search.OPTIONS` says.
-        seed: Of what such a strategy draws, likewise.
+        strategy: Name of the search strategy, one of `planner.search.STRATEGIES`.
+        evaluations: Most plans that the strategy may measure; only for strategies that measure plans, such as
+            ``evolutionary``. None: the default in `planner.search.OPTIONS`.
+        seed: Seed of the strategy's random choices; only for strategies that measure plans. None: the default in
+            `planner.search.OPTIONS`.
 
     Raises:
-        ConfigError: The strategy has no such option, or it is no whole number.
+        ConfigError: The strategy has no option that is given, or a value is no whole number.
         UnknownName: There is no such strategy.
     """
 
@@ -107,26 +109,26 @@ class Search:
 
     @property
     def options(self) -> dict[str, int]:
-        """What goes to the strategy; empty for those that go by predictions alone."""
+        """Options that are passed to the strategy; empty for strategies that go by predictions alone."""
         return {name: getattr(self, name) for name in OPTIONS.get(self.strategy, {})}
 
 
 @dataclass(frozen=True)
 class Judge:
-    """How plans are judged: what they are predicted and measured to lose, and carried out by what.
+    """How plans are judged: how their losses are predicted and measured, and by which algorithms they are carried out.
 
     Args:
-        measure: Of sensitivity, a name of `planner.sensitivity.MEASURES`.
-        losses: File to keep the sensitivities in, and to take them from: several budgets need one analysis only. One
-            that was interrupted goes on from what it left beside the file.
-        metric: What plans that are measured are judged by, a name of `planner.quality.QUALITIES`. With ``"accuracy"``,
-            ``"drop<=1%"`` is one point of it: the search begins with what is predicted to raise the loss by so much,
-            and measuring finds out what that does to the accuracy.
-        measurements: Most plans to measure after the search; 0 leaves it at the prediction.
-        recipe: The plan is to be carried out by these transforms and this solver, and so it is when it is measured,
-            calibrated on what the analysis sees. Sensitivities are of rounding to nearest: those of linears are scaled
-            by the part of the loss that the recipe leaves there, which is measured first. The recipe's own schemes
-            and data do not count.
+        measure: Name of the sensitivity measure, one of `planner.sensitivity.MEASURES`.
+        losses: File that sensitivities are read from, or else written to, so that several budgets need one analysis. An
+            analysis that was interrupted goes on from what it left beside the file.
+        metric: Metric that measured plans are judged by, one of `planner.quality.QUALITIES`. With ``"accuracy"``,
+            ``"drop<=1%"`` is one percentage point: the search begins with plans that are predicted to raise the loss by
+            0.01, and measuring tells what that does to the accuracy.
+        measurements: Most plans to measure after the search; 0: the plan is taken as predicted.
+        recipe: Transforms and solver that the plan is carried out by, also when it is measured, calibrated on the data
+            of the analysis. Sensitivities are of rounding to nearest: those of linears are scaled by the part of the
+            loss that the recipe leaves, which is measured first. The recipe's own schemes and data do not count. None:
+            weights are rounded to nearest.
 
     Raises:
         ConfigError: A value is of the wrong type.
@@ -152,7 +154,7 @@ def option_groups(
     judge: Judge | Mapping[str, Any] | None,
     keywords: Mapping[str, Any],
 ) -> tuple[Offer, Search, Judge]:
-    """The three objects, of what was given of them and of keywords by the names of their fields.
+    """The `Offer`, `Search` and `Judge` of a search, from objects or dicts and from keywords named as their fields.
 
     Raises:
         ConfigError: A keyword, or a key of a dict, is unknown (the nearest valid one is named), or a keyword and an

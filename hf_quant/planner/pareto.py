@@ -12,14 +12,14 @@ from hf_quant.planner.search.base import Evaluate, Solution
 
 
 def front(solutions: Iterable[Solution]) -> tuple[Solution, ...]:
-    """Those that no other is at least as good as in bytes, loss and, where both are known, milliseconds.
+    """The Pareto front: solutions that no other one matches or beats in bytes, loss and, if known, milliseconds.
 
     Args:
-        solutions: In any order. Measured losses are compared with predicted ones where only some were measured, so
-            give those of one kind.
+        solutions: Solutions of one problem, in any order; all with measured losses or all with predicted ones, as the
+            two are compared as they are.
 
     Returns:
-        Smallest first; of several that are equal in everything, the first.
+        The front, smallest first; of several equal solutions, the first.
     """
     kept: list[Solution] = []
     # Whoever beats another comes before it here, but for times that are not known.
@@ -39,18 +39,18 @@ def sweep(
     evaluations: int = 1,
     seed: int = 0,
 ) -> tuple[Solution, ...]:
-    """The front of one strategy under budgets from the smallest model that can be to just below the float one.
+    """The Pareto front of one strategy, under budgets from the smallest possible model to just below the float one.
 
     Sizes are in equal ratios: a step from 3 to 4 bits says more than one from 15 to 16.
 
     Args:
-        problem: What to choose among.
-        strategy: A name in `STRATEGIES`.
-        points: Budgets, 2 at least; those that nothing keeps to together with `milliseconds` are passed over.
-        milliseconds: A limit beside each size.
-        evaluate: As for the strategy.
-        evaluations: For each budget.
-        seed: Of random choices.
+        problem: The problem to solve: units and their options.
+        strategy: Name of the search strategy, one of `STRATEGIES`.
+        points: Number of budgets, at least 2; those that nothing keeps to together with `milliseconds` are left out.
+        milliseconds: Most milliseconds of the model under every budget; None for no limit.
+        evaluate: Measures the loss of an assignment; None: searches go by predictions.
+        evaluations: Most assignments to evaluate for each budget.
+        seed: Seed of random choices.
 
     Raises:
         InfeasibleBudget: Nothing keeps to `milliseconds` at any size.
@@ -77,7 +77,7 @@ def sweep(
 
 
 def _beats(one: Solution, other: Solution) -> bool:
-    """Whether `one` is at least as good in everything; an equal one beats too, so that one of two is kept."""
+    """Whether one solution is at least as good as another in everything; an equal one is too, so that one is kept."""
     if one.milliseconds is not None and other.milliseconds is not None and one.milliseconds > other.milliseconds:
         return False
     return one.bytes <= other.bytes and one.loss <= other.loss

@@ -15,7 +15,7 @@ from hf_quant.planner.problem import Option, Problem, Unit
 Choice: TypeAlias = Scheme | str | None
 """A scheme, the name of a preset, or None or ``"float"``."""
 Pins: TypeAlias = Mapping[str, Choice | Sequence[Choice]]
-"""Patterns as in `Plan` to one choice or to several."""
+"""Module names or patterns, as in `Plan`, to one choice or several."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class _Rule:
 
 
 def pinned(problem: Problem, pins: Pins | None = None, forbidden: Pins | None = None) -> Problem:
-    """A problem with the options that pins leave.
+    """Restrict the options of a problem to those that pins allow.
 
     As in a `Plan`, an exact name wins over patterns, and among patterns the last that matches wins; so it is among
     `pins`, and among `forbidden`. A preset stands for its scheme of linears, with any group size where it leaves that
     open, and with any rotation; for a unit that is not offered that, for its scheme of heads, or else of embeddings.
 
     Args:
-        problem: With all options.
-        pins: What modules may have: ``{"lm_head": "int8", "*.down_proj": ["int8", "float"]}``.
-        forbidden: What modules may not have, in the same form.
+        problem: The problem with all options.
+        pins: Schemes that modules may have: ``{"lm_head": "int8", "*.down_proj": ["int8", "float"]}``.
+        forbidden: Schemes that modules may not have, in the form of `pins`.
 
     Raises:
         PlanError: A pattern matches no module; pins of modules that share one choice, or a pin and what is forbidden,
@@ -90,7 +90,7 @@ def _contradiction(unit: Unit, applied: Sequence[tuple[str, _Rule]], module: str
 
 
 def choices(pattern: str, value: Choice | Sequence[Choice]) -> tuple[Choice, ...]:
-    """What one pattern of `Pins` lists.
+    """The choices that one pattern of `Pins` lists, checked.
 
     Raises:
         ConfigError: It lists nothing, or what is no choice.
@@ -109,7 +109,7 @@ def choices(pattern: str, value: Choice | Sequence[Choice]) -> tuple[Choice, ...
 
 
 def _named(unit: Unit, choice: Choice, forbids: bool) -> list[Option]:
-    """The options of a unit that a choice means."""
+    """The options of a unit that a choice of pins stands for."""
     if choice is None or choice == "float":
         return [option for option in unit.options if option.scheme is None]
     schemes = [(option, option.scheme) for option in unit.options if option.scheme is not None]
@@ -127,7 +127,7 @@ def _named(unit: Unit, choice: Choice, forbids: bool) -> list[Option]:
 
 
 def _fits(scheme: Scheme, wanted: Scheme) -> bool:
-    """Whether a plan could have made `scheme` of `wanted`, whose group sizes may be open."""
+    """Whether a scheme is what fitting a wanted one, whose group sizes may be open, to a module can give."""
     if (scheme.input is None) != (wanted.input is None):
         return False
     pairs = [(scheme.weight, wanted.weight)]

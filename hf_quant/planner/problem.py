@@ -16,13 +16,13 @@ Assignment = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Option:
-    """One candidate for a unit.
+    """One scheme that a unit may get, with its costs and predicted loss.
 
     Args:
         scheme: How the unit's modules are quantized; None leaves them float.
-        bytes: On disk: codes, scales and zero points, or float numbers.
-        loss: Predicted increase of the model's loss, in the units of whoever measured it; noise may push it below 0.
-        milliseconds: Time of the unit's modules; None where it is not known.
+        bytes: Bytes on disk: codes, scales and zero points, or float numbers.
+        loss: Predicted increase of the model's loss, in the unit of the sensitivities; noise may push it below 0.
+        milliseconds: Time of the unit's modules in one pass; None where it is not known.
 
     Raises:
         PlanError: A number is NaN, infinite or, but for the loss, negative.
@@ -53,9 +53,9 @@ class Unit:
     """Modules that share one choice, such as query, key and value, or an embedding and the head tied to it.
 
     Args:
-        modules: Their names.
-        weights: Numbers in their weights, each shared one counted once.
-        options: Candidates, each scheme once.
+        modules: Names of the modules.
+        weights: Number of elements of the modules' weights, a shared weight counted once.
+        options: Options to choose from, each scheme once.
 
     Raises:
         PlanError: There are no modules, weights or options, or a name or a scheme is there twice.
@@ -100,13 +100,13 @@ class Totals:
 
 @dataclass(frozen=True)
 class Problem:
-    """Units to choose for, and what no choice changes.
+    """Units with their options, and the costs that no choice changes.
 
     Args:
-        units: In the order of the model.
-        fixed_bytes: Norms, biases, headers: what every choice pays.
-        float_bytes: Of the whole float model.
-        fixed_milliseconds: What every choice takes.
+        units: Units of modules, in the order of the model.
+        fixed_bytes: Bytes that no choice changes: norms, biases, headers.
+        float_bytes: Bytes of the whole float model.
+        fixed_milliseconds: Milliseconds that no choice changes.
 
     Raises:
         PlanError: There are no units, a module is in two of them, or a number is negative or not finite.
@@ -135,11 +135,11 @@ class Problem:
 
     @property
     def weights(self) -> int:
-        """Numbers in the weights of all units."""
+        """Number of elements of the weights of all units."""
         return sum(unit.weights for unit in self.units)
 
     def chosen(self, assignment: Sequence[int]) -> list[Option]:
-        """The option of each unit.
+        """The options that an assignment chooses, one for each unit.
 
         Raises:
             PlanError: The assignment has another length, or an index that its unit does not have.
@@ -163,7 +163,7 @@ class Problem:
         )
 
     def bits_per_weight(self, assignment: Sequence[int]) -> float:
-        """Average over the units' weights, scales and zero points counted, `fixed_bytes` not."""
+        """Average bits per weight of an assignment, scales and zero points counted, `fixed_bytes` not."""
         return 8 * (self.totals(assignment).bytes - self.fixed_bytes) / self.weights
 
     def plan(self, assignment: Sequence[int]) -> Plan:

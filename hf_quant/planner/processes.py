@@ -6,7 +6,7 @@ from torch import distributed
 
 
 def place() -> tuple[int, int]:
-    """Rank, and number of processes; ``(0, 1)`` outside ``torch.distributed``."""
+    """Rank of this process, and number of processes; ``(0, 1)`` outside ``torch.distributed``."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1

@@ -15,18 +15,18 @@ from hf_quant.planner.sensitivity.sequences import IGNORED, sequences_of, writes
 from hf_quant.registry import Registry
 
 Quality: TypeAlias = Callable[[Any, Sequence[Mapping[str, Tensor]]], float]
-"""Of a model, float or quantized, and batches as `planner.sensitivity.analysis.analyse` takes them."""
+"""Function from a float or quantized model and batches, as `analyse` takes them, to a number; smaller is better."""
 
 
 @torch.no_grad()
 def mean_loss(model: Any, batches: Sequence[Mapping[str, Tensor]]) -> float:
-    """Mean over sequences of the model's own loss, in evaluation.
+    """Mean over sequences of the loss that the model computes, in evaluation mode.
 
-    In ``torch.distributed``, each process computes a share, and all have the whole.
+    In ``torch.distributed``, each process computes a share, and all get the mean over all sequences.
 
     Args:
-        model: Float or quantized, with a head that computes a loss.
-        batches: ``input_ids``, ``attention_mask``, and ``labels`` unless the model writes text.
+        model: Float or quantized model with a head that computes a loss.
+        batches: Batches of ``input_ids``, ``attention_mask``, and ``labels`` unless the model writes text.
 
     Raises:
         CalibrationError: There are no labels for a model that does not write text.
@@ -36,10 +36,11 @@ def mean_loss(model: Any, batches: Sequence[Mapping[str, Tensor]]) -> float:
 
 @torch.no_grad()
 def error_rate(model: Any, batches: Sequence[Mapping[str, Tensor]]) -> float:
-    """Share of wrong answers, which is 1 less the accuracy: of classes, of tokens with a label, or of next tokens.
+    """Share of wrong answers, 0 to 1: 1 less the accuracy of classes, of labelled tokens, or of next tokens.
 
     Raises:
-        CalibrationError: As `mean_loss`; or labels are not classes, as those of a regression.
+        CalibrationError: There are no labels for a model that does not write text, or labels are not classes, as those
+            of a regression.
     """
 
     def wrong(row: Mapping[str, Tensor], output: Any) -> tuple[float, int]:
@@ -59,7 +60,7 @@ def error_rate(model: Any, batches: Sequence[Mapping[str, Tensor]]) -> float:
 _HERE = "hf_quant.planner.quality"
 
 QUALITIES = Registry("metric of plans", {"loss": f"{_HERE}:mean_loss", "accuracy": f"{_HERE}:error_rate"})
-"""Functions of the type `Quality`."""
+"""Names of metrics to functions of the type `Quality`."""
 
 
 def _mean(model: Any, batches: Sequence[Mapping[str, Tensor]], weigh: Callable[[Any, Any], tuple[float, int]]) -> float:

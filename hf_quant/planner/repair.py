@@ -19,20 +19,20 @@ from hf_quant.planner.search.moves import Ladder, Walk
 logger = logging.getLogger(__name__)
 
 _NEAR = 1.25
-"""Times the loss of the best up to which predictions do not tell that another loses more."""
+"""Largest ratio of a predicted loss to the best one at which predictions cannot tell which plan loses more."""
 
 
 @dataclass(frozen=True)
 class Repair:
-    """One measurement, and what it was made for.
+    """One measured change of a plan, and why it was tried.
 
     Args:
-        change: What was changed, in words.
-        reason: Why.
-        predicted: Loss of the whole model, from the options.
-        measured: Loss of the whole model.
-        bytes: Of the whole model.
-        kept: Whether what follows goes on from here.
+        change: The change of the plan, in words.
+        reason: Why the change was tried, in words.
+        predicted: Predicted loss of the whole model: the sum over the chosen options.
+        measured: Measured loss of the whole model.
+        bytes: Bytes of the whole model.
+        kept: Whether the change was kept, so that later ones start from it.
     """
 
     change: str
@@ -45,12 +45,12 @@ class Repair:
 
 @dataclass(frozen=True)
 class Repaired:
-    """What came of it.
+    """Result of measuring and repairing a solution.
 
     Args:
-        solution: The best that was measured.
+        solution: The best solution that was measured.
         log: Every measurement, in order.
-        met: Whether the measured loss meets the target; True where there is none.
+        met: Whether the measured loss meets the target; True where there is no target.
     """
 
     solution: Solution
@@ -67,7 +67,7 @@ def repair(
     progress: bool = False,
     rival: Assignment | None = None,
 ) -> Repaired:
-    """Measure a solution, then change what promises most, for as long as there is reason to.
+    """Measure a solution, then try the most promising changes for as long as there is reason to.
 
     Every change keeps the bytes and milliseconds of the budget. While a target for the loss is missed, the unit of most
     predicted loss per byte is raised, if need be at the cost of those that lose least by it. Once it is met, units are
@@ -76,19 +76,19 @@ def repair(
     again.
 
     Args:
-        problem: What the solution is one of.
-        budget: What to keep to.
-        solution: To begin with, from any search; what that has measured is not measured again.
-        measure: The increase of the loss of the model under an assignment.
-        measurements: Most calls of `measure`, the first included.
+        problem: The problem that the solution solves.
+        budget: Limits that every change has to keep.
+        solution: Solution to begin with, from any search; its measured loss, if any, is not measured again.
+        measure: Measures how much the loss of the model rises under an assignment.
+        measurements: Most calls of `measure`, that of the solution included.
         progress: Show a progress bar.
-        rival: Bits that are the same for all. They are measured second unless they are predicted to lose more by a
-            quarter than the solution is predicted, or measured, to lose.
+        rival: Assignment of the same bits to all units, to measure second, unless its predicted loss is more than a
+            quarter above the solution's predicted and measured one. None: not tried.
 
     Raises:
         ConfigError: `measurements` is below 1, or the solution is beyond the budget.
         EvaluationError: A measured loss is NaN.
-        InfeasibleBudget: As for every search.
+        InfeasibleBudget: Nothing keeps to the budget, or the float model does.
     """
     limits = limits_of(problem, budget)
     if isinstance(measurements, bool) or not isinstance(measurements, int) or measurements < 1:
@@ -154,7 +154,7 @@ class _State:
         logger.info("%s: predicted %.4g, measured %.4g", change.change, totals.loss, measured)
 
     def is_near(self, rival: Assignment) -> bool:
-        """Whether what was not measured yet is predicted to lose little more than the best, or no more."""
+        """Whether a rival is not measured yet and predicted to lose little more than the best, or less."""
         least = max(self.problem.totals(self.best).loss, self.losses[self.best])
         return rival not in self.losses and self.problem.totals(rival).loss <= _NEAR * least
 
@@ -162,7 +162,7 @@ class _State:
         return self.limits.rank(self.problem.totals(assignment), self.losses[assignment])
 
     def changes(self) -> Iterator[_Change]:
-        """What has not been measured yet, the most promising first."""
+        """Changes of the best assignment that are not measured yet, the most promising first."""
         target, measured = self.limits.loss, self.losses[self.best]
         found = self._savings(target) if target is not None and measured <= target else self._gains(target)
         return (change for change in found if change.assignment not in self.losses)

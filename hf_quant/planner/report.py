@@ -18,15 +18,15 @@ from hf_quant.reporting.tables.table import Table
 
 @dataclass(frozen=True)
 class ChosenUnit:
-    """What one unit got.
+    """The scheme that a search chose for one unit, with its costs.
 
     Args:
-        modules: Their names.
-        scheme: In short, or ``"float"``.
-        bytes: On disk.
-        bits: Per weight, scales and zero points counted.
-        loss: Predicted of this choice alone.
-        reason: In words.
+        modules: Names of the unit's modules.
+        scheme: Short name of the scheme, or ``"float"``.
+        bytes: Bytes of the unit on disk.
+        bits: Bits per weight, scales and zero points counted.
+        loss: Predicted rise of the model's loss by this choice alone.
+        reason: Why this option, in words: what its neighbours would cost and lose.
     """
 
     modules: tuple[str, ...]
@@ -39,7 +39,7 @@ class ChosenUnit:
 
 @dataclass(frozen=True)
 class Point:
-    """A size and the loss it has; `loss` is measured where `measured` says so."""
+    """One plan's size, time and loss; `loss` is measured where `measured` says so, else predicted."""
 
     strategy: str
     bytes: int
@@ -50,23 +50,23 @@ class Point:
 
 @dataclass(frozen=True)
 class SearchReport:
-    """A search from its budget to its plan.
+    """Everything about one search, from its budget to its plan.
 
     Args:
-        budget: As it is written.
-        strategy: The search's name.
-        bytes: Of the whole model's file, to the byte.
-        float_bytes: Of the float one's.
-        predicted_loss: Sum over the units.
-        measured_loss: Of the model under the plan, if it was measured.
-        milliseconds: Of the whole model, if known.
-        evaluations: How many losses were asked for.
-        units: In the order of the model.
-        history: The evaluations, in order.
-        repairs: What was changed after the search, and why.
-        front: Alternatives, smallest first.
-        metric: What measured losses are of: rises of ``loss``, or falls of ``accuracy``.
-        rounding: By what the plan is carried out, in words; empty: weights are rounded to nearest.
+        budget: The budget, in its written form: ``"350MB"``.
+        strategy: Name of the search strategy.
+        bytes: Exact bytes of the quantized model's file.
+        float_bytes: Exact bytes of the float model's file.
+        predicted_loss: Predicted rise of the loss: the sum over the units.
+        measured_loss: Measured rise of the loss, or fall of the accuracy, under the plan; None if not measured.
+        milliseconds: Predicted milliseconds of the whole model; None if not known.
+        evaluations: Number of assignments whose loss was evaluated.
+        units: The choice for each unit, in the order of the model.
+        history: All evaluations of the search, in order.
+        repairs: Changes that were measured after the search, in order.
+        front: Pareto front of alternative plans, smallest first.
+        metric: What measured losses are: rises of ``"loss"``, or falls of ``"accuracy"``.
+        rounding: Algorithms that the plan is carried out by, in words; empty: weights are rounded to nearest.
     """
 
     budget: str
@@ -85,23 +85,23 @@ class SearchReport:
     rounding: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; an infinite loss, of a model that broke, is the largest float there is."""
+        """The report as a JSON-ready dict; the infinite loss of a model that broke is written as the largest float."""
         return _finite(asdict(self))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SearchReport:
-        """Inverse of `to_dict`; rejects unknown keys and other types.
+        """A report from what `to_dict` gives; unknown keys and wrong types are refused.
 
         Raises:
-            EvaluationError: Naming the key.
+            EvaluationError: A key is unknown or missing, or a value has the wrong type; the key is named.
         """
         return from_json(cls, values, "the search report")
 
     def tables(self, folded: bool = False) -> tuple[Table, ...]:
-        """Units, repairs if any and alternatives if any.
+        """The report as tables: units, and repairs and alternatives if there are any.
 
         Args:
-            folded: Whether a page shows them on request only.
+            folded: Whether a page shows the tables on request only.
         """
         units = Table(
             ("modules", "scheme", "bytes", "bits", "loss", "why"),
@@ -142,7 +142,7 @@ class SearchReport:
         return tuple(table for table in (units, repairs, points) if table.rows)
 
     def summary(self) -> str:
-        """The outcome in one line."""
+        """The outcome of the search in one line."""
         measured = ""
         if self.measured_loss is not None and self.metric == "loss":
             measured = f", measured {self.measured_loss:.4g}"
@@ -167,17 +167,17 @@ def search_report(
     rounding: str = "",
     exact_bytes: int | None = None,
 ) -> SearchReport:
-    """The report of a solution.
+    """Make the report of a solution.
 
     Args:
-        problem: What it solves.
-        budget: What it keeps to.
-        solution: As it is after repairs.
-        repairs: Their log.
-        alternatives: Solutions of the same problem; their front is reported.
-        metric: What losses were measured of.
-        rounding: By what the plan is carried out.
-        exact_bytes: Of the file; None: the sum that the search kept to the budget, which is some bytes above it.
+        problem: The problem that the solution solves.
+        budget: The budget that the solution keeps.
+        solution: The solution after repairs.
+        repairs: Log of the repairs.
+        alternatives: Other solutions of the same problem; their Pareto front is reported.
+        metric: What measured losses are: rises of ``"loss"``, or falls of ``"accuracy"``.
+        rounding: Algorithms that the plan is carried out by, in words; empty for rounding to nearest.
+        exact_bytes: Exact bytes of the file; None: the sum that the search kept below the budget, some bytes too high.
     """
     return SearchReport(
         budget=str(Budget.of(budget)),
@@ -212,7 +212,7 @@ def _chosen(problem: Problem, number: int, index: int) -> ChosenUnit:
 
 
 def _reason(problem: Problem, number: int, index: int) -> str:
-    """What the next options would have cost and lost, which is what the search weighed."""
+    """Why a unit has its option, in words: what the next smaller and larger options would cost and lose."""
     unit = problem.units[number]
     option = unit.options[index]
     if len(unit.options) == 1:

@@ -19,13 +19,13 @@ from hf_quant.planner.sensitivity.table import LossTable
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What modules of one model may be given, and what that takes.
+    """The schemes that the modules of one model may be given, and their costs.
 
     Args:
-        costs: Bytes of each choice.
-        offer: Schemes, hardware and pins.
-        times: Milliseconds of each choice, where they matter.
-        groups: Of modules that share one scheme, the first of them.
+        costs: Bytes of each scheme for each module.
+        offer: Options on schemes, hardware and pins.
+        times: Milliseconds of each scheme for each module; None where times do not matter.
+        groups: Module name to the name of the first module that it shares a scheme with.
     """
 
     costs: DiskCosts
@@ -35,11 +35,11 @@ class SearchSpace:
 
     @property
     def schemes(self) -> list[Scheme]:
-        """What modules are offered, beside staying float."""
+        """Schemes that modules are offered, beside staying float."""
         return offered(self.offer.schemes, self.offer.hardware)
 
     def problem(self, losses: LossTable | None = None) -> Problem:
-        """With losses, or without any: enough to tell what is feasible.
+        """The problem to search; without losses it tells only what is feasible.
 
         Raises:
             PlanError: Pins contradict each other.

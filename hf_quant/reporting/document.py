@@ -11,15 +11,15 @@ from hf_quant.reporting.tables.table import Section
 
 
 def title(report: Report) -> str:
-    """Of the whole report."""
+    """Title of the whole report."""
     return f"Quantized: {', '.join(map(short_name, report.models))}"
 
 
 def sections(report: Report) -> list[Section]:
-    """All parts: at a glance, then evaluations, then benchmarks.
+    """All sections of a report: at a glance, then evaluations, then benchmarks.
 
     Raises:
-        EvaluationError: There is nothing to report.
+        EvaluationError: The report is empty.
     """
     if not report.models:
         raise EvaluationError("the report is empty: give a DropReport, a BenchmarkReport, or both")

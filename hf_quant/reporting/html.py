@@ -19,7 +19,7 @@ _BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:%|pt|x|µs|ms|s|kB|MB|GB)(?!\w))")
 
 
 def to_html(report: Report) -> str:
-    """The whole page. Texts and names may come from anyone and are escaped.
+    """A report as one HTML page. Texts and names may come from anyone and are escaped.
 
     Raises:
         EvaluationError: The report is empty.
@@ -33,11 +33,11 @@ def to_html(report: Report) -> str:
 
 
 def render(title: str, parts: Sequence[Mapping[str, Any]]) -> str:
-    """A page.
+    """Render one HTML page from sections and pictures.
 
     Args:
-        title: Of it.
-        parts: ``section``, a `Section`, and ``pictures``, of `drawn`, of each.
+        title: Title of the page.
+        parts: Parts of the page, each with a `Section` as ``section`` and a list of what `drawn` gives as ``pictures``.
     """
     environment = Environment(
         loader=PackageLoader("hf_quant.reporting", "."),
@@ -53,13 +53,13 @@ def render(title: str, parts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def drawn(picture: Picture, name: str) -> dict[str, Any]:
-    """A picture as the page takes it; `name` is no other's on the page."""
+    """A picture as a page takes it: SVG, title and description; `name` must be unique on the page."""
     # Written by matplotlib, which escapes.
     return {"svg": Markup(svg(picture, name)), "title": picture.title, "description": picture.description}
 
 
 def _unbroken(text: str) -> str:
-    """Numbers stay on one line with their units."""
+    """A text whose numbers stay on one line with their units, by no-break spaces."""
     return _BEFORE_UNIT.sub("\N{NO-BREAK SPACE}", text)
 
 

@@ -12,11 +12,11 @@ from hf_quant.reporting.report import Report
 
 
 def write_json(report: Report, file: Path) -> None:
-    """Write a report for programs.
+    """Write a report to a file, as JSON.
 
     Raises:
         SaveError: The file cannot be written; what was there is as it was.
-        EvaluationError: The report holds a number that JSON has none for.
+        EvaluationError: The report holds NaN or infinity, which JSON does not have.
     """
     try:
         text = json.dumps(report.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
@@ -26,10 +26,10 @@ def write_json(report: Report, file: Path) -> None:
 
 
 def read_json(file: Path) -> Report:
-    """The report in a file that `write_json` wrote, or that holds a single `DropReport` or `BenchmarkReport`.
+    """Read the report in a file that `write_json` wrote, or that holds a single `DropReport` or `BenchmarkReport`.
 
     Raises:
-        EvaluationError: It cannot be read, is of a newer schema, or is no report.
+        EvaluationError: The file cannot be read, is of a newer schema, or holds no report.
     """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -42,10 +42,10 @@ def read_json(file: Path) -> Report:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a file under another name first, then move it: a reader sees the old one or the new one.
+    """Write a text to a file, whole or not at all: under another name first, which is then moved.
 
     Raises:
-        SaveError: It cannot be written; what was there is as it was.
+        SaveError: The file cannot be written; what was there is as it was.
     """
     try:
         content = text.encode()
@@ -55,7 +55,11 @@ def write_text(file: Path, text: str) -> None:
 
 
 def write_bytes(file: Path, content: bytes) -> None:
-    """As `write_text`."""
+    """Write bytes to a file, whole or not at all.
+
+    Raises:
+        SaveError: The file cannot be written; what was there is as it was.
+    """
     staging = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

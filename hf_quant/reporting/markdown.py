@@ -11,14 +11,14 @@ from hf_quant.reporting.tables.table import Table
 from hf_quant.reporting.words import sentence, shortened
 
 _MOST_ROWS = 40
-"""Of folded tables: Markdown cannot fold, and JSON has them all."""
+"""Most rows shown of folded tables: Markdown cannot fold, and JSON has them all."""
 
 
 def to_markdown(report: Report) -> str:
-    """The whole report.
+    """A report as Markdown.
 
     Raises:
-        EvaluationError: It is empty.
+        EvaluationError: The report is empty.
     """
     lines = [f"# {escaped(title(report))}"]
     for section in sections(report):
@@ -31,7 +31,7 @@ def to_markdown(report: Report) -> str:
 
 
 def table_lines(table: Table) -> list[str]:
-    """Title, table and caption."""
+    """Lines of Markdown for a table with its title and caption."""
     rows = table.rows[:_MOST_ROWS] if table.folded else table.rows
     lines = [f"### {escaped(table.title)}", ""] if table.title else []
     lines.append(_row(table.header))
@@ -45,7 +45,7 @@ def table_lines(table: Table) -> list[str]:
 
 
 def escaped(text: str) -> str:
-    """One line of Markdown that shows `text` as it is: it may come from anyone."""
+    """A text as one line of Markdown that shows it as it is; it may come from anyone."""
     text = shortened(text, max(len(text), 1))
     # A colon would make a link of an address.
     return re.sub(r"([\\`*_{}\[\]<>#|~$&!]|:(?=//))", r"\\\1", text)

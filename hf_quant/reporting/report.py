@@ -14,17 +14,17 @@ from hf_quant.evaluation.from_json import from_json
 from hf_quant.evaluation.report import DropReport
 
 SCHEMA_VERSION = 1
-"""Of `Report.to_dict`; raised when a field changes its meaning or goes."""
+"""Version of the layout of `Report.to_dict`; raised when a field changes its meaning or goes."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured of one or several quantized models.
+    """Evaluations and benchmarks of one or several quantized models.
 
     Args:
-        drops: Evaluations, in the order to be shown.
-        benchmarks: Likewise.
-        checkpoint: Fingerprint of the checkpoint that all of it is about, where the report lies beside one.
+        drops: Evaluations, in the order to show them.
+        benchmarks: Benchmarks, in the order to show them.
+        checkpoint: Fingerprint of the checkpoint that the report is about, if it lies beside one; else None.
     """
 
     drops: tuple[DropReport, ...] = ()
@@ -38,16 +38,16 @@ class Report:
         return list(dict.fromkeys(names))
 
     def benchmark_of(self, model: str) -> BenchmarkReport | None:
-        """The first benchmark of the quantized model of this name."""
+        """The first benchmark of a quantized model, by its name; None without one."""
         return next((entry for entry in self.benchmarks if entry.quantized.name == model), None)
 
     def figures_of(self, drop: DropReport) -> tuple[ModelFigures, ModelFigures] | None:
-        """Reference and quantized model of the benchmark of the same quantized model; None without one."""
+        """Benchmarked figures of the reference and of an evaluation's quantized model; None without a benchmark."""
         found = self.benchmark_of(drop.quantized)
         return None if found is None else (found.reference, found.quantized)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, with ``schema_version``."""
+        """The report as a JSON-ready dict, with ``schema_version``."""
         return {
             "schema_version": SCHEMA_VERSION,
             "drops": [drop.to_dict() for drop in self.drops],
@@ -57,10 +57,10 @@ class Report:
 
     @classmethod
     def from_dict(cls, values: Any) -> Report:
-        """What `to_dict` wrote, or that of a single `DropReport` or `BenchmarkReport`.
+        """A report from what `to_dict` gives, of a `Report` or of a single `DropReport` or `BenchmarkReport`.
 
         Raises:
-            EvaluationError: A newer schema, or not such a report.
+            EvaluationError: The values are of another schema version, or no such report.
         """
         if isinstance(values, dict) and "drops" not in values and "benchmarks" not in values:
             kind = "benchmarks" if "speed_ups" in values else "drops"
@@ -91,7 +91,7 @@ class Report:
 
 
 def _current(values: Any, version: int, where: str) -> dict[str, Any]:
-    """`values` without their schema version, which has to be `version`."""
+    """Values of a report without their schema version, which is checked."""
     if not isinstance(values, dict):
         raise EvaluationError(f"{where} is not an object: give a file that hf-quant evaluate or benchmark wrote")
     found = values.get("schema_version")

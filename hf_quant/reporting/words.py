@@ -9,13 +9,13 @@ from hf_quant.evaluation.latency import DECODE, FORWARD, PREFILL
 from hf_quant.evaluation.report import MetricDrop
 
 ABSENT = "–"
-"""For what was not measured."""
+"""What is shown for figures that were not measured."""
 
 TASKS = {FORWARD: "forward", PREFILL: "first token", DECODE: "each next token"}
 
 
 def bytes_(count: int | None) -> str:
-    """In units of a thousand."""
+    """Bytes in words, in kB, MB or GB of powers of 1000."""
     if count is None:
         return ABSENT
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -25,7 +25,7 @@ def bytes_(count: int | None) -> str:
 
 
 def seconds(value: float) -> str:
-    """In the unit that suits it, with three digits."""
+    """A time in words, in s, ms or µs, with three digits."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if value >= size:
             return f"{digits(value / size)} {unit}"
@@ -33,7 +33,7 @@ def seconds(value: float) -> str:
 
 
 def digits(value: float, count: int = 3) -> str:
-    """Rounded to `count` digits, without exponent."""
+    """A number rounded to `count` significant digits, without exponent."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     places = max(0, count - 1 - math.floor(math.log10(abs(value))))
@@ -41,29 +41,29 @@ def digits(value: float, count: int = 3) -> str:
 
 
 def percent(part: float, places: int = 1) -> str:
-    """Of a part of 1."""
+    """A part of 1 in percent."""
     return f"{100 * part:.{places}f} %"
 
 
 def signed_percent(part: float | None) -> str:
-    """With its sign; what rounds to nothing has none to speak of."""
+    """A part of 1 in percent, with its sign; zero is positive. None is shown as absent."""
     return ABSENT if part is None else f"{100 * part:+.2f} %".replace("-0.00", "+0.00")
 
 
 def value(number: float) -> str:
-    """Of a metric."""
+    """The value of a metric, with four digits or places."""
     return digits(number, 4) if abs(number) >= 1 else f"{number:.4f}"
 
 
 def drop(metric: MetricDrop) -> str:
-    """What was lost, with its interval; in points where the metric is a part of 1."""
+    """The drop of a metric with its interval; in points where the metric is a part of 1."""
     if metric.is_fraction:
         return f"{100 * metric.drop:+.2f} pt ({100 * metric.low:+.2f} to {100 * metric.high:+.2f})"
     return f"{metric.drop:+.4g} ({metric.low:+.4g} to {metric.high:+.4g})"
 
 
 def relative_drop(metric: MetricDrop) -> str:
-    """The same as a part of the reference's value."""
+    """The drop of a metric with its interval, in percent of the reference's value."""
     if metric.relative_drop is None:
         return ABSENT
     ends = f"{signed_percent(metric.relative_low)} to {signed_percent(metric.relative_high)}"
@@ -71,23 +71,23 @@ def relative_drop(metric: MetricDrop) -> str:
 
 
 def case(task: str, batch: int, length: int) -> str:
-    """A task at a size, as ``"first token, 1 x 128"``."""
+    """A task at a size in words, such as ``"first token, 1 x 128"``."""
     return f"{TASKS.get(task, task)}, {batch} x {length}"
 
 
 def timing(entry: Timing) -> str:
-    """Median and quartiles."""
+    """Median and quartiles of a time, in words."""
     low, high = seconds(entry.seconds.low_quartile), seconds(entry.seconds.high_quartile)
     return f"{seconds(entry.seconds.median)} ({low} to {high})"
 
 
 def sentence(note: str) -> str:
-    """With a capital and a full stop."""
+    """A note as a sentence, with a capital and a full stop."""
     return f"{note[:1].upper()}{note[1:]}."
 
 
 def shortened(text: str, length: int) -> str:
-    """Cut in the middle, on one line."""
+    """A text on one line, cut in the middle if it is longer than `length`."""
     text = " ".join(text.split())
     if len(text) <= length:
         return text

@@ -20,18 +20,18 @@ WRITERS: dict[str, Callable[[Report, Path], None]] = {
     ".md": lambda report, file: write_text(file, to_markdown(report)),
     ".html": lambda report, file: write_text(file, to_html(report)),
 }
-"""Ending of a file to what writes it."""
+"""Endings of files to functions that write a report to such a file."""
 
 
 def write_report(file: str | PathLike[str], *reports: DropReport | BenchmarkReport | Report) -> Path:
-    """Write one file about one or several quantized models.
+    """Write evaluations and benchmarks of one or several quantized models to one file.
 
     Args:
-        file: Ends in ``.json`` (for programs), ``.md``, or ``.html`` (one page with plots, which needs nothing else).
-        *reports: Of `evaluate_drop`, of `benchmark`, or of `read_report`, in the order to be shown.
+        file: File to write: ``.json`` for programs, ``.md``, or ``.html``, a page with plots that needs no other files.
+        *reports: Reports of `evaluate_drop`, `benchmark` or `read_report`, in the order to show them.
 
     Returns:
-        The file.
+        The path that was written.
 
     Raises:
         ConfigError: The file has another ending, or something else is given.
@@ -47,7 +47,7 @@ def write_report(file: str | PathLike[str], *reports: DropReport | BenchmarkRepo
 
 
 def read_report(file: str | PathLike[str]) -> Report:
-    """What a ``.json`` file holds: a `Report` with all its ``drops`` and ``benchmarks``.
+    """Read the report in a ``.json`` file: a `Report` with all its ``drops`` and ``benchmarks``.
 
     Raises:
         EvaluationError: The file cannot be read, is of a newer schema than this package's, or is no report.
@@ -56,7 +56,7 @@ def read_report(file: str | PathLike[str]) -> Report:
 
 
 def merged(*reports: DropReport | BenchmarkReport | Report) -> Report:
-    """All of them as one.
+    """Merge several reports into one.
 
     Raises:
         ConfigError: Something else is given.

@@ -12,7 +12,7 @@ from hf_quant.evaluation.statistics import Floats
 
 
 class BitsPerByte(SummedMetric):
-    """``sum of losses / (ln 2 * bytes of UTF-8)``.
+    """Bits per byte: ``sum of losses / (ln 2 * bytes of UTF-8)``.
 
     Predictions are sums of negative log-likelihoods in nats, one a text or window; references, how many bytes of text
     the tokens stand for.
@@ -24,9 +24,9 @@ class BitsPerByte(SummedMetric):
     is_fraction = False
 
     def contributions(self, predictions: Items, references: Items, labels: Sequence[Any]) -> Floats:
-        """Bits and bytes."""
+        """Bits and bytes of each text or window, float64 ``[items, 2]``."""
         return np.stack([np.asarray(predictions, float) / np.log(2), np.asarray(references, float)], axis=1)
 
     def finish(self, sums: Floats) -> dict[str, Floats]:
-        """The quotient."""
+        """Bits per byte from sums: bits over bytes."""
         return {"bits_per_byte": sums[..., 0] / sums[..., 1]}

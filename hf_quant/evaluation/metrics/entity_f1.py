@@ -13,7 +13,7 @@ from hf_quant.evaluation.statistics import Floats
 
 
 class EntityF1(SummedMetric):
-    """Of entities whose type, first and last word are right, over all sentences and types.
+    """Precision, recall and F1 of entities whose type, first and last word are right, over all sentences and types.
 
     Predictions and references are lists of tags, one a word: ``O``, ``B-TYPE`` and ``I-TYPE``, and ``E-``, ``L-``,
     ``S-`` and ``U-`` where a scheme has them. As in CoNLL's evaluation, an entity also begins where an ``I-`` follows
@@ -28,12 +28,12 @@ class EntityF1(SummedMetric):
         return {"predictions": tags, "references": tags}
 
     def contributions(self, predictions: Items, references: Items, labels: Sequence[Any]) -> Floats:
-        """Entities that were found, predicted, and there, in each sentence."""
+        """Numbers of correct, predicted and true entities in each sentence, float64 ``[sentences, 3]``."""
         pairs = [(entities(found), entities(right)) for found, right in zip(predictions, references, strict=True)]
         return np.array([[len(f & r), len(f), len(r)] for f, r in pairs], float).reshape(-1, 3)
 
     def finish(self, sums: Floats) -> dict[str, Floats]:
-        """F1 first."""
+        """F1, precision and recall from sums over sentences."""
         hit, predicted, there = np.moveaxis(sums, -1, 0)
         return {
             "f1": ratio(2 * hit, predicted + there),
@@ -43,7 +43,7 @@ class EntityF1(SummedMetric):
 
 
 def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
-    """``(type, first word, last word)`` of each entity of a sentence."""
+    """Entities of a sentence from its tags, each as ``(type, first word, last word)``."""
     found = set()
     kind, start, ended = "", 0, True
     for index, tag in enumerate([*tags, "O"]):

@@ -12,14 +12,14 @@ from hf_quant.evaluation.statistics import Floats
 
 
 class F1(SummedMetric):
-    """``2 TP / (2 TP + FP + FN)``: of class 1 where all classes are 0 and 1, averaged over classes where not."""
+    """F1, ``2 TP / (2 TP + FP + FN)``, of class 1 where all classes are 0 and 1, else averaged over classes."""
 
     summary = "F1 of class 1 where there are classes 0 and 1, otherwise the mean over classes."
     by_class = True
     average: ClassVar[str | None] = None
 
     def contributions(self, predictions: Items, references: Items, labels: Sequence[Any]) -> Floats:
-        """Of each class, whether it was hit, predicted, and there: ``[items, 3 * classes]``; or of class 1 only."""
+        """Whether each class, or class 1 alone, is hit, predicted, and true, float64 ``[items, 3 * classes]``."""
         if self.average is None and set(labels) <= {0, 1}:
             labels = [1]
         predicted = np.asarray(predictions)[:, None] == np.asarray(labels)
@@ -27,7 +27,7 @@ class F1(SummedMetric):
         return np.concatenate([predicted & there, predicted, there], axis=1).astype(float)
 
     def finish(self, sums: Floats) -> dict[str, Floats]:
-        """``2 TP / (predicted + there)``, averaged. Classes that are neither predicted nor there do not count."""
+        """F1 from sums: ``2 TP / (predicted + true)``, averaged over the classes that are predicted or true."""
         hit, predicted, there = np.split(sums, 3, axis=-1)
         if self.average == "micro":
             return {"f1": ratio(2 * hit.sum(-1), (predicted + there).sum(-1))}
@@ -37,21 +37,21 @@ class F1(SummedMetric):
 
 
 class MacroF1(F1):
-    """The mean of all classes' F1."""
+    """Macro F1: the mean of all classes' F1."""
 
     summary = "Mean of the F1 of all classes."
     average = "macro"
 
 
 class MicroF1(F1):
-    """F1 of all classes' counts together."""
+    """Micro F1: F1 of the counts of all classes together."""
 
     summary = "F1 of the counts of all classes together."
     average = "micro"
 
 
 class WeightedF1(F1):
-    """The mean of all classes' F1, each weighted by how often it is there."""
+    """Weighted F1: the mean of all classes' F1, each weighted by how often the class is true."""
 
     summary = "Mean of the F1 of all classes, weighted by how often each is there."
     average = "weighted"

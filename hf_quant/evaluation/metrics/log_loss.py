@@ -7,7 +7,7 @@ from hf_quant.evaluation.statistics import Floats
 
 
 class LogLoss(LossMetric):
-    """``sum of losses / number of answers``, in nats.
+    """Log loss: ``sum of losses / number of answers``, in nats.
 
     Predictions are sums of negative log-likelihoods in nats, one an example; references, how many answers each is the
     sum of.
@@ -16,5 +16,5 @@ class LogLoss(LossMetric):
     summary = "Mean negative log-likelihood of the right answer, in nats."
 
     def finish(self, sums: Floats) -> dict[str, Floats]:
-        """The quotient."""
+        """Log loss from sums: nats over the number of answers."""
         return {"log_loss": sums[..., 0] / sums[..., 1]}

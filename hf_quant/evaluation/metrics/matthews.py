@@ -12,20 +12,20 @@ from hf_quant.evaluation.statistics import Floats
 
 
 class Matthews(SummedMetric):
-    """Correlation of predicted and true classes, for any number of them (Gorodkin, 2004)."""
+    """Matthews correlation of predicted and true classes, for any number of classes (Gorodkin, 2004)."""
 
     summary = "Correlation of predicted and true classes, from -1 to 1."
     by_class = True
 
     def contributions(self, predictions: Items, references: Items, labels: Sequence[Any]) -> Floats:
-        """1, whether it is right, then of each class whether it was predicted and there: ``[items, 2 + 2 classes]``."""
+        """1, whether the item is right, and whether each class is predicted and true: ``[items, 2 + 2 classes]``."""
         predicted = np.asarray(predictions)[:, None] == np.asarray(labels)
         there = np.asarray(references)[:, None] == np.asarray(labels)
         right = (predicted & there).any(1, keepdims=True)
         return np.concatenate([np.ones_like(right), right, predicted, there], axis=1).astype(float)
 
     def finish(self, sums: Floats) -> dict[str, Floats]:
-        """``(n c - p t) / sqrt((n^2 - p p) (n^2 - t t))``: of `n` items `c` are right; `p`, `t` count by class."""
+        """``(n c - p t) / sqrt((n^2 - p p) (n^2 - t t))``: `c` of `n` items are right; `p`, `t` are counts by class."""
         count, right = sums[..., 0], sums[..., 1]
         predicted, there = np.split(sums[..., 2:], 2, axis=-1)
         together = count * right - (predicted * there).sum(-1)

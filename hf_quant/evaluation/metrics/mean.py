@@ -12,22 +12,22 @@ from hf_quant.evaluation.statistics import Floats
 
 
 class Mean(SummedMetric):
-    """The mean of predictions, which are scores. References do not matter."""
+    """Mean of scores that are better when higher, given as predictions. References do not matter."""
 
     summary = "Mean of scores that are better when higher."
 
     def contributions(self, predictions: Items, references: Items, labels: Sequence[Any]) -> Floats:
-        """The score, and 1."""
+        """Score of each example, and 1, float64 ``[examples, 2]``."""
         scores = np.asarray(predictions, float)
         return np.stack([scores, np.ones_like(scores)], axis=1)
 
     def finish(self, sums: Floats) -> dict[str, Floats]:
-        """The quotient."""
+        """Mean from sums: scores over their number."""
         return {"mean": sums[..., 0] / sums[..., 1]}
 
 
 class MeanCost(Mean):
-    """The same of scores that are better when lower."""
+    """Mean of scores that are better when lower, given as predictions. References do not matter."""
 
     summary = "Mean of scores that are better when lower."
     higher_is_better = False

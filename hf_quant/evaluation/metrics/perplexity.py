@@ -9,7 +9,7 @@ from hf_quant.evaluation.statistics import Floats
 
 
 class Perplexity(LossMetric):
-    """``exp(sum of losses / number of tokens)``.
+    """Perplexity: ``exp(sum of losses / number of tokens)``.
 
     Predictions are sums of negative log-likelihoods in nats, one a text or window; references, how many tokens each is
     the sum of.
@@ -18,5 +18,5 @@ class Perplexity(LossMetric):
     summary = "exp(sum of negative log-likelihoods / number of tokens)."
 
     def finish(self, sums: Floats) -> dict[str, Floats]:
-        """The exponential of the quotient."""
+        """Perplexity from sums: the exponential of nats over tokens."""
         return {"perplexity": np.exp(sums[..., 0] / sums[..., 1])}

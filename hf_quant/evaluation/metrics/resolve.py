@@ -17,15 +17,15 @@ _LOWER_IS_BETTER = (
     *("perplexity", "loss", "error", "wer", "cer", "ter", "mse", "mae", "rmse", "mape", "smape", "mase", "brier_score"),
     *("log_loss", "word_perplexity", "byte_perplexity", "bits_per_byte", "exact_match_error"),
 )
-"""Values of metrics of `evaluate` and `lm-eval` that are better when lower."""
+"""Names of values of metrics of `evaluate` and `lm-eval` that are better when lower."""
 
 
 def metric_module(metric: str | evaluate.EvaluationModule) -> evaluate.EvaluationModule:
-    """The metric of that name: one of this package, or what ``evaluate.load`` finds in a folder or on the Hub.
+    """A metric by its name: one of this package, or what ``evaluate.load`` finds in a folder or on the Hub.
 
     Raises:
-        MetricUnavailable: It needs the network, which is not there, or a package that is not installed.
-        EvaluationError: Not a name and not an `evaluate.EvaluationModule`.
+        MetricUnavailable: The metric needs the network, which is not there, or a package that is not installed.
+        EvaluationError: What is given is no name and no `evaluate.EvaluationModule`.
     """
     if isinstance(metric, evaluate.EvaluationModule):
         return metric
@@ -57,7 +57,7 @@ def _loaded(metric: str) -> evaluate.EvaluationModule:
 
 
 def needs(module: evaluate.EvaluationModule) -> str:
-    """What of a task a metric takes; of a foreign one, as far as its features tell."""
+    """Kind of input that a metric takes, such as `ANSWERS`; for a foreign metric, as far as its features tell."""
     if isinstance(module, OfflineMetric):
         return module.needs
     features = module.features[0] if isinstance(module.features, list) else module.features
@@ -66,21 +66,21 @@ def needs(module: evaluate.EvaluationModule) -> str:
 
 
 def higher_is_better(module: evaluate.EvaluationModule, value: str) -> bool:
-    """Which way is up for one of a metric's values."""
+    """Whether higher is better for one of a metric's values."""
     if isinstance(module, OfflineMetric):
         return module.higher_is_better
     return value not in _LOWER_IS_BETTER and module.name not in _LOWER_IS_BETTER
 
 
 def is_fraction(module: evaluate.EvaluationModule, values: tuple[float, float], higher: bool) -> bool:
-    """Whether a point of one of a metric's values is a hundredth."""
+    """Whether one of a metric's values is a part of 1, so that a point is a hundredth."""
     if isinstance(module, OfflineMetric):
         return module.is_fraction
     return higher and all(-1 <= value <= 1 for value in values)
 
 
 def only_numbers(output: Any) -> dict[str, float]:
-    """Values of what ``compute`` has given that are single numbers."""
+    """The single numbers among the values that a metric's ``compute`` gave."""
     found = {}
     for name, value in (output or {}).items():
         try:

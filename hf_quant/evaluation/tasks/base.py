@@ -19,17 +19,17 @@ from hf_quant.evaluation.metrics.resolve import needs
 from hf_quant.evaluation.models import ModelFacts
 
 Encoded = dict[str, list[int]]
-"""``input_ids``, ``attention_mask``, and ``token_type_ids`` where a tokenizer gives them."""
+"""One encoded sequence: ``input_ids``, ``attention_mask``, and ``token_type_ids`` if a tokenizer gives them."""
 
 
 @dataclass(frozen=True)
 class Feature:
-    """What is run at once.
+    """Sequences of one example that are run together, one mostly.
 
     Args:
-        example: Row of the data it belongs to.
-        sequences: Token sequences, mostly one.
-        notes: What the task needs to read the outputs.
+        example: Index of the example in the data.
+        sequences: Encoded sequences; mostly one, two for pairs that are compared.
+        notes: What the task needs to read the models' outputs, such as labels or positions.
     """
 
     example: int
@@ -38,17 +38,17 @@ class Feature:
 
     @property
     def length(self) -> int:
-        """Tokens of the longest sequence."""
+        """Number of tokens of the longest sequence."""
         return max(len(sequence["input_ids"]) for sequence in self.sequences)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Features that run together.
+    """Features that are run in one forward pass, and their tensors.
 
     Args:
-        features: At least one.
-        tensors: int64 ``[sequences, tokens]`` by name, padded on the right.
+        features: Features of the batch, at least one.
+        tensors: Names of model inputs to tensors, int64 ``[sequences, tokens]``, padded on the right.
     """
 
     features: tuple[Feature, ...]
@@ -57,21 +57,21 @@ class Batch:
 
 @dataclass(frozen=True)
 class Result:
-    """One example, answered by both models. Pairs are the reference's and the quantized model's.
+    """One example, answered by both models. Pairs hold the reference's value, then the quantized model's.
 
     Args:
-        example: Its row in the data, or its position among windows of text.
-        target: What is right, as metrics take it; arrays where an example has several answers.
-        answers: What the models say, likewise.
-        harm: How much worse the quantized model is.
-        units: How many answers the following are sums over.
-        kl: Sum of ``KL(reference || quantized)``, nats.
-        same: Answers that are the same.
-        to_wrong: Answers that were right and became wrong.
-        to_right: Answers that were wrong and became right.
-        losses: Sums of negative log-likelihoods of what is right, nats.
-        bytes: Of the text that losses are of.
-        notes: What `Task.describe` needs.
+        example: Row of the example in the data, or its position among windows of text.
+        target: Right answer, as metrics take it; an array where an example has several answers.
+        answers: Answers of both models, as metrics take them; arrays where an example has several answers.
+        harm: How much worse the quantized model is, in the unit that the task's `harm` names.
+        units: Number of answers in the example, which the following fields are sums over.
+        kl: Sum of ``KL(reference || quantized)`` over answers, in nats.
+        same: Number of answers that are the same.
+        to_wrong: Number of answers that were right and became wrong.
+        to_right: Number of answers that were wrong and became right.
+        losses: Sums of both models' negative log-likelihoods of the right answers, in nats.
+        bytes: Bytes in UTF-8 of the text that `losses` are of.
+        notes: What `Task.describe` needs to put the example into words.
     """
 
     example: int
@@ -90,7 +90,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Description:
-    """An example in words: its text, what is right, and what the models say."""
+    """An example in words: its text, the right answer, and both models' answers."""
 
     text: str
     label: str
@@ -100,21 +100,21 @@ class Description:
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """What models are asked to do, with its options. Subclasses are frozen dataclasses as well.
+    """A task that models are evaluated on, with its options. Subclasses are frozen dataclasses as well.
 
     Args:
-        metrics: Names, or `evaluate.EvaluationModule` objects; none for the task's own choice.
-        batch_size: Sequences of a batch.
-        max_length: Texts are cut to so many tokens. None: a text that the model cannot read whole is an error.
+        metrics: Metrics by name or as `evaluate.EvaluationModule` objects; empty for the task's defaults.
+        batch_size: Sequences in a forward pass.
+        max_length: Number of tokens that texts are cut to. None: a text that the model cannot read whole is an error.
 
     Attributes:
-        name: In the table of tasks.
-        unit: What `Result.units` counts.
-        harm: What `Result.harm` is, in words.
-        defaults: Metrics, if none are asked for.
-        fits: Metrics of this package that say something of it.
-        call: What models are called with beside a batch's tensors.
-        has_labels: Whether it asks for classes that the models' configs name.
+        name: Name of the task in the table of tasks.
+        unit: What `Result.units` counts, in words.
+        harm: Meaning and unit of `Result.harm`, in words.
+        defaults: Names of the metrics that are used if none are asked for.
+        fits: Names of the metrics of this package that suit the task.
+        call: Keyword arguments that models are called with, beside a batch's tensors.
+        has_labels: Whether the task asks for classes that the models' configs name.
     """
 
     metrics: tuple[str | evaluate.EvaluationModule, ...] = ()
@@ -136,21 +136,21 @@ class Task(ABC):
                 raise EvaluationError(f"{name} must be a positive integer, not {value!r}")
 
     def part(self, model: Any) -> Any:
-        """What of a model is run."""
+        """The part of a model that the task runs."""
         return model
 
     def size(self, facts: ModelFacts) -> int:
-        """Sequences of a batch that the models can take."""
+        """Number of sequences that the models can take in one batch."""
         return self.batch_size
 
     def options(self) -> dict[str, Any]:
-        """Those that are set, JSON-ready, for the report."""
+        """Options of the task that are set, as a JSON-ready dict, for the report."""
         found = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "metrics"}
         return {name: _plain(value) for name, value in found.items() if value is not None}
 
     @abstractmethod
     def features(self, rows: Rows, facts: ModelFacts) -> list[Feature]:
-        """What to run, made of all rows.
+        """Features to run the models on, made of all rows.
 
         Raises:
             EvaluationError: Columns are missing, labels are unknown, or a text is longer than the model's context.
@@ -158,37 +158,37 @@ class Task(ABC):
 
     @abstractmethod
     def reduce(self, batch: Batch, reference: Any, quantized: Any, facts: ModelFacts) -> list[Any]:
-        """What is left of the models' outputs for each feature of a batch; the outputs themselves are not kept.
+        """Reduce both models' outputs on a batch to what is kept of them, one entry for each feature.
 
         Raises:
-            EvaluationError: Logits are NaN, or not what this task is about.
+            EvaluationError: Logits are NaN, or not what this task needs.
         """
 
     def results(self, features: Sequence[Feature], reduced: Sequence[Any], rows: Rows) -> list[Result]:
-        """One result an example, ascending; `reduced` has what `reduce` left of each feature."""
+        """One result for each example, in order, from what `reduce` kept of each feature."""
         return list(reduced)
 
     @abstractmethod
     def describe(self, result: Result, rows: Rows, facts: ModelFacts) -> Description:
-        """An example for people to read."""
+        """An example and its answers in words."""
 
     def notes(self, features: Sequence[Feature], rows: Rows) -> list[str]:
-        """What a reader of the report has to know."""
+        """Remarks for readers of the report."""
         return []
 
     def metric_names(self, rows: Rows, facts: ModelFacts) -> tuple[str | evaluate.EvaluationModule, ...]:
-        """Those asked for, or the task's own choice."""
+        """The metrics that are asked for, or the task's defaults."""
         return self.metrics or self.defaults
 
     def fitting(self, facts: ModelFacts) -> tuple[str, ...]:
-        """Metrics of this package that say something of the task with these models."""
+        """Names of the metrics of this package that suit the task with these models."""
         return self.fits
 
     def inputs(self, metric: evaluate.EvaluationModule, results: Sequence[Result]) -> MetricInputs:
-        """What a metric takes of the results.
+        """Inputs of a metric, made of the results.
 
         Raises:
-            EvaluationError: It needs what this task does not give.
+            EvaluationError: The metric needs what this task does not give.
         """
         wanted = needs(metric)
         if wanted in (LOSSES, BYTES):
@@ -204,7 +204,7 @@ class Task(ABC):
         return self.answers(metric, results)
 
     def answers(self, metric: evaluate.EvaluationModule, results: Sequence[Result]) -> MetricInputs:
-        """One item an answer."""
+        """Inputs of a metric over answers: one item for each answer."""
         first, second = zip(*(result.answers for result in results), strict=True)
         targets = [result.target for result in results]
         if not isinstance(targets[0], np.ndarray):
@@ -213,11 +213,11 @@ class Task(ABC):
         return MetricInputs(np.concatenate(targets), (np.concatenate(first), np.concatenate(second)), owner)
 
     def sequences(self, metric: evaluate.EvaluationModule, results: Sequence[Result]) -> MetricInputs:
-        """One item an example, each a list of tags."""
+        """Inputs of a metric over sequences: one item for each example, a list of tags."""
         raise self.unfit(metric)
 
     def unfit(self, metric: evaluate.EvaluationModule) -> EvaluationError:
-        """The error for a metric that takes something else."""
+        """The error for a metric that needs what this task does not give."""
         return EvaluationError(
             f"{self.name} has not what the metric {metric.name} takes: use {', '.join(self.defaults)}"
         )

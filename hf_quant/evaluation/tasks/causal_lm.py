@@ -26,16 +26,16 @@ _FEW = 30
 
 @dataclass(frozen=True)
 class CausalLM(Task):
-    """Each token of the texts is scored once, in the first window that reaches it.
+    """Causal language modelling: each token of the texts is scored once, in the first window that reaches it.
 
     Args:
-        text_column: None for ``text``, ``sentence`` or ``content``.
-        batch_size: Windows of a batch. Logits of a batch take 4 bytes for each of its tokens and of the vocabulary.
-        max_length: Tokens of a window; None for 512, or what the model reads if that is less.
+        text_column: Column of the texts; None for ``text``, ``sentence`` or ``content``.
+        batch_size: Windows in a forward pass, whose logits take 4 bytes times tokens times the size of the vocabulary.
+        max_length: Tokens of a window; None for 512, or as many as the model reads if that is less.
         stride: Tokens from one window's start to the next; None for no overlap.
-        join: True: texts are joined by blank lines and read as one, and an example is a window. False: each text is
-            read alone, and is an example.
-        bos: Begin each window with the tokenizer's token for that.
+        join: Whether texts are joined by blank lines and read as one, so that an example is a window. False: each text
+            is read alone, and is an example.
+        bos: Whether each window begins with the tokenizer's ``bos`` token.
     """
 
     text_column: str | None = None
@@ -52,13 +52,13 @@ class CausalLM(Task):
     call = {"use_cache": False}  # noqa: RUF012
 
     def metric_names(self, rows: Rows, facts: ModelFacts) -> tuple[str | evaluate.EvaluationModule, ...]:
-        """Bits per byte only where the tokenizer says which text its tokens stand for."""
+        """The metrics that are asked for, or the defaults; bits per byte need a fast tokenizer, which has offsets."""
         if self.metrics or facts.tokenizer.is_fast:
             return self.metrics or self.defaults
         return tuple(name for name in self.defaults if name != "bits-per-byte")
 
     def features(self, rows: Rows, facts: ModelFacts) -> list[Feature]:
-        """One sequence a window."""
+        """Features of one window each, whose notes say where to score it."""
         texts = rows.texts(rows.column(self.text_column, ("text", "sentence", "content"), "text_column"))
         if getattr(facts.config, "is_encoder_decoder", False):
             raise EvaluationError("an encoder-decoder has no perplexity of a text alone: causal-lm is for decoders")
@@ -81,7 +81,7 @@ class CausalLM(Task):
         return min(_USUAL_LENGTH, facts.positions or _USUAL_LENGTH)
 
     def _windows(self, text: str, tokenizer: Any, length: int, begin: int) -> Iterator[tuple[list[int], Places]]:
-        """Token ids of each window, without those that begin it, and where to score it."""
+        """Token ids of each window, without its ``bos``, and where to score it."""
         # verbose=False: the whole text is longer than the model's context on purpose.
         fields = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=tokenizer.is_fast)
         tokens = np.array(fields["input_ids"], dtype=np.int64)
@@ -93,7 +93,7 @@ class CausalLM(Task):
             yield tokens[start:end].tolist(), Places(positions, tokens[scored:end], size)
 
     def reduce(self, batch: Batch, reference: Any, quantized: Any, facts: ModelFacts) -> list[Result]:
-        """Likelihoods, likeliest tokens and divergence of each token that is scored."""
+        """Likelihoods, likeliest tokens and divergence at the scored tokens of each window."""
         for outputs in (reference, quantized):
             if isinstance(outputs, MaskedLMOutput):
                 raise EvaluationError(
@@ -108,17 +108,17 @@ class CausalLM(Task):
         ]
 
     def results(self, features: Sequence[Feature], reduced: Sequence[Any], rows: Rows) -> list[Result]:
-        """One a window, or one a text."""
+        """One result for each window, or for each text if texts are not joined."""
         return merged(reduced)
 
     def describe(self, result: Result, rows: Rows, facts: ModelFacts) -> Description:
-        """How the window begins, and both perplexities."""
+        """The beginning of a window or text, and both models' perplexities."""
         assert result.losses is not None
         first, second = (f"perplexity {np.exp(loss / result.units):.4g}" for loss in result.losses)
         return Description(facts.tokenizer.decode(result.notes), "", first, second)
 
     def notes(self, features: Sequence[Feature], rows: Rows) -> list[str]:
-        """Intervals of few examples are too narrow."""
+        """A remark if there are so few examples that intervals are rough."""
         count = len({feature.example for feature in features})
         kind = "windows" if self.join else "texts"
         return [f"intervals come from {count} {kind}, which is few: they are rough"] if count < _FEW else []
@@ -129,7 +129,7 @@ def _with_notes(result: Result, ids: list[int]) -> Result:
 
 
 def _byte_ends(text: str, offsets: Sequence[tuple[int, int]]) -> Counts:
-    """UTF-8 bytes of `text` up to the end of each token, with 0 before the first: ``[tokens + 1]``."""
+    """Bytes in UTF-8 of a text up to the end of each token, with 0 before the first, int64 ``[tokens + 1]``."""
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     sizes = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
     before = np.concatenate([[0], np.cumsum(sizes)])

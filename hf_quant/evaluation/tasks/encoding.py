@@ -12,13 +12,13 @@ _FIELDS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def encode(texts: tuple[list[str], ...], facts: ModelFacts, max_length: int | None, what: str) -> list[Encoded]:
-    """Tokens of texts, or of pairs of them, with special tokens.
+    """Tokenize texts or pairs of texts, with special tokens.
 
     Args:
-        texts: One list, or two for pairs.
-        facts: Of the models.
-        max_length: Cut to so many tokens; None to cut nothing.
-        what: What the texts are, for the message.
+        texts: One list of texts, or two for pairs.
+        facts: Facts about the models.
+        max_length: Number of tokens that texts are cut to; None to cut nothing.
+        what: Name of the texts, for error messages.
 
     Raises:
         EvaluationError: A text is longer than the model's context and is not to be cut, or has no tokens.
@@ -33,15 +33,15 @@ def encode(texts: tuple[list[str], ...], facts: ModelFacts, max_length: int | No
 
 
 def sequence(fields: Any, index: int) -> Encoded:
-    """What models take of one row of a tokenizer's output."""
+    """The fields of one row of a tokenizer's output that models take."""
     return {name: list(fields[name][index]) for name in _FIELDS if name in fields}
 
 
 def require_fit(tokens: int, longest: int | None, what: str) -> None:
-    """Refuse what is longer than the context, or empty.
+    """Refuse a text that is empty or longer than the models' context.
 
     Raises:
-        EvaluationError: It is.
+        EvaluationError: The text has no tokens, or more than `longest`.
     """
     if tokens == 0:
         raise EvaluationError(f"{what} has no tokens: leave it out of the data")

@@ -11,12 +11,12 @@ from hf_quant.errors import EvaluationError
 
 
 class Labels:
-    """How to number labels.
+    """Maps a dataset's labels to the models' class numbers.
 
     Args:
-        id2label: The models' names of classes.
-        names: The dataset's names of its own numbers; None where labels are plain numbers or strings.
-        given: Label of the dataset to the model's class number or name, from the user.
+        id2label: Class numbers to names, from the models' configs.
+        names: The dataset's names for its own numbers; None where labels are plain numbers or strings.
+        given: Labels of the dataset to the models' class numbers or names, from the user; None: found by name.
 
     Raises:
         EvaluationError: `given` leads to a class that the models do not have.
@@ -42,11 +42,11 @@ class Labels:
         return int(number)
 
     def number(self, label: Any, where: str) -> int:
-        """The class of a label of the dataset.
+        """The models' class number for a label of the dataset.
 
         Args:
-            label: A number or a string.
-            where: Row and column, for the message.
+            label: Label, a number or a string.
+            where: Row and column of the label, for error messages.
 
         Raises:
             EvaluationError: The models have no such class.
@@ -72,7 +72,7 @@ class Labels:
 
 
 def class_names(feature: Any) -> list[str] | None:
-    """Names of a column's numbers, if its type has any; of the numbers in lists, too."""
+    """Names of the class numbers in a column, or in its lists; None if the column's type names none."""
     while isinstance(feature, datasets.Sequence | datasets.List | datasets.LargeList):
         feature = feature.feature
     return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None

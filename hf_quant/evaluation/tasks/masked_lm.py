@@ -18,12 +18,12 @@ from hf_quant.evaluation.tasks.tokens import Places, token_results
 
 @dataclass(frozen=True)
 class MaskedLM(Task):
-    """A part of each text's tokens is hidden, chosen by `seed`; at least one.
+    """Masked language modelling: a part of each text's tokens, at least one, is hidden and has to be guessed.
 
     Args:
-        text_column: None for ``text``, ``sentence`` or ``content``.
-        mask_fraction: Part of the tokens, from 0 to 1.
-        mask_seed: Which of them.
+        text_column: Column of the texts; None for ``text``, ``sentence`` or ``content``.
+        mask_fraction: Share of each text's tokens to hide, above 0 and at most 1.
+        mask_seed: Seed by which the hidden tokens are chosen.
     """
 
     text_column: str | None = None
@@ -42,7 +42,7 @@ class MaskedLM(Task):
             raise EvaluationError(f"mask_fraction must be above 0 and at most 1, not {self.mask_fraction}")
 
     def features(self, rows: Rows, facts: ModelFacts) -> list[Feature]:
-        """One sequence a row; rows without a token that can be hidden are left out."""
+        """Features of one text each, with hidden tokens; texts without a token that can be hidden are left out."""
         mask = facts.tokenizer.mask_token_id
         if mask is None:
             raise EvaluationError("the tokenizer has no mask token: this model is not for masked-lm; try causal-lm")
@@ -67,12 +67,12 @@ class MaskedLM(Task):
         return rows.column(self.text_column, ("text", "sentence", "content"), "text_column")
 
     def reduce(self, batch: Batch, reference: Any, quantized: Any, facts: ModelFacts) -> list[Result]:
-        """Guesses, likelihoods and divergence of each hidden token."""
+        """Guesses, likelihoods and divergence at the hidden tokens of each text."""
         logits = [vocabulary_logits(outputs, facts.vocabulary) for outputs in (reference, quantized)]
         return token_results(batch, *logits)
 
     def describe(self, result: Result, rows: Rows, facts: ModelFacts) -> Description:
-        """The text, and the hidden tokens."""
+        """A text, its hidden tokens, and both models' guesses."""
         tokens = (
             " ".join(map(str, facts.tokenizer.convert_ids_to_tokens(each.tolist())))
             for each in (result.target, *result.answers)

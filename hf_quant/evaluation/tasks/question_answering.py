@@ -24,7 +24,7 @@ _USUAL_STRIDE = 128
 
 @dataclass(frozen=True)
 class _Span:
-    """The best answer in one window: characters of the context, and how much better it is than no answer."""
+    """The best answer in one window: characters of the context, its score, and the score of no answer."""
 
     start: int
     end: int
@@ -34,15 +34,15 @@ class _Span:
 
 @dataclass(frozen=True)
 class QuestionAnswering(Task):
-    """Contexts that are longer than a window are read in windows that overlap; the best answer of all counts.
+    """Extractive question answering. Long contexts are read in windows that overlap; the best answer of all counts.
 
     Args:
-        question_column: None for ``question``.
-        text_column: Of contexts; None for ``context``, ``passage`` or ``text``.
-        label_column: Of answers: a text, a list of texts that are all right, or SQuAD's mapping with such a list,
-            ``text``. None for ``answers`` or ``answer``.
-        max_length: Tokens of a window, question included; None for 384, or what the model reads if that is less.
-        stride: Tokens that windows share; None for 128, or a third of a window if that is less.
+        question_column: Column of the questions; None for ``question``.
+        text_column: Column of the contexts; None for ``context``, ``passage`` or ``text``.
+        label_column: Column of the right answers: a text, a list of texts that are all right, or SQuAD's mapping with
+            such a list, ``text``. None for ``answers`` or ``answer``.
+        max_length: Tokens of a window, question included; None for 384, or as many as the model reads if that is less.
+        stride: Tokens that neighbouring windows share; None for 128, or a third of a window if that is less.
         answer_length: Most tokens of an answer.
     """
 
@@ -65,7 +65,7 @@ class QuestionAnswering(Task):
                 raise EvaluationError(f"{name} must be a whole number from {least} on, not {value!r}")
 
     def features(self, rows: Rows, facts: ModelFacts) -> list[Feature]:
-        """One sequence a window; notes are the places in the context of its tokens."""
+        """Features of one window each, whose notes are the places of its tokens in the context."""
         if not facts.tokenizer.is_fast:
             raise EvaluationError("question answering needs a fast tokenizer, one with tokenizer.json")
         questions = rows.texts(rows.column(self.question_column, ("question",), "question_column"))
@@ -106,7 +106,7 @@ class QuestionAnswering(Task):
         )
 
     def reduce(self, batch: Batch, reference: Any, quantized: Any, facts: ModelFacts) -> list[Any]:
-        """Both models' best answer in each window, and the divergence of starts and ends together."""
+        """Both models' best answers in each window, and the divergence of starts and ends together, in nats."""
         both = [_positions(outputs) for outputs in (reference, quantized)]
         allowed = torch.zeros(both[0][0].shape, dtype=torch.bool)
         for row, feature in enumerate(batch.features):
@@ -139,7 +139,7 @@ class QuestionAnswering(Task):
         return found
 
     def results(self, features: Sequence[Feature], reduced: Sequence[Any], rows: Rows) -> list[Result]:
-        """One a question."""
+        """One result for each question, from all its windows."""
         contexts = rows.texts(rows.column(self.text_column, ("context", "passage", "text"), "text_column"))
         column = rows.column(self.label_column, ("answers", "answer"), "label_column")
         right = [_answers(value, f"row {index} of {column}") for index, value in enumerate(rows[column])]
@@ -167,7 +167,7 @@ class QuestionAnswering(Task):
         return found
 
     def describe(self, result: Result, rows: Rows, facts: ModelFacts) -> Description:
-        """Question and answers."""
+        """A question, its right answers, and both models' answers."""
         question = rows.column(self.question_column, ("question",), "question_column")
         return Description(rows.cell(question, result.example), " / ".join(result.target), *result.answers)
 
@@ -189,7 +189,7 @@ def _best(spans: Sequence[_Span], context: str, may_be_none: bool) -> str:
 
 
 def _answers(value: Any, where: str) -> list[str]:
-    """Texts that are right; none where the question has no answer."""
+    """The right answers of one row, as texts; none where the question has no answer."""
     texts = value.get("text") if isinstance(value, Mapping) else value
     texts = [texts] if isinstance(texts, str) else texts
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):

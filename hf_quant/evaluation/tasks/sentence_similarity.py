@@ -22,14 +22,14 @@ _POOLINGS = ("mean", "cls")
 
 @dataclass(frozen=True)
 class SentenceSimilarity(Task):
-    """The cosine of two sentences' embeddings, and how similar they are.
+    """Sentence similarity: the cosine of two sentences' embeddings, against a similarity that people gave.
 
     Args:
-        text_column: None for ``sentence1``, ``text1`` or ``premise``.
-        pair_column: None for ``sentence2``, ``text2`` or ``hypothesis``.
-        label_column: Numbers, higher for more alike, in any unit; None for ``score``, ``label`` or
-            ``similarity_score``.
-        pooling: ``"mean"`` over a sentence's tokens, or ``"cls"`` for the first.
+        text_column: Column of the first sentences; None for ``sentence1``, ``text1`` or ``premise``.
+        pair_column: Column of the second sentences; None for ``sentence2``, ``text2`` or ``hypothesis``.
+        label_column: Column of the similarities, numbers in any unit, higher for more alike; None for ``score``,
+            ``label`` or ``similarity_score``.
+        pooling: How a sentence's hidden states become an embedding: their ``"mean"``, or ``"cls"``, the first.
     """
 
     text_column: str | None = None
@@ -49,11 +49,11 @@ class SentenceSimilarity(Task):
             raise EvaluationError(unknown("pooling", self.pooling, _POOLINGS))
 
     def part(self, model: Any) -> Any:
-        """The encoder below a head."""
+        """The encoder of a model, without its head."""
         return getattr(model, "base_model", model)
 
     def features(self, rows: Rows, facts: ModelFacts) -> list[Feature]:
-        """Two sequences a row; notes are how similar they are."""
+        """Features of two sentences each, whose notes are the similarity that people gave."""
         columns = self._columns(rows)
         score = rows.column(self.label_column, ("score", "label", "similarity_score"), "label_column")
         sides = [encode((rows.texts(name),), facts, self.max_length, f"{name} of row") for name in columns]
@@ -75,7 +75,7 @@ class SentenceSimilarity(Task):
         )
 
     def reduce(self, batch: Batch, reference: Any, quantized: Any, facts: ModelFacts) -> list[Result]:
-        """Both cosines of each pair."""
+        """Both models' cosines of each pair."""
         mask = batch.tensors["attention_mask"]
         both = [self._cosines(outputs, mask) for outputs in (reference, quantized)]
         require_finite(
@@ -95,12 +95,12 @@ class SentenceSimilarity(Task):
         return functional.cosine_similarity(embeddings[0::2].double(), embeddings[1::2].double())
 
     def describe(self, result: Result, rows: Rows, facts: ModelFacts) -> Description:
-        """Both sentences, and cosines."""
+        """Both sentences, their similarity, and both models' cosines."""
         sentences = " / ".join(rows.cell(name, result.example) for name in self._columns(rows))
         return Description(sentences, f"{result.target:.4g}", *(f"{cosine:.4f}" for cosine in result.answers))
 
 
 def mean_pooled(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Mean over each sequence's real tokens: ``[sequences, tokens, width]`` to ``[sequences, width]``."""
+    """Mean hidden state over each sequence's real tokens, ``[sequences, width]`` of ``[sequences, tokens, width]``."""
     weights = mask[..., None].to(hidden.dtype)
     return torch.sum(hidden * weights, dim=1) / weights.sum(dim=1)

@@ -22,13 +22,15 @@ _PAIRS = {"sentence1": "sentence2", "premise": "hypothesis", "question1": "quest
 
 @dataclass(frozen=True)
 class TextClassification(Task):
-    """One class for a text or a pair of texts.
+    """Text classification: one class, or one score, for a text or a pair of texts.
 
     Args:
-        text_column: None for ``text``, ``sentence``, ``content``, ``review``, or the first of a usual pair.
-        pair_column: The second text; None for the second of a usual pair, such as ``premise`` and ``hypothesis``.
-        label_column: None for ``label``, ``labels``, ``target`` or ``score``.
-        labels: The dataset's labels to the models' classes, if names do not say it.
+        text_column: Column of the texts; None for ``text``, ``sentence``, ``content``, ``review``, or the first column
+            of a usual pair.
+        pair_column: Column of the second texts; None for the second column of a usual pair, such as ``premise`` and
+            ``hypothesis``, if there is one.
+        label_column: Column of the labels; None for ``label``, ``labels``, ``target`` or ``score``.
+        labels: Labels of the dataset to the models' classes, if their names do not match.
     """
 
     text_column: str | None = None
@@ -43,15 +45,15 @@ class TextClassification(Task):
     has_labels = True
 
     def metric_names(self, rows: Rows, facts: ModelFacts) -> tuple[str | evaluate.EvaluationModule, ...]:
-        """Correlations for models with one score."""
+        """The metrics that are asked for, or the defaults; correlations for models with one score."""
         return self.metrics or (("pearson", "spearman") if facts.config.num_labels == 1 else self.defaults)
 
     def fitting(self, facts: ModelFacts) -> tuple[str, ...]:
-        """Correlations for models with one score, and what is about classes for others."""
+        """Names of the metrics that suit the models: correlations for those with one score, else metrics of classes."""
         return ("pearson", "spearman") if facts.config.num_labels == 1 else self.fits
 
     def features(self, rows: Rows, facts: ModelFacts) -> list[Feature]:
-        """One sequence a row; notes are its class, or score."""
+        """Features of one text or pair each, whose notes are its class or score."""
         text = self._text(rows)
         pair = self.pair_column or (_PAIRS.get(text) if _PAIRS.get(text) in rows.columns else None)
         label = rows.column(self.label_column, ("label", "labels", "target", "score"), "label_column")
@@ -61,7 +63,7 @@ class TextClassification(Task):
         return [Feature(index, (each,), targets[index]) for index, each in enumerate(tokens)]
 
     def size(self, facts: ModelFacts) -> int:
-        """One where the model cannot tell a text's last token from padding."""
+        """Number of texts in a batch: one where the model cannot tell a text's last token from padding."""
         return self.batch_size if getattr(facts.config, "pad_token_id", None) is not None else 1
 
     def _text(self, rows: Rows) -> str:
@@ -74,7 +76,7 @@ class TextClassification(Task):
         return [labels.number(value, f"row {index} of {column}") for index, value in enumerate(rows[column])]
 
     def reduce(self, batch: Batch, reference: Any, quantized: Any, facts: ModelFacts) -> list[Result]:
-        """Class, likelihoods and divergence of each text."""
+        """Class, likelihoods and divergence, or score, of each text."""
         logits = [logits_of(each, "[texts, classes]", facts.config.num_labels) for each in (reference, quantized)]
         if logits[0].shape[-1] == 1:
             return _scores(batch, *logits)
@@ -102,7 +104,7 @@ class TextClassification(Task):
         return results
 
     def describe(self, result: Result, rows: Rows, facts: ModelFacts) -> Description:
-        """Names of classes, or scores."""
+        """A text, with names of its right and predicted classes, or scores."""
         text = self._text(rows)
         said = [result.target, *result.answers]
         if facts.config.num_labels == 1:

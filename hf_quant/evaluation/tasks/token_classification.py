@@ -20,17 +20,17 @@ from hf_quant.evaluation.tasks.labels import Labels, class_names
 from hf_quant.evaluation.tasks.tokens import Places, token_results
 
 _IGNORED = -100
-"""What datasets mark words with that do not count."""
+"""Tag of words that do not count, in datasets."""
 
 
 @dataclass(frozen=True)
 class TokenClassification(Task):
-    """Tags of words. A word's tag is that of its first token.
+    """Token classification: a tag for each word, which is that of the word's first token.
 
     Args:
-        text_column: Lists of words; None for ``tokens``, ``words`` or ``text``.
-        label_column: Lists of tags; None for ``ner_tags``, ``tags``, ``labels``, ``pos_tags`` or ``label``.
-        labels: The dataset's tags to the models' classes, if names do not say it.
+        text_column: Column with lists of words; None for ``tokens``, ``words`` or ``text``.
+        label_column: Column with lists of tags; None for ``ner_tags``, ``tags``, ``labels``, ``pos_tags`` or ``label``.
+        labels: Tags of the dataset to the models' classes, if their names do not match.
     """
 
     text_column: str | None = None
@@ -45,7 +45,7 @@ class TokenClassification(Task):
     has_labels = True
 
     def features(self, rows: Rows, facts: ModelFacts) -> list[Feature]:
-        """One sequence a row. Rows in which no word counts are left out."""
+        """Features of one sentence each; sentences in which no word counts are left out."""
         words = self._words(rows)
         usual = ("ner_tags", "tags", "labels", "pos_tags", "label")
         column = rows.column(self.label_column, usual, "label_column")
@@ -92,12 +92,12 @@ class TokenClassification(Task):
         return Feature(index, (tokens,), Places(list(firsts.values()), targets, notes=facts.config.id2label))
 
     def reduce(self, batch: Batch, reference: Any, quantized: Any, facts: ModelFacts) -> list[Result]:
-        """Tags, likelihoods and divergence of each word that counts."""
+        """Tags, likelihoods and divergence at the words of each sentence that count."""
         logits = [logits_of(each, "[texts, tokens, tags]", facts.config.num_labels) for each in (reference, quantized)]
         return token_results(batch, *logits)
 
     def sequences(self, metric: evaluate.EvaluationModule, results: Sequence[Result]) -> MetricInputs:
-        """Names of tags, sentence by sentence."""
+        """Inputs of a metric over sequences: the names of tags, one list for each sentence."""
         first, second, targets = (
             [[_name(result, number) for number in numbers] for result, numbers in zip(results, column, strict=True)]
             for column in zip(*((*result.answers, result.target) for result in results), strict=True)
@@ -105,7 +105,7 @@ class TokenClassification(Task):
         return MetricInputs(targets, (first, second))
 
     def describe(self, result: Result, rows: Rows, facts: ModelFacts) -> Description:
-        """Words, and tags."""
+        """The words of a sentence, its right tags, and both models' tags."""
         tags = (" ".join(_name(result, number) for number in each) for each in (result.target, *result.answers))
         return Description(" ".join(rows.cell(self._column(rows), result.example)), *tags)
 

@@ -17,13 +17,13 @@ from hf_quant.evaluation.tasks.base import Batch, Result
 
 @dataclass(frozen=True)
 class Places:
-    """Where the answers of a feature are.
+    """Positions of a feature's answers in the logits, and the right answers.
 
     Args:
-        positions: Of the logits, in ascending order.
-        targets: The right class of each, int64 of the same length.
-        bytes: Of the text that the targets stand for; None if that is not known.
-        notes: For `Task.describe`.
+        positions: Positions of the logits that answer, in ascending order.
+        targets: Right class at each position, int64 ``[positions]``.
+        bytes: Bytes in UTF-8 of the text that the targets stand for; None if not known.
+        notes: What `Task.describe` needs to put the example into words.
     """
 
     positions: Sequence[int]
@@ -33,12 +33,12 @@ class Places:
 
 
 def token_results(batch: Batch, reference: Tensor, quantized: Tensor) -> list[Result]:
-    """One result a feature, whose notes are `Places`; harm is the rise of the mean loss.
+    """Results of features that answer at several positions; harm is the rise of the mean loss, in nats.
 
     Args:
-        batch: Each feature of one sequence.
-        reference: Logits ``[features, tokens, classes]``.
-        quantized: Likewise.
+        batch: Batch whose features have one sequence each, and `Places` as notes.
+        reference: Logits of the reference, ``[features, tokens, classes]``.
+        quantized: Logits of the quantized model, ``[features, tokens, classes]``.
 
     Raises:
         EvaluationError: Logits are NaN.
@@ -76,7 +76,7 @@ def token_results(batch: Batch, reference: Tensor, quantized: Tensor) -> list[Re
 
 
 def merged(results: Sequence[Result]) -> list[Result]:
-    """Results of the same example as one."""
+    """Merge results of the same example, such as windows of one text, into one."""
     found: dict[int, list[Result]] = {}
     for result in results:
         found.setdefault(result.example, []).append(result)

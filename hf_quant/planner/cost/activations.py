@@ -28,11 +28,11 @@ def activation_bytes(
     round up, and kernels have buffers of their own.
 
     Args:
-        model: With linears, float or on the meta device.
-        length: Tokens of a pass: of the prompt, or 1 for each token after it.
-        batch: Sequences.
-        dtype: Of activations.
-        logits: Positions that the head computes; None for all. ``generate`` asks for 1.
+        model: A model with linears, on any device, the meta device included.
+        length: Tokens of each sequence in one pass: the prompt's, or 1 for each token after it.
+        batch: Number of sequences.
+        dtype: Dtype of the activations.
+        logits: Positions of each sequence that the head computes; None for all. ``generate`` asks for 1.
 
     Raises:
         ConfigError: `length` or `batch` is no positive integer, or the model has no linears.
@@ -53,5 +53,5 @@ def activation_bytes(
 
 
 def output_width(module: nn.Module) -> int:
-    """Channels that a linear gives."""
+    """Output channels of a linear or ``Conv1D``."""
     return int(module.nf if isinstance(module, Conv1D) else module.out_features)  # type: ignore[arg-type]

@@ -19,11 +19,11 @@ from hf_quant.planner.cost.timing import Quartiles, quartiles
 
 @dataclass(frozen=True)
 class Comparison:
-    """One pass, predicted and measured.
+    """Predicted and measured time of one forward pass.
 
     Args:
-        predicted: By what takes the time.
-        measured: Milliseconds over the passes that were timed.
+        predicted: Predicted milliseconds, by what takes them.
+        measured: Quartiles of the measured milliseconds, over the passes that were timed.
     """
 
     predicted: Latency
@@ -31,18 +31,19 @@ class Comparison:
 
     @property
     def error(self) -> float:
-        """Relative: 0.1 where the prediction is a tenth too high, below 0 where it is too low."""
+        """Relative error of the prediction: 0.1 where it is a tenth too high, below 0 where it is too low."""
         return self.predicted.total / self.measured.median - 1
 
 
 def compare_latency(model: Any, table: KernelTable, step: Pass, passes: int = 20) -> Comparison:
-    """Run a model on random tokens and hold the times against the prediction.
+    """Time a model on random tokens and compare with the predicted time.
 
     Args:
         model: Float or quantized, on this machine's CPU.
-        table: Measured on this machine.
-        step: The pass; with a context, the model has to be a decoder. `logits` is left to models that take it.
-        passes: That are timed, after two that are not.
+        table: Kernel times measured on this machine.
+        step: The forward pass to time; with a context, the model has to be a decoder. `logits` only for models that
+            take ``logits_to_keep``.
+        passes: Number of passes to time, after two that are not timed.
 
     Raises:
         ConfigError: The table is of another machine, library or number of threads.
@@ -55,13 +56,13 @@ def compare_latency(model: Any, table: KernelTable, step: Pass, passes: int = 20
 
 @torch.inference_mode()
 def time_pass(model: Any, step: Pass, passes: int = 20, quiet: Quiet | None = None) -> Quartiles:
-    """Milliseconds of a model on random tokens.
+    """Milliseconds of a forward pass of a model on random tokens.
 
     Args:
-        model: As in `compare_latency`.
-        step: As in `compare_latency`.
-        passes: As in `compare_latency`.
-        quiet: Has passes repeated that others slow down, and those left out that are slow all the same.
+        model: Float or quantized, on this machine's CPU.
+        step: The forward pass to time; with a context, the model has to be a decoder.
+        passes: Number of passes to time, after two that are not timed.
+        quiet: Repeats passes that other processes slow down and leaves out those that stay slow; None: all count.
 
     Raises:
         ConfigError: `logits` is given for a model that computes all.

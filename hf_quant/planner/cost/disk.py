@@ -22,7 +22,7 @@ from hf_quant.registry import unknown
 _SHARD_BYTES = 50 * 10**9
 """`MAX_SHARD` as a number: more bytes than these go to one more file."""
 _HEADER_BYTES = 8 + len('{"__metadata__":{"format":"pt"}}') + 7
-"""Of a file whatever it holds: the header's length, its first entry, and padding at most."""
+"""Most bytes of an empty file: the header's length, its first entry, and padding."""
 
 
 class DiskCosts:
@@ -33,9 +33,9 @@ class DiskCosts:
     written, by a few bytes for each tensor at most above it, and additive; `exact` is to the byte.
 
     Args:
-        model: Float, on any device; nothing is read, so the meta device serves.
-        dtype: Of what stays float; None: that of the model.
-        inventory: Of the model, where it was made already.
+        model: Float model on any device; no weights are read, so the meta device serves.
+        dtype: Dtype of what stays float; None: the model's.
+        inventory: The model's inventory, if it was made already; None: it is made here.
 
     Raises:
         UnsupportedModel: The model is quantized already.
@@ -49,21 +49,21 @@ class DiskCosts:
         model = self.model
         self.facts = saved_tensors(model)
         self.float_bytes = computed_bytes(model)
-        """Of the whole float model, to the byte."""
+        """Exact bytes of the whole float model."""
         # A float model in 16 bits can be stored in 32.
         self._digits = len(str(2 * self.float_bytes))
         weights = {f"{name}.weight" for name in self.candidates}
         rest = {name: facts for name, facts in self.facts.items() if name not in weights}
         files = 1 + 2 * self.float_bytes // _SHARD_BYTES
         self.fixed_bytes = files * _HEADER_BYTES + self._bytes(rest)
-        """What no choice changes: norms, biases, other tensors, and the frame of the file."""
+        """Bytes that no choice changes: norms, biases, other tensors, and the frame of the file."""
 
     def of(self, name: str, scheme: Scheme | None) -> int:
-        """Bytes of one module's weight, scales and zero points under a scheme, their lines of the header included.
+        """Bytes of one module's weight, scales and zero points under a scheme, their header entries included.
 
         Args:
-            name: Of a module that can be quantized.
-            scheme: None leaves it float. A module tied to another costs only what it does not share.
+            name: Name of a module that can be quantized.
+            scheme: Scheme of the module; None for float. A module tied to another costs only what it does not share.
 
         Raises:
             PlanError: There is no such module, or the scheme does not fit it.
@@ -86,7 +86,7 @@ class DiskCosts:
         return self._bytes(kept)
 
     def of_unit(self, names: Iterable[str], scheme: Scheme | None) -> int:
-        """Bytes of modules that share one choice."""
+        """Bytes of several modules under one scheme."""
         return sum(self.of(name, scheme) for name in names)
 
     def exact(self, plan: Plan, max_shard: str = MAX_SHARD) -> int:
@@ -98,7 +98,7 @@ class DiskCosts:
         return computed_bytes(quantized_skeleton(self.model, plan, self.inventory), max_shard)
 
     def slack(self, tensors: int) -> int:
-        """How far a sum for one file of so many tensors can lie above the exact bytes."""
+        """Most bytes by which a sum over `tensors` tensors can exceed the exact size of the file."""
         return 2 * (self._digits - 1) * tensors + (1 + 2 * self.float_bytes // _SHARD_BYTES) * _HEADER_BYTES
 
     def _bytes(self, facts: TensorFacts) -> int:
@@ -117,10 +117,10 @@ def plan_bytes(model: nn.Module, plan: Plan, max_shard: str = MAX_SHARD, invento
     """Bytes of the files that a float model is saved to when it is quantized by `plan`, to the byte.
 
     Args:
-        model: Float, on any device.
-        plan: Names or patterns to schemes.
-        max_shard: As ``max_shard_size`` of ``save_pretrained``.
-        inventory: Of the model, where it was made already.
+        model: Float model on any device.
+        plan: Module names or patterns to schemes.
+        max_shard: Largest size of one file, such as ``"50GB"``: ``max_shard_size`` of ``save_pretrained``.
+        inventory: The model's inventory, if it was made already; None: it is made here.
 
     Raises:
         PlanError: The plan does not fit the model.

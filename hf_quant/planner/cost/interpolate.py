@@ -14,7 +14,7 @@ from hf_quant.planner.cost.table import Cell, KernelTable
 
 @dataclass(frozen=True)
 class Line:
-    """Milliseconds of a linear at one number of tokens: a call, and each weight read and multiplied.
+    """Time of a linear at one number of tokens, in milliseconds: a fixed part for the call, and a part for each weight.
 
     ``milliseconds = call + per_weight * inputs * outputs``; bytes and operations of one scheme at one number of tokens
     both grow with the weights, so that one slope covers both.
@@ -24,18 +24,18 @@ class Line:
     per_weight: float
 
     def at(self, inputs: int, outputs: int) -> float:
-        """Milliseconds."""
+        """Milliseconds of a linear with `inputs` input and `outputs` output channels."""
         return self.call + self.per_weight * inputs * outputs
 
 
 @dataclass(frozen=True)
 class Error:
-    """Relative errors of predictions for shapes that were left out of the fit.
+    """Relative errors of predicted times, for shapes that were left out of the fit.
 
     Args:
-        median: Half of the predictions are nearer.
-        worst: Of all.
-        count: Predictions; 0 where too few shapes were measured to leave one out.
+        median: Median of the absolute relative errors.
+        worst: Largest absolute relative error.
+        count: Number of predictions; 0 where too few shapes were measured to leave one out.
     """
 
     median: float
@@ -44,7 +44,7 @@ class Error:
 
 
 class Interpolation:
-    """Milliseconds of any linear under any scheme that the table has a relative of.
+    """Milliseconds of any linear under any scheme that is measured or resembles a measured one.
 
     A cell that was measured is given as it is. Between shapes a `Line` is fitted to relative errors, between numbers of
     tokens times are interpolated linearly, and beyond them extended along the last two.
@@ -63,16 +63,16 @@ class Interpolation:
         }
 
     def milliseconds(self, scheme: Scheme | None, inputs: int, outputs: int, tokens: int) -> float:
-        """Of one call of a linear's module.
+        """Milliseconds of one call of a linear.
 
         Args:
-            scheme: None for float32.
-            inputs: Input width.
-            outputs: Output channels.
-            tokens: Rows of the input.
+            scheme: Scheme of the linear; None for float32.
+            inputs: Input channels of the linear.
+            outputs: Output channels of the linear.
+            tokens: Rows of the input (tokens x batch).
 
         Raises:
-            ConfigError: Nothing like the scheme was measured.
+            ConfigError: No scheme with the same bits and kind of input was measured.
         """
         relative = self.relative(scheme)
         found = self._measured.get((relative, inputs, outputs, tokens))
@@ -120,7 +120,7 @@ class Interpolation:
             )
 
     def error(self) -> Error:
-        """Leaving out one shape at a time, wherever two others remain to fit."""
+        """Cross-validated errors: each shape predicted from the others, wherever two others remain to fit."""
         errors = []
         for cells in self._by_row.values():
             for index, left_out in enumerate(cells):
@@ -154,7 +154,7 @@ def fitted(cells: Sequence[Cell]) -> Line:
 
 
 def between(known: Sequence[int], at: Callable[[int], float], count: int) -> float:
-    """`at` at `count`: linear between the two of `known` beside it, beyond them along the last two, never falling."""
+    """Interpolate a time linearly in the number of tokens; beyond the measured ones extrapolate, never falling."""
     place = bisect.bisect_left(known, count)
     if place < len(known) and known[place] == count:
         return at(count)

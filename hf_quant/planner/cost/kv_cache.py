@@ -12,21 +12,22 @@ from hf_quant.errors import ConfigError, UnsupportedModel
 
 
 def kv_cache_bytes(config: PreTrainedConfig, length: int, batch: int = 1, dtype: torch.dtype = torch.float32) -> int:
-    """Bytes of a ``DynamicCache`` after `length` tokens: two tensors ``[batch, key-value heads, kept, head width]`` a
-    layer.
+    """Bytes of a ``DynamicCache`` of keys and values after `length` tokens.
+
+    Each layer holds two tensors ``[batch, key-value heads, kept tokens, head width]``.
 
     Heads that share keys and values (grouped queries) count once. A layer of full attention keeps all tokens, one with
     a sliding window of ``w`` the last ``w - 1``: the next token is the one more that it sees.
 
     Args:
-        config: Of a decoder.
-        length: Tokens that were seen, of each sequence.
-        batch: Sequences.
-        dtype: Of keys and values: that of the model's activations.
+        config: Config of a decoder.
+        length: Tokens of each sequence that were seen.
+        batch: Number of sequences.
+        dtype: Dtype of keys and values, the same as of the model's activations.
 
     Raises:
         ConfigError: `length` or `batch` is no positive integer.
-        UnsupportedModel: Layers keep something else than keys and values of heads.
+        UnsupportedModel: A layer caches something else than keys and values of heads of one width.
     """
     for name, value in (("length", length), ("batch", batch)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -50,7 +51,7 @@ def _kept(layer: object, length: int, config: Any) -> int:
 
 
 def key_value_heads(config: Any) -> int:
-    """Heads of keys and values of a decoder's text config: as many as of queries, or fewer that these share."""
+    """Number of key-value heads of a decoder's text config: as many as query heads, or fewer if query heads share."""
     return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 

@@ -29,7 +29,7 @@ _BLOCK = re.compile(r".*?\.\d+\.")
 
 @dataclass(frozen=True)
 class LinearFacts:
-    """One linear of a model, float or quantized."""
+    """One linear of a model: its shape, and its scheme if it is quantized."""
 
     name: str
     inputs: int
@@ -40,13 +40,13 @@ class LinearFacts:
 
 @dataclass(frozen=True)
 class Pass:
-    """A forward pass that is timed.
+    """Shape of a forward pass whose time is measured or predicted.
 
     Args:
-        tokens: New ones of each sequence: 1 while decoding, the prompt's length at its start.
-        batch: Sequences.
-        context: Tokens of each sequence that are in the cache already.
-        logits: Positions that heads compute for each sequence; None for all of `tokens`.
+        tokens: New tokens of each sequence: 1 while decoding, the prompt's length at its start.
+        batch: Number of sequences.
+        context: Tokens of each sequence that are already in the cache of keys and values.
+        logits: Positions of each sequence that heads compute; None for all of `tokens`.
 
     Raises:
         ConfigError: A number is not a positive integer; `context` may be 0.
@@ -67,24 +67,24 @@ class Pass:
 
     @property
     def rows(self) -> int:
-        """That linears are given."""
+        """Rows given to each linear (tokens x batch)."""
         return self.tokens * self.batch
 
     @property
     def head_rows(self) -> int:
-        """That heads are given."""
+        """Rows given to each head (computed positions x batch)."""
         return self.batch * (self.tokens if self.logits is None else min(self.logits, self.tokens))
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one pass, by what takes them.
+    """Milliseconds of one forward pass, by what takes them.
 
     Args:
-        linears: Those of the blocks.
-        heads: Linears that make an output.
-        attention: Products of queries, keys and values, and what the cache takes with each byte that it holds.
-        overhead: Norms, activation functions, calls; what fusing blocks saves is taken off.
+        linears: Milliseconds of the linears in the blocks.
+        heads: Milliseconds of the heads, the linears that compute outputs.
+        attention: Milliseconds of the products of queries, keys and values, and of holding and reading the cache.
+        overhead: Milliseconds of norms, activation functions and calls, less what fusing blocks saves.
     """
 
     linears: float
@@ -94,21 +94,21 @@ class Latency:
 
     @property
     def total(self) -> float:
-        """All together."""
+        """Milliseconds of the whole pass."""
         return self.linears + self.heads + self.attention + self.overhead
 
 
 class LatencyCosts:
-    """What each choice for each module of a model takes, on the machine that a table was measured on.
+    """Milliseconds of each choice for each module of a model, on the machine that a kernel table was measured on.
 
     Every linear is taken to be called once in a pass, which does not hold for mixtures of experts.
 
     Args:
-        model: Float, on any device: only shapes are read.
-        table: From ``hf-quant hardware --measure``.
-        step: The pass that is timed.
-        refuse_slower: Whether `of` raises for a scheme that is slower than float32 there.
-        inventory: Of the model, where it was made already.
+        model: Float model on any device: only shapes are read.
+        table: Kernel times, from ``hf-quant hardware --measure``.
+        step: The forward pass that times are of.
+        refuse_slower: Whether `of` raises for a scheme that makes a module slower than float32.
+        inventory: The model's inventory, if it was made already; None: it is made here.
     """
 
     def __init__(
@@ -126,14 +126,15 @@ class LatencyCosts:
         self.candidates = inventory.candidates
         self.linears = {linear.name: linear for linear in linears(model, inventory)}
         self.fixed_milliseconds = max(0.0, sum(_besides_linears(model, table, step, {"mixed": 1.0})))
-        """What no choice changes, in a model whose blocks have several schemes."""
+        """Milliseconds that no choice changes, in a model whose blocks have several schemes."""
 
     def of(self, name: str, scheme: Scheme | None) -> float:
         """Milliseconds of one module under a scheme; None leaves it float. Looking up embeddings counts as nothing.
 
         Raises:
             PlanError: There is no such module, or the scheme does not fit it.
-            ConfigError: Nothing like the scheme was measured, or it is slower than float32 and that is refused.
+            ConfigError: No scheme with the same bits and kind of input was measured, or `refuse_slower` is set and the
+                scheme is slower than float32.
         """
         if name not in self.candidates:
             raise PlanError(unknown("module that can be quantized", name, self.candidates))
@@ -146,7 +147,7 @@ class LatencyCosts:
         return self.interpolation.milliseconds(fitted, *shape, rows)
 
     def is_slower_than_float(self, name: str, scheme: Scheme) -> bool:
-        """Whether quantizing one module so makes it slower than float32."""
+        """Whether a scheme makes one module slower than float32."""
         if name not in self.linears:
             return False
         shape, rows = self._shape(name)
@@ -158,17 +159,17 @@ class LatencyCosts:
 
 
 def predict_latency(model: Any, table: KernelTable, step: Pass, plan: Plan | None = None) -> Latency:
-    """Milliseconds of a pass: of the model as it is, or of what a plan would make of it.
+    """Predicted milliseconds of a forward pass, of a model as it is or as a plan would quantize it.
 
     Args:
-        model: Float or quantized; with `plan`, float. The meta device serves.
-        table: Of the machine in question.
-        step: The pass.
-        plan: Names or patterns to schemes.
+        model: Float or quantized model; with `plan`, float. The meta device serves.
+        table: Kernel times of the machine in question.
+        step: The forward pass that is predicted.
+        plan: Module names or patterns to schemes; None: the model as it is.
 
     Raises:
         PlanError: The plan does not fit the model.
-        ConfigError: A scheme has no relative in the table.
+        ConfigError: The table has no scheme with the same bits and kind of input as one of the model.
     """
     interpolation = Interpolation(table)
     inventory = Inventory.of(model)
@@ -209,7 +210,7 @@ def takes_logits_to_keep(model: Any) -> bool:
 
 
 def family_of(model: nn.Module) -> str:
-    """The family whose overhead a model's blocks come nearest to, by what they are made of."""
+    """The family with the most similar blocks: ``"gpt2"`` by ``Conv1D``, ``"llama"`` by RMS norms, else ``"bert"``."""
     if any(isinstance(module, Conv1D | QuantizedConv1D) for module in model.modules()):
         return "gpt2"
     return "llama" if any("rmsnorm" in type(module).__name__.lower() for module in model.modules()) else "bert"
@@ -220,13 +221,17 @@ def _text_config(model: Any) -> Any:
 
 
 def attention_operations(tokens: int, context: int, sequences: int, width: int, causal: bool) -> int:
-    """Multiplications and additions of scores and of sums of values in one block; masked tokens are not counted."""
+    """Multiplications and additions that attention takes in one block; masked tokens are not counted."""
     seen = context * tokens + (tokens * (tokens + 1) // 2 if causal else tokens**2)
     return 4 * sequences * seen * width
 
 
 def kinds_of_blocks(schemes: Mapping[str, Scheme | None]) -> dict[str, float]:
-    """The share of blocks of each of `table.KINDS`, by the schemes of their linears; blocks are numbered in names."""
+    """Kind of block (``"float"``, ``"fused"``, ``"mixed"``) to the share of blocks of that kind.
+
+    Args:
+        schemes: Names of linears, which hold the numbers of their blocks, to their schemes; None for float32.
+    """
     blocks: dict[str, set[Scheme | None]] = {}
     for name, scheme in schemes.items():
         found = _BLOCK.match(name)
@@ -238,7 +243,7 @@ def kinds_of_blocks(schemes: Mapping[str, Scheme | None]) -> dict[str, float]:
 
 
 def _besides_linears(model: Any, table: KernelTable, step: Pass, kinds: Mapping[str, float]) -> tuple[float, float]:
-    """Milliseconds of attention, and of all else."""
+    """Milliseconds of attention, and of everything else but linears."""
     config, family = _text_config(model), family_of(model)
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
@@ -261,7 +266,7 @@ def _besides_linears(model: Any, table: KernelTable, step: Pass, kinds: Mapping[
 
 
 def _computed_in(model: nn.Module) -> torch.dtype:
-    """The dtype of hidden states, and so of keys and values: that of parameters which have no format of their own."""
+    """The dtype of hidden states, keys and values: the first float parameter's that has no format of its own."""
     stored = {id(module.weight) for module in model.modules() if isinstance(module, StoredModule)}
     others = (each for each in model.parameters() if each.is_floating_point() and id(each) not in stored)
     return next((each.dtype for each in others), torch.float32)

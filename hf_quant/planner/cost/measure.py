@@ -27,7 +27,7 @@ from hf_quant.planner.cost.table_file import this_machine
 from hf_quant.planner.cost.timing import Work, in_turn, quartiles, timed_in_turn
 
 Overheads = Callable[[Quiet], tuple[Overhead, ...]]
-"""Measures what models take besides their linears, in quiet moments."""
+"""Function that measures the time models take besides their linears, in quiet moments."""
 
 _INT4 = PRESETS["int4"].linear
 
@@ -40,23 +40,23 @@ SCHEMES: dict[str, Scheme] = {
     **{name: PRESETS[name].linear for name in ("int8", "int8-static", "w8a16", "int4", "w4a16", "bf16")},
     **{f"w{bits}a8": _of_bits(bits) for bits in (6, 5, 3, 2)},
 }
-"""What is measured beside float32 unless something else is asked for."""
+"""Schemes that are measured by default, beside float32."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured.
+    """How long and how thoroughly kernels are measured.
 
     Args:
-        shapes: Input widths and output channels.
-        tokens: Rows of inputs.
-        rounds: Turns of each cell in a sweep.
-        turn: Seconds of one turn.
-        memory: Bytes that copies of a weight add up to, so that each call finds its weight in memory, not in a cache.
-        heads: Shapes that are measured at few tokens only: what follows a prompt is computed for its last one.
-        sweeps: Over all cells, so that the turns of each are spread over the whole measurement: a machine that others
-            use too is faster at one time and slower at another.
-        patience: Seconds to wait at most, all together, for moments without them.
+        shapes: Shapes of linears: input and output channels.
+        tokens: Numbers of input rows that each shape is measured at.
+        rounds: Number of timings of each cell in one sweep.
+        turn: Seconds of one timing.
+        memory: Bytes of all copies of a weight, so many that each call reads its weight from memory, not from a cache.
+        heads: Shapes of heads, measured at few tokens only, since only a prompt's last token needs one.
+        sweeps: Number of passes over all cells. They spread the timings of each cell over the whole measurement, as a
+            shared machine is faster at one time and slower at another.
+        patience: Most seconds to wait in total for moments without load from other processes.
     """
 
     shapes: tuple[tuple[int, int], ...]
@@ -69,7 +69,7 @@ class Effort:
     patience: float = 10.0
 
     def cases(self) -> Iterator[tuple[tuple[int, int], list[int]]]:
-        """Shapes, each with the numbers of tokens that it is measured at."""
+        """Each shape with the numbers of tokens that it is measured at."""
         for shape in self.shapes:
             yield shape, list(self.tokens)
         for shape in self.heads:
@@ -92,14 +92,14 @@ QUICK = Effort(shapes=((384, 384), (768, 768), (768, 3072)), tokens=(1, 8, 128),
 
 
 class TableMeasurement:
-    """A kernel table in the making, by sweeps over all cells, between which other work may be done.
+    """Measures a kernel table in sweeps over all cells; other work may be done between sweeps.
 
     Args:
-        effort: `THOROUGH` or `QUICK`, or your own.
-        schemes: Label to scheme of linears; None for `SCHEMES`. 16-bit floats that the processor only emulates are left
-            out.
-        overheads: Measures what models take besides linears; called in each sweep.
-        progress: Show a bar.
+        effort: How much is measured: `THOROUGH`, `QUICK`, or your own `Effort`.
+        schemes: Labels to schemes of linears; None for `SCHEMES`. 16-bit floats that the processor only emulates are
+            left out.
+        overheads: Measures the time models take besides linears, once in each sweep; None: not measured.
+        progress: Show a progress bar.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class TableMeasurement:
 
     @torch.inference_mode()
     def sweep(self) -> None:
-        """Time float32 and every scheme in turn at each shape and number of tokens, and what overheads there are."""
+        """Time float32 and every scheme once more at each shape and number of tokens, and the overheads."""
         others = OtherProcesses()
         cases = list(self.effort.cases())
         total = sum(len(tokens) for _, tokens in cases)
@@ -148,7 +148,7 @@ class TableMeasurement:
         self._busy.append(others.cores())
 
     def table(self) -> KernelTable:
-        """Medians over all sweeps, of which there has to be one, less what others slowed; the best rates seen."""
+        """The kernel table: medians over the undisturbed timings of all sweeps, at least one, and the highest rates."""
         read, multiply = (max(rates) for rates in zip(*self._rates, strict=True))
         return KernelTable(
             machine=this_machine(),
@@ -184,7 +184,7 @@ def measure_table(
     overheads: Overheads | None = None,
     progress: bool = True,
 ) -> KernelTable:
-    """The table after as many sweeps as `effort` says; arguments are those of `TableMeasurement`."""
+    """Measure a kernel table in as many sweeps as `effort` says; the arguments are those of `TableMeasurement`."""
     measurement = TableMeasurement(effort, schemes, overheads, progress)
     for _ in range(effort.sweeps):
         measurement.sweep()
@@ -192,13 +192,13 @@ def measure_table(
 
 
 def read_rate(effort: Effort) -> float:
-    """Bytes per second of a sum over more memory than caches hold."""
+    """Highest rate of reading memory, in bytes per second: a sum over more memory than caches hold."""
     values = torch.ones(max(effort.memory, 64 << 20) // 4)
     return values.nbytes / min(row[0] for row in in_turn([values.sum], effort.rounds, effort.turn))
 
 
 def multiply_rate(effort: Effort) -> float:
-    """float32 operations per second of a matrix product at best."""
+    """Highest rate of a float32 matrix product, in operations per second."""
     matrix = torch.randn(512, 512)
     work: Work = lambda: matrix @ matrix  # noqa: E731
     return 2 * 512**3 / min(row[0] for row in in_turn([work], effort.rounds, effort.turn))
@@ -222,7 +222,7 @@ def _modules(
 
 
 def quantized(plain: nn.Linear, scheme: Scheme) -> nn.Module:
-    """`plain`, rounded to nearest under a scheme whose group size is settled, in the layout of its kernel."""
+    """A linear quantized by rounding to nearest and packed for its kernel; the scheme's group size must be settled."""
     if not scheme.weight.has_scales:
         stored = SWAPS[nn.Linear][1](plain, scheme, False, torch.device("cpu"))
         stored.load_state_dict(plain.state_dict())
@@ -239,7 +239,7 @@ def quantized(plain: nn.Linear, scheme: Scheme) -> nn.Module:
 
 
 def _median(found: Sequence[Overhead]) -> Overhead:
-    """Number by number, of one family and kind."""
+    """Medians, number by number, of overheads of one family and kind."""
     sweeps = [overhead.times() for overhead in found]
     medians = {name: statistics.median(each[name] for each in sweeps) for name in sweeps[0]}
     return Overhead(found[0].family, found[0].kind, **medians)

@@ -11,14 +11,14 @@ from hf_quant.planner.cost.table import Cell, KernelTable
 
 
 def with_measured_rates(profile: Profile, table: KernelTable) -> Profile:
-    """`profile` with the table's rates in place of its figures.
+    """A hardware profile whose rates are replaced by those that a kernel table measured.
 
     The rate of 8-bit integers is that of the fastest linear that was measured with 8-bit inputs, calls and the rounding
     of inputs included: what a model gets, not what the processor could.
 
     Args:
-        profile: ``host``.
-        table: Of this machine.
+        profile: Profile of this machine, named ``host``.
+        table: Kernel times measured on this machine.
 
     Raises:
         ConfigError: The table is of another processor.

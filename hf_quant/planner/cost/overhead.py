@@ -21,17 +21,17 @@ from hf_quant.planner.cost.table import Overhead
 from hf_quant.planner.cost.timing import Work, in_turn
 
 SMALL, WIDE, LONG = (128, 1, 1), (256, 64, 8), (256, 512, 1)
-"""Hidden sizes, tokens and sequences that are measured: next to nothing to compute; as much as all threads share; and
-as many numbers, but of one sequence, which differs by its attention."""
+"""Hidden size, tokens and sequences of three measured inputs: next to nothing to compute; enough for all threads; and
+as many numbers in one sequence, which differs by its attention."""
 _DEEP = 5
 _CACHED, _CONTEXTS = 768, (16, 512)
-"""Hidden size, and tokens in the cache, that decoding is measured with: keys and values that are copied from memory."""
+"""Hidden size, and numbers of tokens in the cache, that decoding is measured with; the larger is read from memory."""
 
 Build = Callable[[int, int], nn.Module]
-"""Hidden size and number of blocks to a model without a head, ready to run; every head of queries has its own keys."""
+"""Function from hidden size and number of blocks to a model without a head, ready to run, without shared key heads."""
 
 Turns = Callable[[Sequence[Work], int], list[list[float]]]
-"""Works to their seconds in so many times the rounds that were asked for, as `timing.in_turn` gives them."""
+"""Function from works and a factor for the number of rounds to seconds ``[round][work]``, as `timing.in_turn`."""
 
 
 @torch.inference_mode()
@@ -45,21 +45,22 @@ def measure_overhead(
     sharing: Build | None = None,
     quiet: Quiet | None = None,
 ) -> Overhead:
-    """Blocks, as the difference between a deep model and one of a single block, less the linears of a block.
+    """Time that a model takes besides its linears: a block's part, and the part outside the blocks.
 
-    As many numbers in one sequence as in several take longer by their attention; what a cache takes is the difference
-    between decoding with one and a pass of one token without, and between decoding after many tokens and after few.
+    A block is the difference between a deep model and one of a single block, less the linears of a block. Attention is
+    how much longer as many tokens take in one sequence than in several. A cache's part is the difference between
+    decoding with one and a pass of one token without, and between decoding after many tokens and after few.
 
     Args:
-        build: Makes the models.
-        family: Name for the table.
-        kind: Of the blocks that `build` makes, one of `table.KINDS`.
-        rounds: Of turns of the models and of their linears.
-        turn: Seconds.
+        build: Makes a model of a hidden size and number of blocks.
+        family: Name of the family in the table: ``"llama"``, ``"gpt2"`` or ``"bert"``.
+        kind: Kind of the blocks that `build` makes, one of `table.KINDS`.
+        rounds: Number of rounds in which the models and their linears are timed in turn.
+        turn: Seconds of one timing.
         decodes: Whether the models take a cache of keys and values, which grows while they are timed.
-        sharing: Makes such models with heads of queries that share keys and values, as their ``num_key_value_heads``
-            says: what is held is then told from what is read.
-        quiet: Has turns repeated that others slow down.
+        sharing: Makes such models with query heads that share keys and values, as their ``num_key_value_heads`` says;
+            they tell the time for bytes held in the cache from the time for bytes read. None: not told apart.
+        quiet: Repeats timings that other processes slow down; None: every timing counts.
     """
 
     def take(works: Sequence[Work], more: int) -> list[list[float]]:
@@ -88,7 +89,7 @@ def measure_overhead(
 
 
 def _per_byte(builds: Sequence[Build], take: Turns) -> tuple[float, float]:
-    """Milliseconds of a block for each byte more that its cache holds, and for each that is read.
+    """Milliseconds that a block takes more for each byte that its cache holds, and for each byte that is read.
 
     Models take turns with long and with short caches. All read as much; those of a second build hold a part of it.
     """
@@ -110,7 +111,7 @@ def _per_byte(builds: Sequence[Build], take: Turns) -> tuple[float, float]:
 
 
 def _wide_and_longer(build: Build, take: Turns) -> tuple[float, float]:
-    """Milliseconds of a block of `WIDE` besides its linears, and how many more one of `LONG` takes."""
+    """Milliseconds of a block besides its linears on an input of `WIDE`, and how many more it takes on `LONG`."""
     models = build(WIDE[0], _DEEP), build(WIDE[0], 1)
     works = [_pass(model, _ids(size), 0) for size in (WIDE, LONG) for model in models]
     times = take([*works, _all_linears(models[1], math.prod(WIDE[1:]))], 2)

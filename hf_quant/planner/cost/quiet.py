@@ -13,11 +13,11 @@ from typing import Any, Generic, TypeVar
 import torch
 
 _SLOWER = 1.1
-"""Times as long as at best that a probe may take."""
+"""Largest ratio of a probe's time to the best probe's at which the processor counts as undisturbed."""
 
 _PAUSE = 0.02
 _RECENT = 1e-3
-"""Seconds for which a probe holds, so that one after some work is the one before the next."""
+"""Seconds for which a probe stays valid, so that the one after some work is also the one before the next."""
 
 _ATTEMPTS = 3
 _ROWS, _WIDTH, _WEIGHTS = 128, 768, 16
@@ -29,14 +29,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Timed(Generic[T]):
-    """Seconds of some work or works, and of the slowest of the probes before and after."""
+    """Seconds of some work, and seconds of the slowest probe just before or after it."""
 
     seconds: T
     probe: float
 
 
 class Quiet:
-    """Times work while the processor is about as fast as it was at best.
+    """Times work while the processor is about as fast as its best so far.
 
     Of what virtual machines share with others, their own operating system sees nothing: the same linear may take 1.1 to
     1.6 times as long for seconds or minutes. Probes tell such times apart: a linear of 768 channels at 128 tokens on
@@ -44,8 +44,8 @@ class Quiet:
     shows some of them.
 
     Args:
-        patience: Seconds that are waited at most, all together; then everything is timed as it comes.
-        best: Seconds of the fastest probe, where another process has found one.
+        patience: Most seconds to wait in total; after that everything is timed as it comes.
+        best: Seconds of the fastest probe known already, such as from another process.
     """
 
     def __init__(self, patience: float = 60.0, best: float = math.inf):
@@ -53,18 +53,21 @@ class Quiet:
         self.best = best
         """Seconds of the fastest probe so far."""
         self.timed, self.disturbed = 0, 0
-        """How much was timed, and how much of it while the processor was slow, all attempts and patience spent."""
+        """Number of timings, and how many of them were disturbed after all attempts and patience."""
         self._probes: Iterator[float] | None = None
         self._last = (-math.inf, math.inf)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the weights of probes, which another process makes anew."""
+        """State for pickling without the weights of probes, which another process makes anew."""
         return {**self.__dict__, "_probes": None}
 
     def time(self, work: Callable[[], float]) -> Timed[float]:
-        """The seconds that `work` returns, called anew while it was slow before or afterwards and there is patience.
+        """Seconds of work in a quiet moment; it is run again if the processor was slow before or after it.
 
-        Of several attempts without a quiet one, the one with the fastest probes.
+        Where no attempt was quiet, or patience ran out, it is the attempt with the fastest probes.
+
+        Args:
+            work: Does the work once and returns the seconds that it took.
         """
         self.timed += 1
         attempts = []
@@ -82,7 +85,7 @@ class Quiet:
         return min(attempts, key=lambda attempt: attempt.probe)
 
     def quietest(self, timed: Sequence[Timed[T]]) -> list[T]:
-        """Seconds of what was timed in quiet moments, by the best probe so far; without one, of the quieter half."""
+        """Seconds of the timings made in quiet moments; if there were none, of the quieter half."""
         found = [each.seconds for each in timed if self._is_fast(each.probe)]
         if found:
             return found
@@ -112,13 +115,17 @@ class Quiet:
 
 
 def least_disturbed(found: Sequence[tuple[float, T]]) -> list[T]:
-    """Of shares that were disturbed, each with what was measured, the smaller half or more, in order."""
+    """The measurements with the smaller shares of disturbed timings: half of them or more, in their order.
+
+    Args:
+        found: Share of disturbed timings, 0 to 1, and measurement.
+    """
     shares = [share for share, _ in found]
     return [each for share, each in found if share <= statistics.median_high(shares)]
 
 
 def _linears() -> Iterator[float]:
-    """Seconds of a linear, of a weight that was not read lately, again and again."""
+    """Seconds of a linear whose weight was not read lately, without end."""
     input, weights = torch.full((_ROWS, _WIDTH), 0.5), torch.full((_WEIGHTS, _WIDTH, _WIDTH), 0.5)
     for weight in itertools.cycle(weights):
         start = time.perf_counter()

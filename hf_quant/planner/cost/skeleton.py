@@ -23,7 +23,7 @@ def require_float(model: nn.Module) -> None:
 
 
 def skeleton(model: nn.Module) -> nn.Module:
-    """A copy on the meta device: the same modules, ties and dtypes, and no memory to speak of."""
+    """A copy of a model on the meta device: the same modules, ties and dtypes, without memory for tensors."""
     stand_ins: dict[int, Any] = {}
     for parameter in model.parameters():
         meta = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
@@ -34,12 +34,12 @@ def skeleton(model: nn.Module) -> nn.Module:
 
 
 def quantized_skeleton(model: nn.Module, plan: Plan, inventory: Inventory | None = None) -> nn.Module:
-    """What `plan` makes of a float model, without numbers.
+    """A float model quantized by a plan, on the meta device.
 
     Args:
-        model: On any device.
-        plan: Names or patterns to schemes.
-        inventory: Of the model, where it was made already.
+        model: Float model on any device.
+        plan: Module names or patterns to schemes.
+        inventory: The model's inventory, if it was made already; None: it is made here.
 
     Raises:
         PlanError: The plan does not fit the model.

@@ -11,30 +11,30 @@ from hf_quant.config.scheme import Scheme
 from hf_quant.errors import ConfigError, HfQuantError
 
 TABLE_VERSION = 4
-"""Of the file's layout; bytes and times of another version are not comparable."""
+"""Version of the file's layout; bytes and times of another version are not comparable."""
 
 FLOAT = "float32"
-"""Label of what is not quantized."""
+"""Label of linears that are not quantized."""
 
 KINDS = ("float", "fused", "mixed")
-"""Of blocks: float, quantized to one scheme, or to several."""
+"""Kinds of blocks: float, quantized to one scheme, or to several."""
 
 _AGAIN = "measure it again with `hf-quant hardware --measure`"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One linear at one number of tokens: a call of its module, the weight read from memory.
+    """Time of one linear at one number of tokens: a call of its module, the weight read from memory.
 
     Args:
-        scheme: None for float32.
-        inputs: Input width.
-        outputs: Output channels.
-        tokens: Rows of the input.
-        milliseconds: Median of the rounds.
-        low: Lower quartile.
-        high: Upper quartile.
-        kernel: The one that dispatch chose; ``"torch"`` for floats.
+        scheme: Scheme of the linear; None for float32.
+        inputs: Input channels of the linear.
+        outputs: Output channels of the linear.
+        tokens: Rows of the input (tokens x batch).
+        milliseconds: Median time of a call over the rounds.
+        low: Lower quartile of the time, in milliseconds.
+        high: Upper quartile of the time, in milliseconds.
+        kernel: Name of the kernel that dispatch chose; ``"torch"`` for floats.
     """
 
     scheme: Scheme | None
@@ -59,22 +59,22 @@ class Cell:
 
 @dataclass(frozen=True)
 class Overhead:
-    """What a model takes besides its linears: norms, activation functions, attention, Python.
+    """Time that a model takes besides its linears: norms, activation functions, attention, Python.
 
     Args:
-        family: ``"llama"``, ``"gpt2"`` or ``"bert"``: the way its blocks are built.
-        kind: Of blocks, one of `KINDS`. Where all linears of a block have one scheme, it is fused into few calls, where
-            its linears were measured one by one: what that saves counts here, so that a number may be below 0.
+        family: How the blocks are built: ``"llama"``, ``"gpt2"`` or ``"bert"``.
+        kind: Kind of the blocks, one of `KINDS`. A block whose linears all have one scheme is fused into few calls,
+            while linears were measured one by one: what that saves counts here, so that a number may be below 0.
         block: Milliseconds of a block, for one token.
         block_per_number: Milliseconds more for each number of the hidden states, ``tokens * hidden``, beyond one token.
         model: Milliseconds outside the blocks, heads not counted.
-        attention: Milliseconds of an operation of attention, as `latency.attention_operations` counts them; 0 where
-            that was too little to measure: float32 products then tell.
-        cache_block: Milliseconds more of a block that has a cache of keys and values.
+        attention: Milliseconds of an operation of attention, as `latency.attention_operations` counts them; 0 where it
+            was too little to measure: the rate of float32 products is then used.
+        cache_block: Milliseconds that a block takes more with a cache of keys and values.
         cache_per_byte: Milliseconds more for each byte that the cache of a block holds.
-        cache_per_read: Milliseconds more for each byte of it that heads of queries read: where they share keys and
-            values, these count once for each. 0 where none that share were measured, and `cache_per_byte` covers both.
-        cache_model: Milliseconds more outside the blocks.
+        cache_per_read: Milliseconds more for each byte of the cache that query heads read: keys and values that heads
+            share count once for each head. 0 where no such model was measured, and `cache_per_byte` covers both.
+        cache_model: Milliseconds more outside the blocks with a cache of keys and values.
     """
 
     family: str
@@ -96,18 +96,18 @@ class Overhead:
                 raise ConfigError(f"an overhead's {name} must be a finite number, not {value!r}; {_AGAIN}")
 
     def times(self) -> dict[str, float]:
-        """Everything that was measured, by the names of the fields."""
+        """Names of the fields to the measured times, in milliseconds."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in ("family", "kind")}
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a table holds for: times of another machine, library or number of threads say nothing about this one.
+    """Machine, library and number of threads that a kernel table is valid for.
 
     Args:
-        cpu: Model name.
-        threads: That torch computes with.
-        isa: Instruction set of the native library; ``"none"`` without one.
+        cpu: Model name of the processor.
+        threads: Number of threads that torch computes with.
+        isa: Instruction set of the native library; ``"none"`` without the library.
         library: Versions of this package and of torch.
     """
 
@@ -125,18 +125,18 @@ class Machine:
 
 @dataclass(frozen=True)
 class KernelTable:
-    """Everything that was measured on a machine.
+    """Everything that was measured on one machine.
 
     Args:
-        machine: Which.
-        date: Of the measurement, ISO 8601.
+        machine: Machine that the table is of.
+        date: Date of the measurement, ISO 8601.
         cells: Times of linears, float32 among them.
-        overheads: Of blocks and models; may be empty, and counts as nothing then.
-        read: Bytes per second from memory.
-        multiply: float32 operations per second of a matrix product.
-        busy: Cores that other processes kept busy meanwhile; above 0.2 the times are doubtful.
-        skipped: What was not measured, to the reason.
-        disturbed: Share of the turns in which others slowed the processor itself, after all waiting for quiet ones.
+        overheads: Times of blocks and models besides their linears; if empty, these count as 0.
+        read: Rate of reading memory, in bytes per second.
+        multiply: Rate of a float32 matrix product, in operations per second.
+        busy: Cores that other processes kept busy meanwhile, on average; above 0.2 the times are doubtful.
+        skipped: Labels of schemes that were not measured, to the reason.
+        disturbed: Share of the timings, 0 to 1, during which others slowed the processor in spite of waiting.
 
     Raises:
         ConfigError: A number is NaN, infinite, negative or missing, a cell is there twice, or there is no float32.
@@ -172,7 +172,7 @@ class KernelTable:
         return list(dict.fromkeys(cell.scheme for cell in self.cells))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: each scheme once under a label, and the label in each cell."""
+        """The table as a JSON-ready dict: each scheme once under a label, and the label in each cell."""
         labels: dict[Scheme | None, str] = {None: FLOAT}
         for scheme in self.schemes():
             if scheme is not None:
@@ -196,7 +196,7 @@ class KernelTable:
 
     @classmethod
     def from_dict(cls, values: Any) -> KernelTable:
-        """Inverse of `to_dict`.
+        """A table from what `to_dict` gives.
 
         Raises:
             ConfigError: It is no table, of another version, or holds what cannot have been measured.

@@ -17,7 +17,7 @@ from hf_quant.reporting.json_file import write_text
 
 
 def this_machine() -> Machine:
-    """What a table has to be measured for to hold here and now."""
+    """The machine, library and number of threads here and now, which a kernel table has to be of."""
     return Machine(
         cpu=cpu_name(),
         threads=torch.get_num_threads(),
@@ -27,7 +27,7 @@ def this_machine() -> Machine:
 
 
 def cached_file(machine: Machine, quick: bool = False) -> Path:
-    """Where the table of a machine is kept: in ``$HF_QUANT_CACHE``, or else ``~/.cache/hf_quant``; not created."""
+    """Path of a machine's cached table, in ``$HF_QUANT_CACHE`` or ``~/.cache/hf_quant``; nothing is created."""
     named = os.environ.get("HF_QUANT_CACHE")
     folder = Path(named).expanduser() if named else Path.home() / ".cache" / "hf_quant"
     identity = json.dumps([TABLE_VERSION, machine.cpu, machine.threads, machine.isa, machine.library, quick])
@@ -35,7 +35,7 @@ def cached_file(machine: Machine, quick: bool = False) -> Path:
 
 
 def write_table(table: KernelTable, file: Path) -> None:
-    """Write a table whole or not at all.
+    """Write a kernel table to a file, whole or not at all.
 
     Raises:
         SaveError: It cannot be written; what was there is as it was.
@@ -44,7 +44,7 @@ def write_table(table: KernelTable, file: Path) -> None:
 
 
 def read_table(file: Path) -> KernelTable:
-    """The table in a file.
+    """Read a kernel table from a file.
 
     Raises:
         ConfigError: It cannot be read, or is no table of this version.
@@ -60,7 +60,7 @@ def read_table(file: Path) -> KernelTable:
 
 
 def cached_table() -> KernelTable | None:
-    """This machine's table, the thorough one if there are both; None where nothing was measured, or what was is broken.
+    """This machine's cached kernel table, the thorough one if there are two; None if there is none that can be read.
 
     A broken cache is measured anew, not reported: nobody wrote it by hand.
     """

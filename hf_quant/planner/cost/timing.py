@@ -15,7 +15,7 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Quartiles:
-    """Seconds of one call over the rounds."""
+    """Lower quartile, median and upper quartile of the times of one call, over the rounds."""
 
     low: float
     median: float
@@ -23,7 +23,7 @@ class Quartiles:
 
 
 def in_turn(works: Sequence[Work], rounds: int, turn: float, quiet: Quiet | None = None) -> list[list[float]]:
-    """Seconds of one call of each of `works`, per round: the mean of as many calls as last `turn` seconds.
+    """Seconds of one call of each work, ``[round][work]``: the mean over as many calls as last `turn` seconds.
 
     With `quiet`, turns that others slow down are taken anew, while it has patience; rounds that were slow all the same
     are left out, or the slower half where all were.
@@ -38,13 +38,16 @@ def in_turn(works: Sequence[Work], rounds: int, turn: float, quiet: Quiet | None
 
 
 def timed_in_turn(works: Sequence[Work], rounds: int, turn: float, quiet: Quiet) -> list[list[Timed[float]]]:
-    """As `in_turn`, all rounds, with the probes that tell which of them are slow."""
+    """Seconds of one call of each work, ``[round][work]``, each with the probe that tells whether it was disturbed.
+
+    No round is left out, as `in_turn` does with disturbed ones.
+    """
     turns = _turns(works, turn)
     return [[quiet.time(each) for each in turns] for _ in range(rounds)]
 
 
 def quartiles(seconds: Sequence[float]) -> Quartiles:
-    """Of one work's rounds; of a single one, that one three times."""
+    """Quartiles of the times of one work; of a single time, that time three times."""
     if len(seconds) == 1:
         return Quartiles(seconds[0], seconds[0], seconds[0])
     low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")

@@ -11,13 +11,13 @@ _BLOCK = re.compile(r"^(.*?)\.(\d+)\.(.+)$")
 
 @dataclass(frozen=True)
 class Grid:
-    """Where modules are.
+    """Places of a model's modules in a grid of blocks and kinds.
 
     Args:
-        blocks: Numbers of blocks, in order.
-        kinds: Names of modules within a block, as short as tells them apart.
-        places: Of each module in a block, its row and column.
-        outside: Modules in no block.
+        blocks: Numbers of the blocks, in order: the columns.
+        kinds: Names of modules within a block, shortened as far as they differ: the rows.
+        places: Name of each module in a block to its row and column, from 0.
+        outside: Names of modules outside the blocks.
     """
 
     blocks: tuple[int, ...]
@@ -27,7 +27,7 @@ class Grid:
 
 
 def grid_of(modules: Iterable[str]) -> Grid:
-    """The grid of modules' names: blocks are what most names have a number after."""
+    """The grid of a model's modules, by name; blocks are the numbered list that most of the names are in."""
     names = list(modules)
     found = {name: match.groups() for name in names if (match := _BLOCK.match(name))}
     lists = [prefix for prefix, _, _ in found.values()]
@@ -40,7 +40,7 @@ def grid_of(modules: Iterable[str]) -> Grid:
 
 
 def _shortened(kinds: list[str]) -> list[str]:
-    """Their last parts, as many as tell them apart."""
+    """Names cut to their last parts, to as many as tell all names apart."""
     parts = [kind.split(".") for kind in kinds]
     for count in range(1, max(map(len, parts), default=1) + 1):
         short = [".".join(part[-count:]) for part in parts]

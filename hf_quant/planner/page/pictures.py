@@ -13,13 +13,13 @@ from hf_quant.planner.sensitivity.table import LossTable
 from hf_quant.reporting.plots.canvas import COLOURS, REFERENCE, Picture, decades, legend, new_figure, new_panels, normal
 
 _ROW = 0.17
-"""Inches of a row of a map."""
+"""Height of a row of a map, in inches."""
 _MAP = "viridis"
 _RANGE = 1e4
 
 
 def heat_map(table: LossTable) -> Picture | None:
-    """Module by scheme: a panel for each scheme; to be made and written in `canvas.style`. None without blocks."""
+    """Heat map of sensitivities, a panel for each scheme; None without blocks. Call and write in `canvas.style`."""
     grid = grid_of(table.modules)
     values = np.full((len(table.schemes), len(grid.kinds), len(grid.blocks)), np.nan)
     for name, losses in zip(table.modules, table.losses, strict=True):
@@ -45,7 +45,7 @@ def heat_map(table: LossTable) -> Picture | None:
 
 
 def bit_map(report: SearchReport) -> Picture | None:
-    """Bits per weight, block by block. None without blocks."""
+    """Map of bits per weight, a column for each block; None without blocks."""
     bits = {name: unit.bits for unit in report.units for name in unit.modules}
     grid = grid_of(bits)
     values = np.full((len(grid.kinds), len(grid.blocks)), np.nan)
@@ -62,7 +62,7 @@ def bit_map(report: SearchReport) -> Picture | None:
 
 
 def fronts(reports: Sequence[SearchReport]) -> list[Picture]:
-    """Size against loss, and time against loss where times are known."""
+    """Pictures of size against loss, and of time against loss where times are known."""
     found = [
         _front(
             reports,
@@ -127,7 +127,7 @@ def _front(
 
 
 def _measured(report: SearchReport) -> float | None:
-    """In the unit of predictions; a fall of accuracy is in another."""
+    """The measured loss if it is in the unit of predictions; None if it is a fall of accuracy, or was not measured."""
     return report.measured_loss if report.metric == "loss" else None
 
 

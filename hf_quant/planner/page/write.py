@@ -20,15 +20,15 @@ from hf_quant.reporting.tables.table import Section, Table
 def write_plan_page(
     file: str | Path, reports: SearchReport | Sequence[SearchReport], losses: LossTable | None = None
 ) -> Path:
-    """Write searches of one model as something to look at.
+    """Write the reports of searches of one model as an HTML page or a picture.
 
     Args:
-        file: Ends in ``.html``, one page that needs nothing else, or in ``.png``, the front of size and loss.
-        reports: Of `hf_quant.search_plan`, one for each budget.
-        losses: The analysis, for a heat map.
+        file: File to write: ``.html`` for one page that needs no other files, ``.png`` for the front of size and loss.
+        reports: Reports of `hf_quant.search_plan`, one for each budget.
+        losses: Sensitivities to draw as a heat map; None: no heat map.
 
     Returns:
-        The file.
+        The path that was written.
 
     Raises:
         ConfigError: The file has another ending, or there are no reports.

@@ -10,18 +10,18 @@ from hf_quant.planner.budget import Budget
 from hf_quant.planner.problem import Assignment, Problem
 
 Evaluate: TypeAlias = Callable[[Assignment], float]
-"""The measured increase of the loss of a model quantized so; smaller is better."""
+"""Function from an assignment to the measured increase of the model's loss; smaller is better."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One evaluation of a search.
+    """One assignment that a search evaluated, with its loss and costs.
 
     Args:
-        assignment: What was evaluated.
-        loss: That came out; predicted, where a search had nothing to measure with.
-        bytes: Of the assignment.
-        milliseconds: Of the assignment, or None.
+        assignment: The assignment that was evaluated.
+        loss: Increase of the model's loss: measured, or predicted where a search had nothing to measure with.
+        bytes: Bytes of the whole model.
+        milliseconds: Milliseconds of the whole model; None if not known.
     """
 
     assignment: Assignment
@@ -32,17 +32,17 @@ class Step:
 
 @dataclass(frozen=True)
 class Solution:
-    """What a search found.
+    """The best assignment that a search found, with its losses and costs.
 
     Args:
-        strategy: Its name.
-        assignment: The best it has seen; within the budget's bytes and milliseconds.
-        predicted_loss: The sum of the options' losses.
-        bytes: Of the whole model.
-        milliseconds: Of the whole model, or None.
-        evaluations: How often a loss was asked for that had not been before.
-        history: Every evaluation, in order.
-        measured_loss: Of the assignment, if there was something to measure with.
+        strategy: Name of the strategy.
+        assignment: The best assignment evaluated; within the budget's bytes and milliseconds.
+        predicted_loss: Predicted increase of the loss: the sum of the chosen options' losses.
+        bytes: Bytes of the whole model.
+        milliseconds: Milliseconds of the whole model; None if not known.
+        evaluations: Number of distinct assignments that were evaluated.
+        history: All evaluations, in order.
+        measured_loss: Measured increase of the loss; None if there was nothing to measure with.
     """
 
     strategy: str
@@ -78,16 +78,16 @@ class Strategy(Protocol):
         start: Assignment | None = None,
         progress: bool = False,
     ) -> Solution:
-        """Search.
+        """Search for the best assignment within a budget.
 
         Args:
-            problem: What to choose among.
-            budget: What to keep to.
-            evaluate: Measures the loss of an assignment; None searches on predictions. What needs one measurement
-                only, of what it found, takes one.
-            evaluations: Most assignments to evaluate, the start among them.
-            seed: Of random choices.
-            start: An assignment within the budget to begin with; what does not search step by step ignores it.
+            problem: The problem to solve: units and their options.
+            budget: Limits that the assignment has to keep.
+            evaluate: Measures the loss of an assignment; None: predictions are used. Strategies that search on
+                predictions alone call it once, on what they found.
+            evaluations: Most assignments to evaluate, the start included.
+            seed: Seed of random choices.
+            start: Assignment within the budget to begin with; strategies that do not search step by step ignore it.
             progress: Show a progress bar.
 
         Raises:

@@ -17,14 +17,14 @@ logger = logging.getLogger(__name__)
 
 
 class Evaluator:
-    """Evaluates for one search, and keeps what it has seen.
+    """Evaluates assignments for one search, and remembers their losses.
 
     Args:
-        problem: Whose predictions stand in where there is nothing to measure with.
-        limits: Every evaluated assignment is within them.
-        evaluate: Measures a loss, or None.
+        problem: The problem that is searched; its predicted losses are used if there is nothing to measure with.
+        limits: Limits that every evaluated assignment has to keep.
+        evaluate: Measures the loss of an assignment; None: predicted losses are used.
         evaluations: Most distinct assignments to evaluate.
-        strategy: The search's name.
+        strategy: Name of the strategy.
         progress: Show a progress bar.
 
     Raises:
@@ -56,14 +56,14 @@ class Evaluator:
 
     @property
     def left(self) -> int:
-        """Evaluations that may still be asked for."""
+        """Number of evaluations that are left."""
         return self.evaluations - len(self.history)
 
     def __call__(self, assignment: Assignment) -> float:
-        """The loss of an assignment; of one seen before, without evaluating it again.
+        """The loss of an assignment; one that was seen before is not evaluated again.
 
         Raises:
-            ConfigError: It is beyond the budget: such a `start` was given.
+            ConfigError: The assignment is beyond the budget, as a given `start` may be.
             EvaluationError: The measured loss is NaN.
         """
         if assignment in self._losses:
@@ -89,12 +89,12 @@ class Evaluator:
         return assignment in self._losses
 
     def rank(self, assignment: Assignment) -> tuple[float, float, float]:
-        """What searches make small; evaluates."""
+        """Sort key of an assignment that searches minimise; evaluates the assignment."""
         loss = self(assignment)
         return self.limits.rank(self.problem.totals(assignment), loss)
 
     def best(self) -> Solution:
-        """The best of all that was evaluated; of equals, the first."""
+        """The best of all evaluated assignments; of equals, the first."""
         step = min(self.history, key=lambda step: self.rank(step.assignment))
         totals = self.problem.totals(step.assignment)
         logger.info(

@@ -19,11 +19,11 @@ from hf_quant.planner.search.greedy import descended
 from hf_quant.planner.search.moves import Ladder, Walk, within
 
 _ELITE = 3
-"""Survivors of a generation."""
+"""Number of assignments that survive a generation."""
 _CHILDREN = 6
-"""Evaluated in a generation."""
+"""Number of children that are evaluated in a generation."""
 _DRAWN = 4
-"""Children drawn for each that is evaluated."""
+"""Number of children drawn for each that is evaluated."""
 _SWITCHES = 3
 """Most units that a child raises."""
 _BARREN = 20
@@ -39,7 +39,7 @@ def evolutionary(
     start: Assignment | None = None,
     progress: bool = False,
 ) -> Solution:
-    """The best of generations that begin with `start`, or with what `greedy` finds."""
+    """Evolutionary search that begins with `start`, or with what `greedy` finds."""
     limits = limits_of(problem, budget)
     first = descended(problem, limits) if start is None else tuple(start)
     mutate = _Mutation(problem, limits, random.Random(seed))
@@ -62,7 +62,7 @@ def evolutionary(
 
 
 def _preselected(problem: Problem, limits: Limits, drawn: list[Assignment]) -> list[Assignment]:
-    """Half of them by prediction and half as they were drawn: predictions may be what is wrong."""
+    """The children to evaluate: half by predicted loss, half as drawn, since predictions may be wrong."""
     half = _CHILDREN // 2
     drawn_first, others = drawn[:half], drawn[half:]
     totals = {one: problem.totals(one) for one in others}
@@ -76,7 +76,7 @@ class _Mutation:
         self.base = feasible(problem, limits)
 
     def __call__(self, parent: Assignment, good: bool) -> Assignment:
-        """A child; of a `good` parent, which meets the target of the loss if there is one, no larger than it."""
+        """A mutated child of a parent; it is no larger than a `good` parent, one that meets the target for the loss."""
         if self.limits.loss is None or not good:
             return self._switched(parent, self.limits, fill=self.limits.loss is None)
         walk = Walk(self.problem, self.limits, parent)

@@ -9,11 +9,11 @@ from hf_quant.planner.limits import Limits
 from hf_quant.planner.problem import Assignment, Option, Problem
 
 _WEIGHTS = 64
-"""Steps between bytes alone and milliseconds alone."""
+"""Number of weights tried between bytes alone and milliseconds alone."""
 
 
 def feasible(problem: Problem, limits: Limits) -> Assignment:
-    """The cheapest assignment, or with two limits one that keeps both.
+    """The cheapest assignment under one limit, or with two limits one that keeps both.
 
     With two limits, the sum of both costs, each as a share of its limit, is made small with weights from one cost alone
     to the other. Where no weight leads within the limits, scipy decides exactly; without scipy that is taken for no.

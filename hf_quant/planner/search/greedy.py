@@ -28,10 +28,11 @@ def greedy(
     start: Assignment | None = None,
     progress: bool = False,
 ) -> Solution:
-    """A good assignment without scipy, in milliseconds. `seed` and `start` change nothing.
+    """Greedy search on predicted losses: fast and without scipy. `seed` and `start` change nothing.
 
     Raises:
-        InfeasibleBudget: As for every strategy, or no assignment was found that meets the target of the loss.
+        InfeasibleBudget: Nothing keeps to the budget, the float model does, or no assignment was found that meets the
+            target for the loss.
     """
     limits = limits_of(problem, budget)
     found = descended(problem, limits)
@@ -47,7 +48,7 @@ def greedy(
 
 
 def descended(problem: Problem, limits: Limits) -> Assignment:
-    """The assignment of `greedy`; one whose loss misses the target, if none was found that meets it."""
+    """The assignment that greedy descent finds; it misses the target for the loss if none was found that meets it."""
     base = feasible(problem, limits)
     costs = [0.0, 1.0, 0.5] if limits.bytes is not None and limits.milliseconds is not None else [None]
     candidates = [_one_descent(problem, limits, base, weight) for weight in costs]
@@ -94,10 +95,10 @@ def _one_descent(problem: Problem, limits: Limits, base: Assignment, weight: flo
 
 
 def hull(points: list[tuple[float, float]]) -> list[int]:
-    """Numbers of the points on the lower convex hull, from the cheapest to the one of least loss.
+    """Indices of the points on the lower convex hull, from the cheapest to the one of least loss.
 
     Args:
-        points: (cost, loss) each.
+        points: Cost and loss of each point.
     """
     order = sorted(range(len(points)), key=lambda number: points[number])
     kept: list[int] = []
@@ -119,7 +120,7 @@ def _met(problem: Problem, limits: Limits, walk: Walk) -> bool:
 
 
 def _improve(problem: Problem, limits: Limits, walk: Walk) -> None:
-    """Single changes that fit, the largest gain first, until there is none or the target is met."""
+    """Make single changes that fit, the largest gain first, until there is none or the target is met."""
     while not _met(problem, limits, walk):
         gains = []
         for number, unit in enumerate(problem.units):
@@ -134,7 +135,7 @@ def _improve(problem: Problem, limits: Limits, walk: Walk) -> None:
 
 
 def _trim(problem: Problem, target: float, walk: Walk) -> None:
-    """Single changes that save bytes and leave the target met, the largest saving first."""
+    """Make single changes that save bytes and still meet the target, the largest saving first."""
     while True:
         savings = []
         loss = problem.totals(walk.assignment).loss

@@ -24,7 +24,7 @@ from hf_quant.planner.search.evaluator import Evaluator
 logger = logging.getLogger(__name__)
 
 _SCALE = 1e3
-"""What the largest number of a row becomes: HiGHS compares with 1e-6 whatever the unit is, and larger ones slow it."""
+"""Largest number of a scaled row: HiGHS compares with 1e-6 whatever the unit is, and larger numbers slow it."""
 _CUTS = 100
 _SECONDS = 60.0
 
@@ -42,7 +42,8 @@ def ilp(
 
     Raises:
         MissingDependency: scipy is not installed.
-        InfeasibleBudget: As for every strategy, or the target of the loss is not met within the other limits.
+        InfeasibleBudget: Nothing keeps to the budget, the float model does, or the target for the loss is not met
+            within the other limits.
     """
     limits = limits_of(problem, budget)
     found = _solve(problem, limits, limits.loss is not None)
@@ -74,7 +75,7 @@ def _nothing(problem: Problem, limits: Limits) -> str:
 
 
 def _solve(problem: Problem, limits: Limits, smallest: bool) -> Assignment | None:
-    """None if nothing keeps to the limits."""
+    """The assignment of fewest bytes or of least loss within the limits; None if nothing keeps to them."""
     loss, size = (lambda option: option.loss), (lambda option: option.bytes)
     objective = _costs(problem, size if smallest else loss)
     rows: list[tuple[list[float], float]] = []
@@ -101,7 +102,7 @@ def _solve(problem: Problem, limits: Limits, smallest: bool) -> Assignment | Non
 
 
 def _costs(problem: Problem, cost: Callable[[Option], float]) -> list[float]:
-    """Of every option, above the least of its unit: small numbers lose fewer digits."""
+    """Costs of all options, each less the least of its unit: small numbers lose fewer digits."""
     costs: list[float] = []
     for unit in problem.units:
         least = min(cost(option) for option in unit.options)

@@ -10,15 +10,15 @@ from hf_quant.planner.limits import Limits
 from hf_quant.planner.problem import Assignment, Problem, Totals, Unit
 
 Order = Callable[[], Iterable[int]]
-"""Units in the order in which they are tried, asked for before each step."""
+"""Function that gives the indices of units in the order to try them; called before each step."""
 
 
 class Ladder:
-    """The options of each unit as levels, cheapest first, without those that another one beats in everything.
+    """The options of each unit as levels, cheapest first, without those that another option beats in everything.
 
     Args:
-        problem: Whose units.
-        limits: What counts as cost: bytes, or milliseconds if only they are limited.
+        problem: The problem whose units have levels.
+        limits: Limits that decide what counts as cost: bytes, or milliseconds if only these are limited.
     """
 
     def __init__(self, problem: Problem, limits: Limits):
@@ -28,7 +28,7 @@ class Ladder:
         self.rungs = [self._rungs(unit) for unit in problem.units]
 
     def cost(self, unit: int, index: int) -> float:
-        """Of an option, in bytes or milliseconds."""
+        """Cost of a unit's option, in bytes or milliseconds."""
         option = self.units[unit].options[index]
         return option.milliseconds or 0.0 if self.by_time else option.bytes
 
@@ -55,12 +55,12 @@ class Ladder:
 
 
 class Walk:
-    """An assignment that is changed unit by unit, its totals kept exact on the way.
+    """An assignment that is changed unit by unit while its totals stay exact.
 
     Args:
-        problem: Whose units.
-        limits: To be kept.
-        assignment: To begin with.
+        problem: The problem that the assignment is for.
+        limits: Limits to keep.
+        assignment: Assignment to begin with.
     """
 
     def __init__(self, problem: Problem, limits: Limits, assignment: Assignment):
@@ -73,7 +73,7 @@ class Walk:
 
     @property
     def assignment(self) -> Assignment:
-        """As it is now."""
+        """The assignment as it is now."""
         return tuple(self.indices)
 
     def take(self, unit: int, index: int) -> None:
@@ -84,7 +84,7 @@ class Walk:
         self.indices[unit] = index
 
     def after(self, unit: int, index: int) -> Totals:
-        """Bytes and milliseconds if a unit had another option; the loss is not summed, and 0."""
+        """Bytes and milliseconds of the model if a unit had another option; the loss is not computed, and 0."""
         options = self.units[unit].options
         time = 0.0
         if self.limits.milliseconds is not None:
@@ -94,17 +94,17 @@ class Walk:
         return Totals(self.bytes + options[index].bytes - options[self.indices[unit]].bytes, 0.0, time)
 
     def excess(self) -> float:
-        """How far beyond the limits; 0 within them."""
+        """How far the assignment exceeds the limits, as a sum of shares of each limit; 0 within them."""
         return self.limits.excess(self.after(0, self.indices[0]))
 
     def down(self, ladder: Ladder, base: Assignment, order: Order) -> None:
         """Lower units, the first in order that helps, until the limits are kept.
 
         Args:
-            ladder: Of the same problem and limits.
-            base: An assignment within the limits: where to go if single levels do not get there, as may be when two
+            ladder: Levels of the same problem and limits.
+            base: Assignment within the limits, taken unit by unit if single levels do not get there, as may be when two
                 limits pull in different directions.
-            order: Of units.
+            order: Gives the order in which units are tried.
         """
         while (excess := self.excess()) > 0:
             for unit in order():
@@ -133,5 +133,5 @@ class Walk:
 
 
 def within(limits: Limits, size: int) -> Limits:
-    """The limits, with bytes of at most `size`."""
+    """Limits with at most `size` bytes, all else as it is."""
     return replace(limits, bytes=size if limits.bytes is None else min(limits.bytes, size))

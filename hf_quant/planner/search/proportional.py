@@ -20,7 +20,7 @@ def proportional(
     start: Assignment | None = None,
     progress: bool = False,
 ) -> Solution:
-    """From the most of everything, always the unit that costs most a level down, until the budget is kept.
+    """Start from the highest levels and lower the unit that costs most, again and again, until the budget is kept.
 
     With a target for the loss, for as long as it is predicted to be met. Losses decide nothing else. What is left of
     the budget raises the smallest units. `seed` and `start` change nothing.

@@ -13,7 +13,7 @@ from hf_quant.planner.search.feasible import feasible
 from hf_quant.planner.search.moves import Ladder, Walk
 
 _MISSES = 200
-"""Assignments seen before, in a row, after which there are taken to be no others."""
+"""Number of repeated assignments in a row after which the search ends."""
 
 
 def random_search(
@@ -25,7 +25,7 @@ def random_search(
     start: Assignment | None = None,
     progress: bool = False,
 ) -> Solution:
-    """A level for each unit at random, lowered at random into the budget and, without a target, raised to fill it."""
+    """Random search: random levels, lowered at random into the budget and, without a target, raised to fill it."""
     limits = limits_of(problem, budget)
     ladder = Ladder(problem, limits)
     base = feasible(problem, limits)

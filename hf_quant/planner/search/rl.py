@@ -27,21 +27,21 @@ from hf_quant.planner.search.moves import Ladder, Walk
 
 _WIDTH = 64
 _UPDATES = 4
-"""Batches after each episode."""
+"""Number of training batches after each episode."""
 _BATCH = 64
 _MEMORY = 64
-"""Episodes that are kept to learn from."""
+"""Number of episodes that are kept to learn from."""
 _NOISE = 0.35
 _NOISE_DECAY = 0.99
 _LEAST_NOISE = 0.15
 _REACH = 0.3
-"""Most that the actor changes, as a share of a unit's levels."""
+"""Largest change by the actor, as a share of a unit's levels."""
 _HABIT = 0.05
-"""Weight of the square of what it changes: a critic that knows little should not lead it far."""
+"""Weight of the penalty on the actor's squared change: a critic that knows little should not lead it far."""
 _RATE = 1e-3
 _BASELINE_DECAY = 0.9
 _REPEATS = 100
-"""Episodes in a row that were seen before, after which the search ends."""
+"""Number of repeated assignments in a row after which the search ends."""
 
 
 def rl(
@@ -53,7 +53,7 @@ def rl(
     start: Assignment | None = None,
     progress: bool = False,
 ) -> Solution:
-    """The best of episodes of an actor and its critic that begin at `start`, or at what `greedy` finds.
+    """Reinforcement learning with an actor and a critic, from `start` or from what `greedy` finds.
 
     torch's global random state is neither read nor changed.
     """
@@ -83,7 +83,7 @@ def rl(
 
 
 class _World:
-    """The problem as states and actions."""
+    """A search problem as states and actions for an agent."""
 
     def __init__(self, problem: Problem, limits: Limits, first: Assignment):
         self.problem, self.limits, self.first = problem, limits, first
@@ -107,13 +107,13 @@ class _World:
         ]
 
     def level(self, unit: int, index: int) -> int:
-        """How many levels of its unit an option, on the ladder or not, is above."""
+        """Level of a unit's option, on the ladder or not: the number of cheaper levels, at most the highest level."""
         top = len(self.ladder.rungs[unit]) - 1
         cost = self.ladder.cost(unit, index)
         return min(top, sum(self.ladder.cost(unit, rung) < cost for rung in self.ladder.rungs[unit]))
 
     def actions(self, assignment: Assignment) -> Tensor:
-        """Levels as shares of the highest, float32 `[units]`."""
+        """Actions that an assignment stands for: each level as a share of the highest, float32 `[units]`."""
         tops = [max(1, len(rungs) - 1) for rungs in self.ladder.rungs]
         return torch.tensor([self.level(unit, index) / tops[unit] for unit, index in enumerate(assignment)])
 
@@ -138,7 +138,7 @@ class _World:
 
 
 class _Reward:
-    """Minus the measured loss, so that the start has 0 and its predicted loss, or what it gains, is about 1."""
+    """Reward of an assignment: its loss, negative and scaled so that the start has about 0; clipped to -3 and 3."""
 
     def __init__(self, evaluator: Evaluator, first: Assignment):
         self.evaluator, self.first = evaluator, evaluator(first)
@@ -165,7 +165,7 @@ class _Episode:
 
 
 class _Agent:
-    """Actor and critic, and the episodes they learn from."""
+    """Actor and critic networks, and the episodes that they learn from."""
 
     def __init__(self, world: _World, seed: int):
         self.features, self.best = world.features, world.actions(world.first)
@@ -189,11 +189,11 @@ class _Agent:
         return nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
 
     def change(self, features: Tensor, before: Tensor) -> Tensor:
-        """What to add to the best actions `[n]`, for features `[n, f]` and the actions before them `[n]`."""
+        """The actor's change of the best actions `[n]`, for features `[n, f]` and the actions before them `[n]`."""
         return _REACH * torch.tanh(self.actor(torch.cat([features, before[:, None]], 1))[:, 0])
 
     def act(self, noise: float) -> Tensor:
-        """One episode's actions `[units]`, with truncated normal noise as in HAQ, on some of the units."""
+        """Actions of one episode, float32 `[units]`, with truncated normal noise as in HAQ on some of the units."""
         actions, before = [], torch.zeros(1)
         # On few units in most episodes: with noise on all, no reward could be traced to an action.
         few = 2 / len(self.best)
@@ -214,7 +214,7 @@ class _Agent:
                 return value
 
     def remember(self, actions: Tensor, reward: float) -> None:
-        """Keep an episode; the baseline follows the rewards."""
+        """Add an episode to the memory and move the baseline towards its reward."""
         self.baseline = _BASELINE_DECAY * self.baseline + (1 - _BASELINE_DECAY) * reward
         # The best stays: it is what the actor should not forget.
         if len(self.episodes) == _MEMORY:
@@ -223,7 +223,7 @@ class _Agent:
         self.episodes.append(_Episode(actions, reward))
 
     def learn(self) -> None:
-        """The critic towards the rewards of what was done, then the actor towards what the critic values.
+        """Train the critic towards the rewards of past episodes, then the actor towards what the critic values.
 
         All steps of an episode get its reward, less the baseline; with no other reward and no discount, that is their
         value, and no target networks are needed.
@@ -253,6 +253,6 @@ class _Agent:
 
 
 def _standardized(features: Tensor) -> Tensor:
-    """Columns with mean 0 and deviation 1; those that say nothing become 0."""
+    """Features with each column scaled to mean 0 and deviation 1; constant columns become 0."""
     centred = features - features.mean(0)
     return centred / centred.square().mean(0).sqrt().clamp(min=1e-6)

@@ -20,7 +20,7 @@ def uniform(
     start: Assignment | None = None,
     progress: bool = False,
 ) -> Solution:
-    """The same bits per weight everywhere, as many as the budget allows, and the rest to the first units.
+    """Uniform plan: one number of bits for all units, as many as the budget allows; what is left raises the first.
 
     A unit that has no option of those bits takes its nearest below, or its smallest. What is left of the budget raises
     units by a level from the front of the model on, so that comparisons are at the same bytes. With a target for

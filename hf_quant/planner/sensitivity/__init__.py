@@ -14,4 +14,4 @@ MEASURES = Registry(
         "kl": f"{_HERE}.kl:KlDivergence",
     },
 )
-"""Classes of `base.Measure`; `analysis.analyse` runs them."""
+"""Names of measures to subclasses of `base.Measure`; `analysis.analyse` runs them."""

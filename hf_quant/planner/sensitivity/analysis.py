@@ -34,26 +34,27 @@ def analyse(
     progress: bool = True,
     inventory: Inventory | None = None,
 ) -> LossTable:
-    """What each scheme for each module loses, by one of `MEASURES`.
+    """Measure the sensitivity of each module to each scheme: the predicted rise of the model's loss.
 
-    In ``torch.distributed``, processes share the sequences (or, of few, the modules), then the rounding of weights by
-    modules, and all have the whole table.
+    In ``torch.distributed``, processes share the sequences (or the modules, if there are few sequences), then the
+    rounding of weights by modules, and all get the whole table.
 
     Args:
-        model: Float, with a head that computes a loss unless the measure needs none; it is as it was afterwards.
-        batches: ``input_ids``, ``attention_mask``, and ``labels`` unless the model writes text.
-        schemes: With integer or float weights; inputs dynamic or none.
-        measure: A name of `MEASURES`.
-        file: To keep the table in, and to take it from. An analysis that was interrupted leaves its progress beside
-            it, and goes on from there: what Ctrl-C stops, from the last sequence, what is killed, from a minute ago.
-        fingerprint: Of model and data, which the file has to have.
+        model: Float model with a head that computes a loss, unless the measure needs none; it is left unchanged.
+        batches: Batches of ``input_ids``, ``attention_mask``, and ``labels`` unless the model writes text.
+        schemes: Schemes with integer or float weights; inputs dynamic or not quantized.
+        measure: Name of the measure, one of `MEASURES`.
+        file: File that the table is read from if it exists, else written to. An analysis that was interrupted leaves
+            its progress beside it and goes on from there: after Ctrl-C from the last sequence, after a kill from about
+            a minute before. None: nothing is kept.
+        fingerprint: Fingerprint of model and data, which a file's table has to have.
         progress: Show a progress bar.
-        inventory: Of the model, where it was made already.
+        inventory: The model's inventory, if it was made already; None: it is made here.
 
     Raises:
         CalibrationError: There is no data, no loss without labels, or a loss is NaN.
         WeightError: A parameter holds NaN or infinity; it is named.
-        ConfigError: The file is of something else.
+        ConfigError: The file's table is of another model, other data, another measure or other schemes.
         PlanError: A sensitivity is NaN (the module is named).
         SaveError: The file, or progress beside it, cannot be written.
     """
@@ -113,14 +114,14 @@ def _check_parameters(model: Any) -> None:
 
 
 def _shared(rows: int, parts: int, rank: int, ranks: int) -> list[tuple[int, int]]:
-    """Rows and parts that a process works on; parts of one row stay together where there are rows for all."""
+    """Row and part of each piece of work of one process; a row's parts stay together if there are rows for all."""
     if rows >= ranks:
         return [(row, part) for row in range(rank, rows, ranks) for part in range(parts)]
     return [(row, part) for row in range(rows) for part in range(rank, parts, ranks)]
 
 
 def _losses_in_parts(work: Measure, sequences: int, rank: int, ranks: int) -> Losses:
-    """`Measure.losses` of what all processes added; each rounds some of the weights, and is sent what those need."""
+    """Losses from the sums of all processes, each of which rounds some of the weights and gets the sums for them."""
     sizes = {name: work.model.get_submodule(name).weight.numel() for name in work.candidates}
     modules = _dealt({name: size if work.counts_weight(name) else 0 for name, size in sizes.items()}, ranks)
     for name in sorted(work.sums):
@@ -139,7 +140,7 @@ def _losses_in_parts(work: Measure, sequences: int, rank: int, ranks: int) -> Lo
 
 
 def _dealt(sizes: Mapping[str, int], ranks: int) -> dict[str, int]:
-    """A rank for each name, the largest first and each to whoever has least."""
+    """Names to ranks with about equal loads: the largest first, each to the rank with the least."""
     loads = [0] * ranks
     found = {}
     for name in sorted(sizes, key=lambda name: (-sizes[name], name)):

@@ -18,26 +18,26 @@ from hf_quant.planner.sensitivity.sequences import Sequence as Row
 from hf_quant.planner.sensitivity.sequences import unit_of
 
 Losses = list[list[float | None]]
-"""``[module][scheme]``; None where a scheme does not fit."""
+"""Predicted losses ``[module][scheme]``; None where a scheme does not fit."""
 
 
 class Measure(ABC):
-    """One way to tell what a model loses by each scheme for each module.
+    """One way to measure what a model loses by each scheme for each module.
 
     All that is learned from data is in `sums`, which add up: over sequences, over processes, and over a run that was
     interrupted and the one that goes on with it.
 
     Args:
-        model: Float. It is called, and is as it was afterwards.
-        schemes: With integer or float weights; inputs dynamic or none.
-        inventory: Of the model, where it was made already.
+        model: Float model; it is called, and left unchanged.
+        schemes: Schemes with integer or float weights; inputs dynamic or not quantized.
+        inventory: The model's inventory, if it was made already; None: it is made here.
     """
 
     name: ClassVar[str]
     labelled: ClassVar[bool] = True
-    """Whether it takes the model's loss, and thus labels."""
+    """Whether the measure takes the model's loss, and thus labels."""
     in_nats: ClassVar[bool] = True
-    """Whether its losses are those of the model, so that a target for them can be given."""
+    """Whether the measure's losses are in the unit of the model's loss, so that a target for them can be given."""
 
     def __init__(self, model: Any, schemes: Sequence[Scheme], inventory: Inventory | None = None):
         self.model, self.schemes = model, tuple(schemes)
@@ -48,24 +48,24 @@ class Measure(ABC):
             for name, candidate in self.candidates.items()
         }
         self.owners = {name: self.inventory.ties.get(name, name) for name in self.candidates}
-        """Of each module, the one whose weight it shares, or itself."""
+        """Name of each module to the name of the module that owns its weight, mostly itself."""
         self.sums: dict[str, Tensor] = {}
-        """Under the name of a module what only `losses_of` that module reads, under other names what all read."""
+        """Sums over sequences: under a module's name those that only its losses need, under other names shared ones."""
         self.places = {name: index for index, name in enumerate(self.candidates)}
 
     @property
     def unit(self) -> str:
-        """Of the losses, in words."""
+        """Unit of the losses, in words."""
         return unit_of(self.model)
 
     @property
     def parts(self) -> int:
-        """In how many parts the work on one sequence comes, for progress and for processes to share."""
+        """Number of parts that the work on one sequence is divided into, for progress and for processes to share."""
         return 1
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """The model in evaluation mode, and whatever else `add` needs; undone at the end."""
+        """Context in which `add` works: the model in evaluation mode, with hooks; undone at the end."""
         training = self.model.training
         self.model.eval()
         try:
@@ -75,30 +75,30 @@ class Measure(ABC):
 
     @abstractmethod
     def add(self, row: Row, part: int) -> None:
-        """Add one part of what a sequence says to `sums`.
+        """Run one part of the work on a sequence, and add what it gives to `sums`.
 
         Raises:
-            CalibrationError: The model's loss on it is NaN or infinite.
+            CalibrationError: The model's loss on the sequence is NaN or infinite.
         """
 
     @abstractmethod
     def losses_of(self, name: str, sequences: int) -> list[float | None]:
-        """What the sums over so many sequences come to for a module, in the order of `schemes`."""
+        """Losses of one module from the sums over `sequences` sequences, in the order of `schemes`."""
 
     def losses(self, sequences: int) -> Losses:
-        """`losses_of` every module, in the order of `candidates`."""
+        """Losses of all modules, in the order of `candidates`."""
         return [self.losses_of(name, sequences) for name in self.candidates]
 
     def counts_weight(self, name: str) -> bool:
-        """Whether rounding a module's weight counts as its own loss: one that is shared counts as its owner's."""
+        """Whether rounding a module's weight counts as its own loss; a shared weight counts for its owner alone."""
         return self.owners[name] == name
 
     def where_fitted(self, name: str, losses: Sequence[float]) -> list[float | None]:
-        """`losses`, one for each scheme, but None for those that do not fit a module."""
+        """Losses of one module, one for each scheme, with None for schemes that do not fit it."""
         return [None if scheme is None else loss for scheme, loss in zip(self.fitted[name], losses, strict=True)]
 
     def zeros(self) -> Tensor:
-        """Sums of one number for each module and scheme."""
+        """Zeros for sums of one number for each module and scheme, float64 ``[modules, schemes]``."""
         return torch.zeros(len(self.candidates), len(self.schemes), dtype=torch.float64)
 
 

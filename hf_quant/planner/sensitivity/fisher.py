@@ -30,7 +30,7 @@ _INPUTS = "inputs"
 
 
 class Fisher(Measure):
-    """Half the squared change of weights and inputs, each times the mean of squared gradients.
+    """Sensitivity by the Fisher diagonal: half the squared change of weights and inputs, times mean squared gradients.
 
     Memory: beside the model, its gradients once and squares of gradients once, in float32.
     """
@@ -48,7 +48,7 @@ class Fisher(Measure):
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """As `Measure.running`."""
+        """Context in which `add` works: gradients of the weights, and hooks on modules whose inputs may be rounded."""
         handles = [
             self.model.get_submodule(name).register_forward_pre_hook(self._hook(index, schemes))
             for index, (name, schemes) in enumerate(self.fitted.items())
@@ -62,7 +62,7 @@ class Fisher(Measure):
                 handle.remove()
 
     def add(self, row: Row, part: int) -> None:
-        """As `Measure.add`."""
+        """Add the squared gradients of a sequence's weights, and its weighted input errors, to `sums`."""
         self._counted = counted_losses(row)
         loss = self.model(**row).loss
         require_finite(loss)
@@ -73,7 +73,7 @@ class Fisher(Measure):
                 weight.grad = None
 
     def losses_of(self, name: str, sequences: int) -> list[float | None]:
-        """As `Measure.losses_of`."""
+        """Losses of one module, for its weight and its inputs, in the order of `schemes`."""
         by_input = (0.5 * self.sums[_INPUTS][self.places[name]] / sequences).tolist()
         by_weight = [0.0] * len(self.schemes)
         if self.counts_weight(name):

@@ -13,7 +13,7 @@ from hf_quant.errors import CalibrationError
 
 @contextmanager
 def gradients_of(model: nn.Module, weights: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Gradients are on, of these weights alone; undone at the end."""
+    """Context in which gradients of the given weights alone are computed; undone at the end."""
     wanted = {id(weight) for weight in weights}
     before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     for parameter, _, _ in before:
@@ -29,7 +29,7 @@ def gradients_of(model: nn.Module, weights: Sequence[nn.Parameter]) -> Iterator[
 
 
 def require_finite(loss: Tensor) -> None:
-    """Nothing, for a loss that can be worked with.
+    """Refuse a loss that is not finite.
 
     Raises:
         CalibrationError: The loss is NaN or infinite.

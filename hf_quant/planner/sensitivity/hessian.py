@@ -30,7 +30,7 @@ _WEIGHTS, _INPUTS, _CHANGES = "weights", "inputs", "changes"
 
 
 class HessianTrace(Measure):
-    """Mean curvature of a module's weights and of its inputs, times half of what rounding changes of them.
+    """Sensitivity by Hessian traces: mean curvature of weights and of inputs, times half their squared change.
 
     Memory: beside the model, its gradients once, and the graph of two backward passes over one sequence. Curvature that
     the draws put below 0 counts as 0.
@@ -58,7 +58,7 @@ class HessianTrace(Measure):
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """As `Measure.running`."""
+        """Context in which `add` works: gradients of the weights, and hooks on modules whose inputs may be rounded."""
         handles = [
             self.model.get_submodule(name).register_forward_pre_hook(self._hook(index, name, schemes))
             for index, (name, schemes) in enumerate(self.fitted.items())
@@ -73,7 +73,7 @@ class HessianTrace(Measure):
                 handle.remove()
 
     def add(self, row: Row, part: int) -> None:
-        """As `Measure.add`."""
+        """Add a sequence's estimates of the Hessian's traces, and its input errors, to `sums`."""
         self._calls = []
         # Signs depend on the sequence alone, not on which process it fell to.
         self._generator.manual_seed(int(row["input_ids"].sum()) % 2**31)
@@ -92,7 +92,7 @@ class HessianTrace(Measure):
                     self.sums[_INPUTS][place] += trace / points[number].numel()
 
     def _groups(self, names: Sequence[str]) -> list[list[int]]:
-        """Positions in `names` of what is drawn for together: a block's, or those of one module outside the blocks."""
+        """Indices of names whose traces are estimated together: those of a block, or of one module outside them."""
         groups: dict[str, list[int]] = {}
         for number, name in enumerate(names):
             inside = bool(self._prefix) and name.startswith(f"{self._prefix}.")
@@ -103,7 +103,7 @@ class HessianTrace(Measure):
     def _traces(
         self, group: Sequence[int], points: Sequence[Tensor], gradients: Sequence[Tensor | None]
     ) -> Iterator[tuple[int, float]]:
-        """``v^T H v`` of each of a group, all drawn at once."""
+        """Index and ``v^T H v`` of each tensor of a group, for one random ``v``."""
         signs = {number: self._signs(points[number]) for number in group}
         products = []
         for number in group:
@@ -120,7 +120,7 @@ class HessianTrace(Measure):
                 yield number, float((each.detach() * signs[number]).sum(dtype=torch.float64))
 
     def losses_of(self, name: str, sequences: int) -> list[float | None]:
-        """As `Measure.losses_of`."""
+        """Losses of one module, for its weight and its inputs, in the order of `schemes`."""
         place = self.places[name]
         of_input = max(0.0, float(self.sums[_INPUTS][place]) / sequences)
         losses = (0.5 * of_input * self.sums[_CHANGES][place] / sequences).tolist()

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 
 class Interrupts:
-    """While entered, a first Ctrl-C is only noted; `check` raises it, and a second one is raised at once.
+    """Context that defers a first Ctrl-C until `check` is called; a second one is raised at once.
 
     In other threads than the main one, and where the program has a handler of its own, nothing is changed.
     """
@@ -32,7 +32,7 @@ class Interrupts:
             signal.signal(signal.SIGINT, self._before)
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if there was one."""
+        """Raise KeyboardInterrupt if Ctrl-C was pressed."""
         if self._noted:
             raise KeyboardInterrupt
 

@@ -12,18 +12,18 @@ from hf_quant.errors import SaveError
 from hf_quant.planner.sensitivity.base import Measure
 
 _SECONDS = 60.0
-"""At least so long between two times that progress is written."""
+"""Least number of seconds between two times that progress is written."""
 
 _SHARE = 20.0
-"""And at least so many times as long as writing it took."""
+"""Least ratio of the time between two writes to the time that one takes."""
 
 
 class KeptSums:
-    """Progress of one process.
+    """File with one process's progress in an analysis.
 
     Args:
-        file: Made with the first progress that is written.
-        fingerprint: Of what is analysed: sums of anything else are passed over.
+        file: File of the progress; created when progress is first written.
+        fingerprint: Fingerprint of model, data and schemes; progress with another one is ignored.
     """
 
     def __init__(self, file: Path, fingerprint: str):
@@ -31,14 +31,18 @@ class KeptSums:
         self._next = time.monotonic() + _SECONDS
 
     def is_due(self) -> bool:
-        """Whether it is time to write again."""
+        """Whether it is time to write progress again."""
         return time.monotonic() >= self._next
 
     def write(self, work: Measure, done: int) -> None:
-        """Write whole or not at all.
+        """Write progress to the file, whole or not at all.
+
+        Args:
+            work: Measure whose sums are written.
+            done: Number of parts that the sums are of.
 
         Raises:
-            SaveError: It cannot be written.
+            SaveError: The file cannot be written.
         """
         began = time.monotonic()
         partial = self.file.with_name(f"{self.file.name}.part")
@@ -53,7 +57,7 @@ class KeptSums:
         self._next = now + max(_SECONDS, _SHARE * (now - began))
 
     def read(self, work: Measure) -> int:
-        """Give `work` the sums there are, and say how many parts they are of; 0 where there are none of the same."""
+        """Copy kept sums into a measure; the number of parts they are of, 0 where there are none for this analysis."""
         try:
             with safe_open(self.file, "pt") as found:
                 facts = found.metadata() or {}
@@ -70,5 +74,5 @@ class KeptSums:
         return done
 
     def remove(self) -> None:
-        """The analysis is done."""
+        """Delete the file, once the analysis is done."""
         self.file.unlink(missing_ok=True)

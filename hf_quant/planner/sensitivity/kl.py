@@ -19,26 +19,26 @@ from hf_quant.planner.sensitivity.trials import Trials
 
 
 class KlDivergence(Trials):
-    """Mean divergence, of tokens for models that give logits for each, else of examples."""
+    """Sensitivity by mean KL divergence, over tokens for models with logits for each, else over examples."""
 
     name = "kl"
     labelled = False
 
     def reference(self, outputs: Any, row: Row) -> Tensor:
-        """As `Trials.reference`."""
+        """Log-probabilities of the float model on a sequence, float32 ``[tokens or examples, classes]``."""
         found = torch.log_softmax(_logits(outputs, row, type(self.model).__name__), -1)
         if not bool(torch.isfinite(found).all()):
             raise CalibrationError("the model's logits are NaN or infinite on the data: load it in float32")
         return found
 
     def score(self, outputs: Any, reference: Tensor, row: Row) -> float:
-        """As `Trials.score`."""
+        """Mean KL divergence of a quantized model's predictions from the float ones on a sequence, in nats."""
         found = torch.log_softmax(_logits(outputs, row, type(self.model).__name__), -1)
         return float(torch.nn.functional.kl_div(found, reference, reduction="batchmean", log_target=True))
 
 
 def _logits(outputs: Any, row: Row, name: str) -> Tensor:
-    """``[tokens or examples, classes]`` in float32, without padding."""
+    """Logits without those of padding, float32 ``[tokens or examples, classes]``."""
     logits = getattr(outputs, "logits", None)
     if not isinstance(logits, Tensor):
         raise CalibrationError(

@@ -10,15 +10,15 @@ from hf_quant.planner.sensitivity.trials import Trials
 
 
 class LossChange(Trials):
-    """Loss with a module quantized less the float model's; by chance, or where a model gains, below 0."""
+    """Sensitivity by the measured rise of the loss, which may be below 0 by chance or where a model gains."""
 
     name = "loss"
 
     def reference(self, outputs: Any, row: Row) -> float:
-        """As `Trials.reference`."""
+        """The float model's loss on a sequence, in nats."""
         require_finite(outputs.loss)
         return float(outputs.loss)
 
     def score(self, outputs: Any, reference: float, row: Row) -> float:
-        """As `Trials.score`."""
+        """Rise of the loss on a sequence with a module quantized, in nats."""
         return float(outputs.loss) - reference

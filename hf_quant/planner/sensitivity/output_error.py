@@ -27,7 +27,7 @@ _INPUTS = "inputs"
 
 
 class OutputError(Measure):
-    """Squared change of a module's output over its square.
+    """Sensitivity by relative output error: the squared change of a module's output over its square.
 
     Memory: beside the model, a float32 matrix ``[width, width]`` for each linear; of an embedding a number a row.
     """
@@ -46,16 +46,16 @@ class OutputError(Measure):
 
     @property
     def unit(self) -> str:
-        """As `Measure.unit`."""
+        """Unit of the losses, in words."""
         return "squared error over squared output"
 
     def counts_weight(self, name: str) -> bool:
-        """As `Measure.counts_weight`: outputs are each module's own, whatever is shared."""
+        """Always True: outputs are each module's own, even where weights are shared."""
         return True
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """As `Measure.running`."""
+        """Context in which `add` works: no gradients, and hooks on all modules that can be quantized."""
         handles = [
             self.model.get_submodule(name).register_forward_pre_hook(self._hook(index, name))
             for index, name in enumerate(self.candidates)
@@ -68,13 +68,13 @@ class OutputError(Measure):
                 handle.remove()
 
     def add(self, row: Row, part: int) -> None:
-        """As `Measure.add`."""
+        """Run a sequence, whose inputs to each module are added to `sums` by hooks."""
         self._keep = row.get("attention_mask")
         self.model(**row)
 
     @torch.no_grad()
     def losses_of(self, name: str, sequences: int) -> list[float | None]:
-        """As `Measure.losses_of`."""
+        """Relative output errors of one module, in the order of `schemes`."""
         module, seen = self.model.get_submodule(name), self.sums[name]
         weight = weight_matrix(module).detach().to(torch.float32)
         output = _energy(weight, seen)
@@ -107,7 +107,7 @@ class OutputError(Measure):
 
 
 def _energy(matrix: Tensor, seen: Tensor) -> float:
-    """``tr(M G M^T)``, or with counts of rows looked up the sum of their squares."""
+    """Squared norm of a matrix's outputs over all inputs: ``tr(M G M^T)``, or of rows by how often they were read."""
     if seen.ndim == 1:
         return float(matrix.square().sum(1).double() @ seen.to(matrix.device).double())
     return float((matrix @ seen.to(matrix.device) * matrix).sum(dtype=torch.float64))

@@ -16,7 +16,7 @@ from hf_quant.formats import float_format
 
 @torch.no_grad()
 def quantized_weight(module: nn.Module, scheme: Scheme, name: str) -> Tensor:
-    """``[out, in]`` float32: the weight after rounding to nearest, or after being stored in fewer bits.
+    """A module's weight after rounding to nearest or being stored in a smaller float, float32 ``[out, in]``.
 
     Raises:
         WeightError: The weight holds NaN or Inf.
@@ -29,7 +29,10 @@ def quantized_weight(module: nn.Module, scheme: Scheme, name: str) -> Tensor:
 
 @torch.no_grad()
 def weight_changes(module: nn.Module, schemes: Sequence[Scheme | None], name: str) -> Iterator[tuple[int, Tensor]]:
-    """Of each scheme that fits, its place and ``Q(W) - W``, ``[out, in]`` float32, which may be written to."""
+    """Index of each scheme that fits, and what it changes of the weight: ``Q(W) - W``, float32 ``[out, in]``.
+
+    Each tensor is new and may be written to.
+    """
     weight = weight_matrix(module).detach().to(torch.float32)
     for index, scheme in enumerate(schemes):
         if scheme is not None:
@@ -37,19 +40,19 @@ def weight_changes(module: nn.Module, schemes: Sequence[Scheme | None], name: st
 
 
 def rounded_inputs(tokens: Tensor, scheme: Scheme) -> Tensor:
-    """``[tokens, width]`` float32 as a linear of `scheme` sees them."""
+    """A linear's inputs as its scheme rounds them, float32 ``[tokens, width]``."""
     return rounded_input(tokens, scheme, tokens.abs().amax(0))
 
 
 def input_errors(
     tokens: Tensor, schemes: Sequence[Scheme | None], weigh: Callable[[Tensor], Tensor]
 ) -> Iterator[tuple[int, float]]:
-    """Of each scheme that rounds inputs, its place and what that costs; schemes that round alike are weighed once.
+    """Index of each scheme that rounds inputs, and its error; schemes that round alike are computed once.
 
     Args:
-        tokens: ``[tokens, width]`` float32.
-        schemes: As they fit the module; None where one does not.
-        weigh: ``Q(x) - x``, ``[tokens, width]``, which may be written to, to one number.
+        tokens: Inputs of the module, float32 ``[tokens, width]``.
+        schemes: Schemes fitted to the module; None where one does not fit.
+        weigh: Function from the change ``Q(x) - x``, float32 ``[tokens, width]``, to an error; it may write to it.
     """
     known: dict[Any, float] = {}
     for index, scheme in enumerate(schemes):

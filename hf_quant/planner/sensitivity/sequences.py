@@ -10,20 +10,20 @@ from torch import Tensor
 from hf_quant.errors import CalibrationError
 
 IGNORED = -100
-"""The label of a token that counts in no loss."""
+"""Label of tokens that are left out of the loss."""
 
 Sequence = Mapping[str, Any]
-"""What a model is called with for one sequence: ``input_ids`` ``[1, tokens]``, and the like."""
+"""Keyword arguments to call a model with for one sequence: ``input_ids`` ``[1, tokens]``, and the like."""
 
 
 def sequences_of(batches: Iterable[Mapping[str, Tensor]], model: Any, labelled: bool) -> Iterator[Sequence]:
-    """One sequence at a time, on the model's device; without a cache of keys and values.
+    """Batches split into single sequences, on the model's device and with the cache of keys and values off.
 
     Args:
-        batches: ``input_ids``, ``attention_mask``, ``labels``.
-        model: That is to be called.
-        labelled: Whether labels are wanted. A model that writes text is given its own inputs, the padding left out; of
-            a measure that needs none, labels are taken away, so that no loss is computed.
+        batches: Batches of ``input_ids``, ``attention_mask`` and, if there are any, ``labels``.
+        model: The model that will be called.
+        labelled: Whether sequences need labels. A model that writes text gets its inputs as labels, padding left out.
+            If False, labels are removed, so that no loss is computed.
 
     Raises:
         CalibrationError: Labels are wanted of a model that does not write, and there are none.
@@ -48,7 +48,7 @@ def sequences_of(batches: Iterable[Mapping[str, Tensor]], model: Any, labelled: 
 
 
 def counted_losses(row: Sequence) -> int:
-    """How many losses the model's mean is of: of tokens, or the one of an example."""
+    """Number of single losses that the model's loss on a sequence averages: its labelled tokens, or 1."""
     labels = row["labels"]
     if labels.ndim < 2:
         return 1
@@ -62,5 +62,5 @@ def writes_text(model: Any) -> bool:
 
 
 def unit_of(model: Any) -> str:
-    """What one loss is of."""
+    """Unit of a model's loss, in words."""
     return "nats per token" if writes_text(model) else "nats per example"

@@ -19,15 +19,15 @@ _SCHEMA = 1
 
 @dataclass(frozen=True)
 class LossTable:
-    """What the model's loss rises by when one module alone is quantized, as a measure predicts it.
+    """Predicted rise of the model's loss when one module alone is quantized, for each module and scheme.
 
     Args:
-        measure: Its name in `MEASURES`.
-        unit: Of the losses, in words.
-        modules: Names, in the order of the model.
-        schemes: Before they are fitted to a module's width.
-        losses: ``[module][scheme]``; None where a scheme does not fit.
-        fingerprint: Of model and data; empty where nobody asked for one.
+        measure: Name of the measure, one of `MEASURES`.
+        unit: Unit of the losses, in words.
+        modules: Names of modules, in the order of the model.
+        schemes: Schemes as given, not yet fitted to a module's width.
+        losses: Predicted losses ``[module][scheme]``; None where a scheme does not fit.
+        fingerprint: Fingerprint of model and data; empty if none was given.
 
     Raises:
         PlanError: A loss is NaN or infinite (the module is named), or rows and names do not match.
@@ -52,7 +52,7 @@ class LossTable:
                     )
 
     def loss(self, module: str, scheme: Scheme) -> float | None:
-        """Of one module under one of `schemes`; None where it does not fit.
+        """Predicted loss of one module under one of `schemes`; None where the scheme does not fit.
 
         Raises:
             PlanError: There is no such module or scheme.
@@ -64,7 +64,7 @@ class LossTable:
         return self.losses[self.modules.index(module)][self.schemes.index(scheme)]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; inverse of `from_dict`."""
+        """The table as a JSON-ready dict."""
         return {
             "schema": _SCHEMA,
             "measure": self.measure,
@@ -76,10 +76,10 @@ class LossTable:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LossTable:
-        """Inverse of `to_dict`.
+        """A table from what `to_dict` gives.
 
         Raises:
-            ConfigError: It is no such table.
+            ConfigError: The values are no table of losses, or of a newer version.
         """
         try:
             if values["schema"] > _SCHEMA:
@@ -98,7 +98,7 @@ class LossTable:
 
 
 def write_losses(table: LossTable, file: Path) -> None:
-    """Write a table as JSON.
+    """Write a table of losses to a file, as JSON.
 
     Raises:
         SaveError: The file cannot be written.
@@ -107,7 +107,7 @@ def write_losses(table: LossTable, file: Path) -> None:
 
 
 def read_losses(file: Path, fingerprint: str) -> LossTable:
-    """The table in a file.
+    """Read a table of losses from a file.
 
     Raises:
         ConfigError: It cannot be read, or is of another model, other data or other schemes.

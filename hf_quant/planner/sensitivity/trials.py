@@ -26,7 +26,7 @@ _SCORES = "scores"
 
 
 class Trials(Measure):
-    """Compares the outputs of the model under each scheme for each module with the float ones.
+    """Sensitivity by trial: the model runs with one module quantized, and its outputs are compared with the float ones.
 
     The true effect of one change rather than a model of it, for one pass a module and scheme. Memory: beside the model,
     the inputs of its blocks and its outputs, for one sequence.
@@ -45,26 +45,26 @@ class Trials(Measure):
 
     @property
     def parts(self) -> int:
-        """As `Measure.parts`."""
+        """Number of parts of the work on one sequence: the modules that are tried."""
         return len(self.names)
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """As `Measure.running`."""
+        """Context in which `add` works: evaluation mode without gradients."""
         with super().running(), torch.no_grad():
             yield
         self._row = None
 
     @abstractmethod
     def reference(self, outputs: Any, row: Row) -> Any:
-        """What is kept of the float model's outputs on a sequence."""
+        """What is kept of the float model's outputs on a sequence, for `score`."""
 
     @abstractmethod
     def score(self, outputs: Any, reference: Any, row: Row) -> float:
-        """What is lost on it with a module quantized."""
+        """Loss on a sequence with one module quantized, by its outputs and the float model's `reference`."""
 
     def add(self, row: Row, part: int) -> None:
-        """As `Measure.add`."""
+        """Run a sequence with one module quantized to each scheme, and add the losses to `sums`."""
         if self._row is not row:
             self._start(row)
         name = self.names[part]
@@ -78,12 +78,12 @@ class Trials(Measure):
             self.sums[_SCORES][part, column] += known[scheme]
 
     def losses_of(self, name: str, sequences: int) -> list[float | None]:
-        """As `Measure.losses_of`."""
+        """Mean measured losses of one module, in the order of `schemes`."""
         means = self.sums[_SCORES][self.places[name]] / sequences
         return [None if scheme is None else float(mean) for scheme, mean in zip(self.fitted[name], means, strict=True)]
 
     def _start(self, row: Row) -> None:
-        """The float model on a sequence."""
+        """Run the float model on a sequence, and keep its reference and what its blocks give."""
         outputs: list[Any] = []
         blocks: list[nn.Module] = list(self._blocks or [])
         handles = [block.register_forward_hook(lambda module, args, output: outputs.append(output)) for block in blocks]
@@ -99,7 +99,7 @@ class Trials(Measure):
 
     @contextmanager
     def _up_to(self, name: str) -> Iterator[None]:
-        """Blocks before that of `name`, or all for what comes after them, compute nothing."""
+        """Context in which blocks before a module's, or all for a module after them, return what they gave in float."""
         before = self._passed(name)
         if not before or self._blocks is None:
             yield

@@ -11,4 +11,4 @@ PLOTS = Registry(
         "layers": "hf_quant.reporting.plots.layers:draw",
     },
 )
-"""``draw(report) -> Picture | None``, in the order of a page."""
+"""Names of pictures to functions ``draw(report) -> Picture | None``, in the order of a page."""

@@ -14,11 +14,11 @@ from hf_quant.errors import MissingDependency
 from hf_quant.reporting.report import Report
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Of the quantized models; told apart by most eyes (Okabe and Ito)."""
+"""Colours of the quantized models, which most eyes can tell apart (Okabe and Ito)."""
 REFERENCE = "#6b7280"
 
 _WIDTH = 4.0
-"""Inches: on a phone, a picture is about as wide as it is, and its letters as large."""
+"""Width of a picture in inches: about that of a phone, so that letters are shown at their size."""
 _STYLE = {
     "font.size": 9.5,
     # Text stays text: small, and searchable.
@@ -40,12 +40,12 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with its words.
+    """A figure with its title and description.
 
     Args:
-        figure: Of matplotlib.
-        title: Above it.
-        description: What it shows, for those who do not see it and below it.
+        figure: Figure of matplotlib.
+        title: Title above the figure.
+        description: What the figure shows; stands below it, and is read to those who do not see it.
     """
 
     figure: Any
@@ -54,7 +54,7 @@ class Picture:
 
 
 def style() -> Any:
-    """The context that figures are made and written in.
+    """Context with the style that figures are made and written in.
 
     Raises:
         MissingDependency: matplotlib is not installed.
@@ -63,7 +63,7 @@ def style() -> Any:
 
 
 def new_figure(height: float) -> tuple[Any, Any]:
-    """A figure of that height in inches, and its axes."""
+    """A new figure, `height` inches high, and its axes."""
     figure = _matplotlib("matplotlib.figure").Figure(figsize=(_WIDTH, height), layout="constrained")
     axes = figure.subplots()
     axes.set_axisbelow(True)
@@ -71,23 +71,23 @@ def new_figure(height: float) -> tuple[Any, Any]:
 
 
 def new_panels(count: int, height: float) -> tuple[Any, list[Any]]:
-    """A figure of panels below each other, each of that height in inches, and a colour bar's room; and their axes."""
+    """A new figure of panels below each other, each `height` inches, with room for a colour bar, and their axes."""
     size = (_WIDTH, count * height + 0.6)
     figure = _matplotlib("matplotlib.figure").Figure(figsize=size, layout="constrained")
     return figure, list(figure.subplots(count, squeeze=False)[:, 0])
 
 
 def normal(low: float, high: float, logarithmic: bool) -> Any:
-    """The scale of colours from `low` to `high`."""
+    """The colour scale of matplotlib from a lowest to a highest value."""
     colours = _matplotlib("matplotlib.colors")
     return colours.LogNorm(low, max(high, 1.001 * low)) if logarithmic else colours.Normalize(low, high)
 
 
 def new_rows(labels: Sequence[tuple[str, str, str]]) -> tuple[Any, Any]:
-    """A figure with a row for each of `labels`, the first on top at 0; marks go below the words.
+    """A new figure with a row for each label, the first on top at y = 0, and its axes; marks go below the words.
 
     Args:
-        labels: What stands on the left above a row, what on the right, and the colour of the latter.
+        labels: Words above each row on the left, words on the right, and the colour of the latter.
     """
     figure, axes = new_figure(1.1 + 0.44 * len(labels))
     axes.set_ylim(len(labels) - 0.5, -0.85)
@@ -118,12 +118,12 @@ def decades(axis: Any) -> None:
 
 
 def colour_of(report: Report, model: str) -> str:
-    """Of a quantized model, the same in every picture."""
+    """Colour of a quantized model, the same in every picture."""
     return COLOURS[report.models.index(model) % len(COLOURS)]
 
 
 def legend(figure: Any, axes: Any, columns: int = 2) -> None:
-    """Below the figure, where there is something to tell apart."""
+    """Add a legend below the figure, if there is more than one thing to tell apart."""
     handles, labels = axes.get_legend_handles_labels()
     if len(set(labels)) > 1:
         entries = dict(zip(labels, handles, strict=True))
@@ -131,7 +131,7 @@ def legend(figure: Any, axes: Any, columns: int = 2) -> None:
 
 
 def svg(picture: Picture, name: str) -> str:
-    """The picture as an ``<svg>`` element whose ids begin with `name`, for a page that has several."""
+    """A picture as an ``<svg>`` element whose ids begin with `name`, for a page that has several."""
     target = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with warnings.catch_warnings():
@@ -149,7 +149,7 @@ def svg(picture: Picture, name: str) -> str:
 
 
 def png(picture: Picture) -> bytes:
-    """The picture with its title, on white."""
+    """A picture with its title on white, as a PNG file's bytes."""
     target = io.BytesIO()
     picture.figure.suptitle(picture.title, fontsize=10)
     picture.figure.savefig(target, format="png", dpi=200, metadata={"Software": None}, facecolor="white")

@@ -8,7 +8,7 @@ from hf_quant.reporting.words import shortened, signed_percent
 
 
 def draw(report: Report) -> Picture | None:
-    """A row for each metric of each evaluation; None where no metric has a relative loss."""
+    """Picture of relative losses, a row for each metric of each evaluation; None where no metric has one."""
     rows = [(drop, metric) for drop in report.drops for metric in drop.metrics if metric.relative_drop is not None]
     if not rows:
         return None

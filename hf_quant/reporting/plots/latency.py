@@ -8,7 +8,7 @@ from hf_quant.reporting.words import case, digits, shortened
 
 
 def draw(report: Report) -> Picture | None:
-    """A row for each task and size of each benchmark; None without benchmarks."""
+    """Picture of times, a row for each task and size of each benchmark; None without benchmarks."""
     rows = [(benchmark, pair) for benchmark in report.benchmarks for pair in benchmark.pairs()]
     if not rows:
         return None

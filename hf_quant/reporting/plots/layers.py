@@ -8,7 +8,7 @@ from hf_quant.reporting.words import shortened
 
 
 def draw(report: Report) -> Picture | None:
-    """A line for each evaluation that looked at the modules; None without one."""
+    """Picture of modules' errors, a line for each evaluation that compared modules; None without one."""
     drops = [drop for drop in report.drops if drop.layers]
     if not drops:
         return None

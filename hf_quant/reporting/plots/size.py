@@ -10,7 +10,7 @@ _MARKERS = "osD^vP"
 
 
 def draw(report: Report) -> Picture | None:
-    """A point for each evaluation of a model whose size is known, and one for each reference; None without any."""
+    """Picture of size against loss: a point for each evaluation whose model's size is known; None without any."""
     points = [
         (drop, drop.metrics[0], figures)
         for drop in report.drops

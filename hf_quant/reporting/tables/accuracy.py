@@ -11,7 +11,7 @@ from hf_quant.reporting.tables.table import Section, Table
 
 
 def accuracy_section(drop: DropReport) -> Section:
-    """What one evaluation found."""
+    """Section on one evaluation: metrics, agreement, worst examples, modules, and how it was done."""
     tables = [metrics_table(drop), _agreement(drop)]
     if drop.worst:
         tables.append(_worst(drop))
@@ -26,7 +26,7 @@ def accuracy_section(drop: DropReport) -> Section:
 
 
 def metrics_table(drop: DropReport) -> Table:
-    """Every metric of both models, and what was lost."""
+    """Table of every metric of both models, and what was lost."""
     rows = tuple(
         (
             metric.name + (" (higher is better)" if metric.higher_is_better else " (lower is better)"),

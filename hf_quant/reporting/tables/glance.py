@@ -8,7 +8,7 @@ from hf_quant.reporting.tables.table import Table
 
 
 def glance(report: Report) -> Table:
-    """Size, speed and loss of every quantized model."""
+    """Table of the size, speed and loss of every quantized model, in a row each."""
     return Table(
         header=("model", "file", "of the reference", "speed-up", "loss"),
         rows=tuple(_row(report, model) for model in report.models),

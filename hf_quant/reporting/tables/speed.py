@@ -9,7 +9,7 @@ from hf_quant.reporting.tables.table import Section, Table
 
 
 def speed_section(benchmark: BenchmarkReport) -> Section:
-    """What one benchmark found."""
+    """Section on one benchmark: sizes, times, throughput and cost, and how it was done."""
     return Section(
         title=f"Size, memory and speed: {short_name(benchmark.quantized.name)}",
         paragraphs=benchmark.notes,
@@ -22,7 +22,7 @@ def _models(benchmark: BenchmarkReport) -> tuple[ModelFigures, ModelFigures]:
 
 
 def sizes_table(benchmark: BenchmarkReport) -> Table:
-    """Files and memory of both models."""
+    """Table of both models' files and memory."""
     one, other = _models(benchmark)
     computed = " (computed)" if one.file_is_computed or other.file_is_computed else ""
     sizes = [
@@ -50,7 +50,7 @@ def sizes_table(benchmark: BenchmarkReport) -> Table:
 
 
 def times_table(benchmark: BenchmarkReport) -> Table:
-    """Medians of every task of both models, and the speed-up."""
+    """Table of both models' median times of every task and size, and the speed-up."""
     one, other = _models(benchmark)
     rows = []
     for timing, ours, speed_up in benchmark.pairs():

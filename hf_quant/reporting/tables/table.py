@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Table:
-    """Plain text in rows; nothing is escaped yet.
+    """A table of plain text, not escaped yet.
 
     Args:
-        header: Of the columns.
-        rows: As long as the header each.
-        caption: What a reader has to know.
-        title: Above it; ``""`` for none.
-        numbers: Columns that are aligned to the right.
-        folded: Whether a page shows it on request only.
+        header: Titles of the columns.
+        rows: Cells of each row, as many as there are columns.
+        caption: What readers have to know, below the table; ``""`` for none.
+        title: Title above the table; ``""`` for none.
+        numbers: Indices of the columns that are aligned to the right.
+        folded: Whether a page shows the table on request only.
     """
 
     header: tuple[str, ...]
@@ -28,13 +28,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report.
+    """A section of a report, with its tables and pictures.
 
     Args:
-        title: Of it.
-        tables: In order.
-        paragraphs: Before them.
-        plots: Names of pictures, before the tables.
+        title: Title of the section.
+        tables: Tables, in order.
+        paragraphs: Paragraphs of text before the tables.
+        plots: Names of the pictures before the tables.
     """
 
     title: str

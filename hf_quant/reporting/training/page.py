@@ -18,12 +18,12 @@ from hf_quant.reporting.training.tables import comparison
 
 
 def write_page(file: Path, run: TrainingRun, drops: Sequence[DropReport]) -> None:
-    """Write the page.
+    """Write the HTML page of a training run.
 
     Args:
-        file: To write.
-        run: What was logged.
-        drops: What the model lost when it was rounded without training, if that was measured, and after training.
+        file: HTML file to write.
+        run: The run with what it logged.
+        drops: Reports of what the model lost by rounding without training, if that was measured, and after training.
 
     Raises:
         MissingDependency: matplotlib is not installed.

@@ -8,20 +8,20 @@ from hf_quant.reporting.plots.canvas import COLOURS, REFERENCE, Picture, legend,
 from hf_quant.reporting.training.run import TrainingRun
 
 _SMOOTHED = 30
-"""Losses of single batches scatter: above so many points, their running mean is drawn over them."""
+"""Number of points above which a running mean is drawn over a loss, as losses of single batches scatter."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture.
+    """What one picture of a training run shows.
 
     Args:
-        title: Above it.
-        description: Below it.
-        unit: Of the vertical axis.
-        curves: Name in the history to what it is called.
-        factor: What values are multiplied with.
-        is_logarithmic: The vertical axis.
+        title: Title above the picture.
+        description: Description below the picture.
+        unit: Unit or label of the vertical axis.
+        curves: Names of figures in the history to their labels in the legend.
+        factor: Factor that values are multiplied by.
+        is_logarithmic: Whether the vertical axis is logarithmic.
     """
 
     title: str
@@ -54,7 +54,7 @@ PANELS = (
 
 
 def draw(run: TrainingRun) -> list[Picture]:
-    """A picture for each panel that has something to show; to be made and written in `canvas.style`."""
+    """Pictures of a training run, one for each panel that has something to show. Call and write in `canvas.style`."""
     return [picture for panel in PANELS if (picture := _drawn(panel, run)) is not None]
 
 
@@ -105,7 +105,7 @@ def _positive(steps: list[int], values: list[float]) -> tuple[list[int], list[fl
 
 
 def _running_mean(values: list[float], window: int) -> list[float]:
-    """Of the values around each, fewer at the ends."""
+    """Running mean over a window around each value, shorter at the ends."""
     half = window // 2
     parts = (values[max(0, index - half) : index + half + 1] for index in range(len(values)))
     return [sum(part) / len(part) for part in parts]

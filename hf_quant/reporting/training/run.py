@@ -17,15 +17,15 @@ _SCHEMA = 1
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One run.
+    """One training run, with what it logged.
 
     Args:
-        model: What was trained.
-        steps: Optimizer steps.
-        seconds: Of training; 0 where it was not measured.
-        history: What the Trainer logged, in order: ``step`` and figures by their names.
-        marks: Step to what of the schedule changes there.
-        recipe: As `TrainingRecipe.to_dict` writes it.
+        model: Directory or repository id of the model that was trained.
+        steps: Number of optimizer steps.
+        seconds: Seconds that training took; 0 where it was not measured.
+        history: Entries that the Trainer logged, in order: ``step`` and figures by their names.
+        marks: Steps at which the schedule changes, to what changes there, in words.
+        recipe: The training recipe, as a dict that `TrainingRecipe.to_dict` gives.
     """
 
     model: str
@@ -36,14 +36,14 @@ class TrainingRun:
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
-        """Steps and values of one figure; values that are not finite are left out."""
+        """Steps and values of one logged figure; values that are not finite are left out."""
         found = [(int(entry["step"]), float(entry[name])) for entry in self.history if name in entry]
         found = [(step, value) for step, value in found if math.isfinite(value)]
         return [step for step, _ in found], [value for _, value in found]
 
 
 def write_run(run: TrainingRun, file: Path) -> None:
-    """Write a run as JSON.
+    """Write a training run to a file, as JSON.
 
     Raises:
         SaveError: The file cannot be written.
@@ -64,10 +64,10 @@ def write_run(run: TrainingRun, file: Path) -> None:
 
 
 def read_run(file: Path) -> TrainingRun:
-    """The run in a file that `write_run` wrote.
+    """Read a training run from a file that `write_run` wrote.
 
     Raises:
-        EvaluationError: It cannot be read, or is no such file.
+        EvaluationError: The file cannot be read, is of a newer version, or holds no training run.
     """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))

@@ -12,10 +12,10 @@ _ROUNDED, _TRAINED = "rounded, not trained", "trained"
 
 
 def comparison(drops: Sequence[DropReport]) -> Table:
-    """A row for each metric: float, rounded without training, trained.
+    """Table that compares models, a row for each metric: float, rounded without training, trained.
 
     Args:
-        drops: What was lost against the float model after training, and before that, if measured, by rounding alone.
+        drops: Reports of what was lost against the float model: by rounding alone, if measured, then after training.
     """
     names = [_ROUNDED, _TRAINED][-len(drops) :]
     rows = []
