@@ -65,7 +65,7 @@ def compare(model: str, quick: bool = False, precisions: tuple[str, ...] = PRECI
     """Quantize, save, reload and measure `model` in each precision, each reload in a process of its own.
 
     Args:
-        model: One of `MODELS`.
+        model: Name of the model, one of `MODELS`.
         quick: Use about a tenth of the text.
         precisions: Names of presets; ``"fp32"`` is the float model as it is.
 

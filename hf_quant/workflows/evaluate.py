@@ -62,9 +62,10 @@ def evaluate_drop(
     Args:
         reference: Directory or repository id, or a Transformers model in memory; usually float.
         quantized: The same model, quantized: directory or repository id, or a model in memory.
-        task: ``text-classification``, ``token-classification``, ``question-answering``, ``masked-lm``, ``causal-lm``
-            or ``sentence-similarity``; or ``lm-eval:NAME``, a task of the package `lm-eval`, run by its model class.
-        dataset: A `datasets.Dataset` or ``DatasetDict``, a list of texts or of mappings, a file (``.jsonl``,
+        task: Name of the task: ``text-classification``, ``token-classification``, ``question-answering``,
+            ``masked-lm``, ``causal-lm`` or ``sentence-similarity``; or ``lm-eval:NAME``, a task of the package
+            `lm-eval`, run by its model class.
+        dataset: Data: a `datasets.Dataset` or ``DatasetDict``, a list of texts or of mappings, a file (``.jsonl``,
             ``.json``, ``.csv``, ``.parquet``, ``.txt``), or a dataset's id on the Hub, ``name`` or ``name:subset``. Of
             ``lm-eval``, a folder with tasks in YAML of one's own, or None.
         split: Split of a ``DatasetDict`` or of a dataset on the Hub; by default test, validation, or the only one.

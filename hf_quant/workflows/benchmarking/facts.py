@@ -19,7 +19,7 @@ class Facts:
 
     Args:
         model_class: Name of the model's class.
-        kind: ``CAUSAL``, ``ENCODER`` (whatever reads its input at once) or ``ENCODER_DECODER``.
+        kind: Kind of the model: ``CAUSAL``, ``ENCODER`` (whatever reads its input at once) or ``ENCODER_DECODER``.
         vocabulary: Number of token ids that the model knows; None where it takes none.
         positions: Most tokens that the model reads; None where its config does not say.
         preset: Preset of a quantized model; None without one.
