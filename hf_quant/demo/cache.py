@@ -18,7 +18,7 @@ def cache_directory() -> Path:
 
 
 def build_once(target: Path, build: Callable[[Path], None]) -> Path:
-    """`target`, after `build` has filled it if it did not exist.
+    """Build a folder if it does not exist, whole or not at all; its path.
 
     `build` gets an empty sibling folder, which is renamed to `target` when it returns, so no reader ever sees a
     half-written `target`. Callers that race each build; the first to finish wins and the others' work is dropped.

@@ -41,14 +41,14 @@ class Figures:
     """Measurements of one model in one precision.
 
     Args:
-        title: Model and text.
+        title: Name of the model and of the text.
         precision: Name of the preset.
         file_bytes: Size of the weights on disk.
         resident_bytes: Growth of the process's resident memory from before loading to after running.
         latency_ms: Median, in milliseconds, of what `latency_name` says.
-        latency_name: What was timed.
+        latency_name: What was timed, in words.
         quality: Value of what `quality_name` says.
-        quality_name: Metric, and whether up or down is better.
+        quality_name: Name of the metric, and whether higher or lower is better.
     """
 
     title: str
@@ -65,7 +65,7 @@ def compare(model: str, quick: bool = False, precisions: tuple[str, ...] = PRECI
     """Quantize, save, reload and measure `model` in each precision, each reload in a process of its own.
 
     Args:
-        model: One of `MODELS`.
+        model: Name of the model, one of `MODELS`.
         quick: Use about a tenth of the text.
         precisions: Names of presets; ``"fp32"`` is the float model as it is.
 

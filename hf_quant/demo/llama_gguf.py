@@ -36,7 +36,7 @@ _BLOCK_NAMES = {
 
 
 def metadata(reader: GGUFReader) -> dict[str, Any]:
-    """The file's key-value pairs as Python values (strings, numbers, lists)."""
+    """The key-value pairs of a GGUF file as Python values (strings, numbers, lists)."""
     return {name: field.contents() for name, field in reader.fields.items()}
 
 
@@ -44,7 +44,7 @@ def llama_config(facts: dict[str, Any], tied: bool) -> LlamaConfig:
     """The configuration that a Llama GGUF file's metadata states.
 
     Args:
-        facts: what `metadata` returned.
+        facts: metadata of the file, as `metadata` returns it.
         tied: whether the output head is the embedding itself, that is, the file holds no ``output.weight``.
     """
     return LlamaConfig(
@@ -68,7 +68,7 @@ def llama_config(facts: dict[str, Any], tied: bool) -> LlamaConfig:
 
 
 def llama_weights(reader: GGUFReader, config: LlamaConfig) -> dict[str, Tensor]:
-    """The weights in float32 under Hugging Face names, linear weights as ``[out, in]``.
+    """The weights of a GGUF file in float32 under Hugging Face names, linear weights as ``[out, in]``.
 
     Float32 holds a 4-bit code times a half-precision scale plus a half-precision minimum to within one rounding;
     bfloat16 would move the weights by more than some of the effects worth measuring.

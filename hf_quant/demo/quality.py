@@ -19,7 +19,7 @@ def topic_accuracy(
     batch_size: int = 32,
     max_length: int = 128,
 ) -> float:
-    """Part of the `test` texts whose embedding lies nearest its own topic's centroid, from 0 to 1.
+    """Share of test texts whose embedding lies nearest to its own topic's centroid, 0 to 1.
 
     A topic's centroid is the L2-normalised mean of its `train` embeddings; nearest is by cosine.
 
@@ -47,7 +47,7 @@ def topic_accuracy(
 def label_accuracy(
     model: nn.Module, tokenizer: Any, test: Sequence[tuple[str, str]], batch_size: int = 32, max_length: int = 128
 ) -> float:
-    """Part of the `test` texts that a classifier gives their own label, from 0 to 1.
+    """Share of test texts that a classifier gives the right label, 0 to 1.
 
     Args:
         model: a sequence classifier whose ``config.id2label`` names the labels.
@@ -73,9 +73,9 @@ def label_accuracy(
 def sentence_embeddings(
     model: nn.Module, tokenizer: Any, texts: Sequence[str], batch_size: int = 32, max_length: int = 128
 ) -> Tensor:
-    """Mean over each text's real tokens of the encoder's last hidden state, L2-normalised; ``[texts, hidden]``.
+    """Sentence embeddings: the encoder's last hidden state, mean over each text's tokens, L2-normalised.
 
-    Returned in float32 on the CPU, in the order of `texts`.
+    float32 ``[texts, hidden]`` on the CPU, in the order of `texts`; padding does not count.
     """
     found: dict[int, Tensor] = {}
     with _evaluating(model):
@@ -101,7 +101,7 @@ def _encoded(tokenizer: Any, texts: list[str], max_length: int) -> Any:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off inside; the model's mode restored after."""
+    """Context in which the model is in evaluation mode; its mode is restored after it."""
     training = model.training
     model.eval()
     try:

@@ -87,9 +87,9 @@ def review_split(
     Sentences that are alike but for case and spaces are one, the first, so that none is in two lists.
 
     Args:
-        sentences: as `review_sentences` returns them.
+        sentences: ``(label, text)`` pairs, as `review_sentences` returns them.
         validation_fraction: part of each label that goes to the validation list, strictly between 0 and 1.
-        test_fraction: likewise for the test list; together they are less than 1.
+        test_fraction: part of each label that goes to the test list; both fractions together are less than 1.
         seed: fixes the division and the order.
     """
     fractions = (test_fraction, validation_fraction)
@@ -113,7 +113,7 @@ def download_review_archive() -> Path:
 
 
 def _without_repeats(texts: Iterable[Labelled], key: Callable[[str], str]) -> list[Labelled]:
-    """The first of texts that have the same key."""
+    """Texts without repeats: of those with the same key, the first."""
     first: dict[str, Labelled] = {}
     for label, text in texts:
         first.setdefault(key(text), (label, text))
@@ -125,7 +125,7 @@ def _plain(text: str) -> str:
 
 
 def _divided(texts: Sequence[Labelled], fractions: Sequence[float], chance: random.Random) -> list[list[Labelled]]:
-    """The given fractions of each label, drawn at random, and then the rest; each list label by label."""
+    """Texts divided at random: a list for each fraction of every label, then one of the rest; each label by label."""
     parts: list[list[Labelled]] = [[] for _ in (*fractions, 1)]
     for label in sorted({label for label, _ in texts}):
         chosen = [entry for entry in texts if entry[0] == label]
@@ -148,7 +148,7 @@ def _download_reviews(folder: Path) -> None:
 
 
 def _member(archive: bytes, name: str) -> bytes:
-    """The contents of the one regular file called `name`, in any folder of a gzipped tar."""
+    """Contents of the one regular file called `name`, in any folder of a gzipped tar."""
     try:
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
             found = [entry for entry in tar if entry.isfile() and entry.name.rsplit("/", 1)[-1] == name]
@@ -162,7 +162,7 @@ def _member(archive: bytes, name: str) -> bytes:
 
 
 def _decode(raw: bytes) -> str:
-    """UTF-8, or Latin-1 for the stray article whose pound sign is a single byte; line ends become ``\\n``."""
+    """Text of bytes in UTF-8, or in Latin-1 for an article whose pound sign is one byte; line ends become ``\\n``."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:

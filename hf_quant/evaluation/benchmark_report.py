@@ -18,7 +18,8 @@ class Timing:
     """Times of one model on one task, at one size of input.
 
     Args:
-        task: ``"forward"``, ``"prefill"`` (a prompt up to its first token) or ``"decode"`` (each token after it).
+        task: What is timed: ``"forward"``, ``"prefill"`` (a prompt up to its first token) or ``"decode"`` (each later
+            token).
         batch: Number of sequences.
         length: Tokens of each sequence; those of the prompt for ``"decode"``.
         seconds: Seconds of one call, over all calls; a call of ``"decode"`` makes one token for every sequence.
@@ -93,7 +94,7 @@ class SpeedUp:
     """How many times as fast the quantized model is as the reference, on one task at one size.
 
     Args:
-        task: ``"forward"``, ``"prefill"`` or ``"decode"``.
+        task: What is timed: ``"forward"``, ``"prefill"`` or ``"decode"``.
         batch: Number of sequences.
         length: Tokens of each sequence; those of the prompt for ``"decode"``.
         ratio: Reference's median time over the quantized model's, round by round; above 1 the quantized one is faster.
@@ -168,7 +169,7 @@ class BenchmarkReport:
         """A report from what `to_dict` gives.
 
         Raises:
-            EvaluationError: Another schema version, keys that are missing or unknown, or values of another type.
+            EvaluationError: The schema version differs, a key is missing or unknown, or a value has another type.
         """
         values = dict(values)
         version = values.pop("schema_version", None)

@@ -109,7 +109,7 @@ def open_rows(source: Any, split: str | None = None, limit: int | None = None, s
     """Open data as rows: a dataset, a list, a file, or a dataset on the Hub.
 
     Args:
-        source: A `datasets.Dataset` or ``DatasetDict``; a list of texts or of mappings; a ``.jsonl``, ``.json``,
+        source: Data: a `datasets.Dataset` or ``DatasetDict``; a list of texts or of mappings; a ``.jsonl``, ``.json``,
             ``.csv`` or ``.parquet`` file, or a ``.txt`` file, whose texts are separated by blank lines; or a dataset's
             id on the Hub, ``name`` or ``name:subset``.
         split: Split of a ``DatasetDict`` or of a dataset on the Hub; None: the first that exists of test, validation,

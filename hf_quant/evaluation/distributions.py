@@ -17,7 +17,7 @@ class Compared:
     """Comparison of two models' output distributions, row by row; tensors are on the CPU.
 
     Args:
-        kl: ``KL(reference || quantized)`` in nats, float64 ``[rows]``; NaN where logits are.
+        kl: Divergence ``KL(reference || quantized)`` in nats, float64 ``[rows]``; NaN where logits are.
         choices: Likeliest class by the reference and by the quantized model, int64 ``[rows]`` each.
         losses: Negative log-likelihoods of the targets by either model, in nats, float64 ``[rows]`` each; NaN where
             logits are. Zeros without targets.

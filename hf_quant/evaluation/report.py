@@ -21,11 +21,11 @@ class MetricDrop:
         name: Name of the value, such as ``"accuracy"``.
         reference: Value of the reference.
         quantized: Value of the quantized model.
-        drop: What was lost, above zero where the quantized model is worse: ``reference - quantized``, or
+        drop: Loss of the metric, above zero where the quantized model is worse: ``reference - quantized``, or
             ``quantized - reference`` where lower is better.
         low: Lower end of the interval of `drop`.
         high: Upper end of the interval of `drop`.
-        relative_drop: ``drop / |reference|``; None where the reference is 0.
+        relative_drop: Drop as a share of the reference's value, ``drop / |reference|``; None where that value is 0.
         relative_low: Lower end of the interval of `relative_drop`; None where the reference is 0.
         relative_high: Upper end of the interval of `relative_drop`; None where the reference is 0.
         higher_is_better: Whether higher values are better.
@@ -106,7 +106,7 @@ class LayerError:
     Args:
         name: Name of the module.
         kind: Name of the module's class in the reference.
-        relative_error: ``|quantized - reference| / |reference|``, norms over all batches.
+        relative_error: Relative error, ``|quantized - reference| / |reference|``, of norms over all batches.
         depth: Number of dots in the name; 0 for the outermost modules.
     """
 
@@ -205,7 +205,7 @@ class DropReport:
         """A report from what `to_dict` gives.
 
         Raises:
-            EvaluationError: Another schema version, keys that are missing or unknown, or values of another type.
+            EvaluationError: The schema version differs, a key is missing or unknown, or a value has another type.
         """
         version = values.get("schema_version") if isinstance(values, dict) else None
         if version != SCHEMA_VERSION:

@@ -24,16 +24,16 @@ _BEGIN, _END = "<!-- hf_quant: begin -->", "<!-- hf_quant: end -->"
 
 
 def extend_card(model: Any, directory: Path, existing: Path, source: str) -> None:
-    """Write ``directory/README.md``: the card at `existing`, if any, with its section on quantization made new.
+    """Write a checkpoint's model card: an existing card, if any, with its section on quantization renewed.
 
     Figures are those of a report beside the earlier card, or where the model was loaded from, if it is about just the
     tensors that `directory` holds now.
 
     Args:
-        model: Quantized; its config holds the resolved plan.
-        directory: Where the card goes; the checkpoint is there already.
-        existing: Card whose other text and metadata are kept.
-        source: Repository id or directory to load from, for the example.
+        model: Quantized model; its config holds the resolved plan.
+        directory: Directory that holds the checkpoint; its ``README.md`` is written.
+        existing: File of the card whose other text and metadata are kept, if it exists.
+        source: Repository id or directory that the card's example loads from.
     """
     name = str(getattr(model.config, "name_or_path", ""))
     card = _read(existing) or _new(name or type(model).__name__)
@@ -51,19 +51,19 @@ def write_model_card(
     benchmark: BenchmarkReport | None = None,
     source: str | None = None,
 ) -> Path:
-    """Put what was measured on the card of a quantized checkpoint, beside what is known of it from before.
+    """Put evaluations and benchmarks on the model card of a quantized checkpoint, beside earlier ones.
 
     The reports are kept in ``hf_quant_report.json``, without texts of examples and without paths, so that saving,
     copying or pushing the same tensors keeps the figures; other tensors lose them.
 
     Args:
-        directory: Of the checkpoint; its ``README.md`` is made, or extended.
-        drop: What `evaluate_drop` found of this checkpoint; None leaves what is there.
-        benchmark: What `benchmark` found of it; likewise.
-        source: Repository id to load from, for the example; by default the name of the directory.
+        directory: Directory of the checkpoint; its ``README.md`` is made, or extended.
+        drop: Report of `evaluate_drop` on this checkpoint; None leaves the card's evaluations as they are.
+        benchmark: Report of `benchmark` on this checkpoint; None leaves the card's benchmarks as they are.
+        source: Repository id that the card's example loads from; None: the name of the directory.
 
     Returns:
-        The card's file.
+        The path of the card.
 
     Raises:
         CheckpointError: The directory holds no checkpoint of this package.
@@ -84,12 +84,12 @@ def write_model_card(
 
 
 def quantization_of(model: Any) -> Quantization:
-    """What the config of a quantized model says."""
+    """Facts about the quantization of a model, from its config."""
     return Quantization.of(type(model).__name__, model.config.quantization_config.to_dict())
 
 
 def quantization_section(model: Any, source: str) -> str:
-    """Markdown: how to load, the plan in words, what stayed float and why."""
+    """The card's section on quantization as Markdown: how to load, the plan in words, what stayed float and why."""
     return section(quantization_of(model), source, Report())
 
 

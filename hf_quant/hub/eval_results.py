@@ -10,21 +10,21 @@ from huggingface_hub import EvalResult
 from hf_quant.evaluation.report import DropReport, MetricDrop
 
 _TOOL = "hf_quant"
-"""In the arguments of a metric: which results are ours to renew."""
+"""Value in a metric's arguments that marks the results which are ours to renew."""
 
 _TASKS = {"masked-lm": "fill-mask", "causal-lm": "text-generation", "perplexity": "text-generation"}
-"""Tasks that the Hub knows by another name."""
+"""Names of tasks to the Hub's names, where they differ."""
 
 _METRICS = {"matthews": "matthews_correlation", "spearman": "spearmanr", "pearson": "pearsonr"}
 
 
 def eval_results(drops: Sequence[DropReport]) -> list[EvalResult]:
-    """One result for each metric of the quantized model; how it compares is in its arguments."""
+    """Results for the Hub, one for each metric of the quantized model; the comparison is in the metric's arguments."""
     return [_result(drop, metric) for drop in drops for metric in drop.metrics]
 
 
 def is_ours(result: EvalResult) -> bool:
-    """Whether `eval_results` made it."""
+    """Whether a result was made by `eval_results`."""
     return isinstance(result.metric_args, dict) and result.metric_args.get("tool") == _TOOL
 
 

@@ -21,10 +21,10 @@ EVIDENCE_FILE = "hf_quant_report.json"
 
 
 def carry_evidence(directory: Path, sources: Iterable[Path]) -> Report:
-    """The report of the checkpoint in `directory`, from the first of `sources` that has one of just these tensors.
+    """Carry over the report of a checkpoint, from the first source that has one about just these tensors.
 
-    It is written into `directory`, too. Where there are only reports of other tensors, such as those of a checkpoint
-    that this one takes the place of, an empty one is: a report must not lie beside what it is not about.
+    The report is also written into `directory`. Where there are only reports of other tensors, such as those of a
+    checkpoint that this one replaces, an empty one is: a report must not lie beside a checkpoint it is not about.
     """
     found = [source for source in sources if (source / EVIDENCE_FILE).is_file()]
     if not found:
@@ -48,7 +48,7 @@ def carry_evidence(directory: Path, sources: Iterable[Path]) -> Report:
 
 
 def add_evidence(directory: Path, drop: DropReport | None, benchmark: BenchmarkReport | None) -> Report:
-    """Put reports beside the checkpoint that they are about; the new take the place of old ones of the same kind.
+    """Put reports beside the checkpoint that they are about, in place of older ones of the same kind.
 
     What may be private stays out: texts of examples, and folders of this machine.
 
@@ -113,6 +113,6 @@ def _public_benchmark(benchmark: BenchmarkReport) -> BenchmarkReport:
 
 
 def public_name(name: str) -> str:
-    """A repository's id as it is, and the last part of a path."""
+    """A name that may be published: a repository id as it is, and of a path the last part."""
     is_path = name.count("/") > 1 or name.startswith((".", "/", "~")) or Path(name).exists()
     return short_name(name) if is_path else name

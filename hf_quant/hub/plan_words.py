@@ -10,7 +10,7 @@ from hf_quant.config.scheme import Scheme, TensorScheme
 
 
 def in_words(scheme: Scheme) -> str:
-    """What happens to weight and input of a module."""
+    """A scheme in words: what happens to the weight and the input of a module."""
     weight = scheme.weight
     words = weight.facts.words.format(bits=weight.bits)
     if not weight.has_scales:
@@ -38,7 +38,7 @@ def _input(scheme: TensorScheme | None) -> str:
 
 
 def recipe_in_words(recipe: Recipe | None, fingerprint: str | None) -> list[str]:
-    """How the codes were found, and on what data."""
+    """Sentences that say how the codes were found, and on what data."""
     if recipe is None and fingerprint is None:
         return ["Codes are the weights, rounded to nearest; the config names no calibration data."]
     recipe = Recipe() if recipe is None else recipe

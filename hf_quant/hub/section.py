@@ -22,15 +22,15 @@ from hf_quant.reporting.words import percent, sentence
 
 @dataclass(frozen=True)
 class Quantization:
-    """What ``config.json`` says.
+    """Facts about a checkpoint's quantization, from its ``config.json``.
 
     Args:
-        class_name: Of the model.
-        preset: Its name; None without one.
-        plan: Of exact names.
-        kept_float: Module to the reason.
-        recipe: None where none was given.
-        calibration_fingerprint: None without data.
+        class_name: Name of the model's class.
+        preset: Name of the preset; None without one.
+        plan: Plan of exact module names.
+        kept_float: Names of modules that stayed float, to the reason.
+        recipe: Recipe of the algorithms; None where none was given.
+        calibration_fingerprint: SHA-256 of the calibration data's tokens; None without data.
     """
 
     class_name: str
@@ -42,10 +42,10 @@ class Quantization:
 
     @classmethod
     def of(cls, class_name: str, settings: Mapping[str, Any]) -> Quantization:
-        """From the ``quantization_config`` of ``config.json``.
+        """The facts in the ``quantization_config`` of ``config.json``.
 
         Raises:
-            ConfigError: It is none of this package's.
+            ConfigError: The settings hold a plan or recipe that is not valid.
         """
         recipe = settings.get("recipe")
         return cls(
@@ -59,12 +59,12 @@ class Quantization:
 
 
 def section(quantization: Quantization, source: str, report: Report) -> str:
-    """All of it.
+    """The section on quantization of a model card, as Markdown.
 
     Args:
-        quantization: Of the checkpoint.
-        source: Repository id or directory to load from, for the example.
-        report: What was measured; may be empty.
+        quantization: Facts about the checkpoint's quantization.
+        source: Repository id or directory that the example loads from.
+        report: Evaluations and benchmarks of the checkpoint; may be empty.
     """
     schemes = Counter(scheme for scheme in quantization.plan.modules.values() if scheme is not None)
     auto_class = _auto_class(quantization.class_name)

@@ -79,7 +79,7 @@ class Budget:
         """A budget from what a user gives: one of the forms, or a number of bytes.
 
         Raises:
-            ConfigError: It has none of the forms (they are listed), or two limits of one kind.
+            ConfigError: The value has none of the forms (they are listed), or two limits of one kind.
         """
         if isinstance(value, Budget):
             return value
@@ -96,8 +96,8 @@ class Budget:
         """A value of one of the limits, in the form and unit in which it is written.
 
         Args:
-            limit: ``"bytes"``, ``"bits_per_weight"``, ``"share"``, ``"milliseconds"`` or ``"drop"``.
-            value: The number.
+            limit: Name of the limit: ``"bytes"``, ``"bits_per_weight"``, ``"share"``, ``"milliseconds"`` or ``"drop"``.
+            value: Value of the limit, as the field of that name holds it.
             digits: Significant digits, rounded up so that what is shown is enough; None for all.
         """
         number = Decimal(repr(value))

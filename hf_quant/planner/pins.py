@@ -93,7 +93,7 @@ def choices(pattern: str, value: Choice | Sequence[Choice]) -> tuple[Choice, ...
     """The choices that one pattern of `Pins` lists, checked.
 
     Raises:
-        ConfigError: It lists nothing, or what is no choice.
+        ConfigError: The pattern lists nothing, or something that is no choice.
         UnknownName: There is no such preset.
     """
     listed = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)

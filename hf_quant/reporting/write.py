@@ -59,7 +59,7 @@ def merged(*reports: DropReport | BenchmarkReport | Report) -> Report:
     """Merge several reports into one.
 
     Raises:
-        ConfigError: Something else is given.
+        ConfigError: An argument is no report.
     """
     drops: list[DropReport] = []
     benchmarks: list[BenchmarkReport] = []

@@ -29,9 +29,9 @@ from hf_quant.workflows.benchmarking.contestant import Contestant
 from hf_quant.workflows.checkpoints import check_source, load_tokenizer
 
 _REST = 0.1
-"""Seconds before a turn, in which threads of the one before stop waiting for more work."""
+"""Seconds of rest before a turn, in which threads of the turn before stop waiting for more work."""
 _ROOM = {"auto": 1.25, "float32": 2.5}
-"""Memory that a model takes, over the size of its file, which may be in 16 bits."""
+"""Ratio of the memory that a model takes to the size of its file, which may be in 16 bits, by dtype."""
 
 
 def benchmark(
@@ -59,24 +59,24 @@ def benchmark(
 
     Args:
         reference: Directory or repository id, or a Transformers model in memory.
-        quantized: The same model, quantized; likewise.
-        inputs: What the models read: None for random token ids over the grid below, texts, or the tensors of a batch by
-            the names that ``forward`` takes.
-        batch_sizes: Of random inputs; by default 1 for causal language models, and 1 and 8 for others.
-        lengths: Of random inputs, in tokens; by default 128 for causal language models, and 32 and 128 for others.
-        new_tokens: That causal language models generate for each sequence, the first included.
-        rounds: Turns of each model that count.
-        seconds: That a turn lasts, at least; one call at least.
-        device: To load checkpoints to; models in memory stay where they are.
-        dtype: To load checkpoints in; ``"auto"`` is that of the checkpoint.
-        threads: To compute with on a CPU; those of torch by default.
-        tokenizer: For texts; by default that of the reference's directory.
+        quantized: The same model, quantized: directory or repository id, or a model in memory.
+        inputs: Inputs of the models: texts, or a batch as a dict of tensors that ``forward`` takes; None for random
+            token ids of each of `batch_sizes` and `lengths`.
+        batch_sizes: Batch sizes of random inputs; by default 1 for causal language models, and 1 and 8 for others.
+        lengths: Tokens of random inputs; by default 128 for causal language models, and 32 and 128 for others.
+        new_tokens: Tokens that causal language models generate for each sequence, the first included.
+        rounds: Number of rounds that count; in each, every model has a turn on every input.
+        seconds: Least seconds of a turn, which has at least one call.
+        device: Device that checkpoints are loaded to; models in memory stay where they are.
+        dtype: Dtype that checkpoints are loaded in; ``"auto"`` is the checkpoint's own.
+        threads: Number of threads to compute with on a CPU; by default torch's.
+        tokenizer: Tokenizer for texts; by default the one in the reference's directory.
         progress: Show a progress bar.
 
     Raises:
-        ConfigError: A size or number is not valid, or there is no such directory.
+        ConfigError: A size or number is not valid, or a directory does not exist.
         EvaluationError: The models do not take the same inputs, or one cannot be loaded or run.
-        UnsupportedModel: Not a Transformers model, or one that no random input can be made for.
+        UnsupportedModel: A model is no Transformers model, or one that no random input can be made for.
     """
     _check_numbers(rounds, seconds, new_tokens, threads, batch_sizes, lengths)
     sources = (_source(reference), _source(quantized))
@@ -133,7 +133,7 @@ def benchmark(
 def _run(
     models: Sequence[Contestant], cases: Sequence[Case], rounds: int, seconds: float, together: bool, progress: bool
 ) -> None:
-    """The warm-up, then the rounds."""
+    """Run a warm-up round, then the rounds that count."""
     total = (rounds + 1) * len(models) * len(cases)
     with tqdm(total=total, desc="benchmark", unit="turn", disable=not progress) as bar:
         for number in range(rounds + 1):

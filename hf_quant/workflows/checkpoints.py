@@ -20,16 +20,17 @@ _TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "spiece.model", "sente
 
 
 def load_model(source: str, config: HfQuantConfig | None = None, dtype: str = "auto") -> Any:
-    """The model in `source` as the class that it was saved as.
+    """Load a checkpoint as the class that it was saved as, quantizing it if a config is given.
 
     Args:
-        source: Directory or repository id.
-        config: Quantize while loading; None loads the checkpoint as it is.
-        dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        source: Directory or repository id of the checkpoint.
+        config: Config to quantize by while loading; None loads the checkpoint as it is.
+        dtype: Dtype to load in: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
 
     Raises:
-        ConfigError: Unknown dtype, no such directory, or ``config.json`` names no architecture that Transformers has.
-        UnsupportedModel: It is to be quantized, and is already.
+        ConfigError: The dtype is unknown, the directory does not exist, or ``config.json`` names no architecture that
+            Transformers has.
+        UnsupportedModel: The checkpoint is to be quantized, and is already.
         CheckpointError: A file of weights is damaged.
     """
     check_source(source, dtype)
@@ -56,7 +57,7 @@ def load_model(source: str, config: HfQuantConfig | None = None, dtype: str = "a
 
 
 def check_source(source: str, dtype: str = "auto") -> None:
-    """Raise ConfigError if `load_model` would for an unknown dtype, or a path that leads nowhere."""
+    """Raise ConfigError if a checkpoint's dtype is unknown, or its path leads nowhere."""
     is_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or Path(source).exists()
     if is_path and not Path(source).is_dir():
         # No repository id; Transformers would only say what is wrong with it as one.
@@ -66,7 +67,7 @@ def check_source(source: str, dtype: str = "auto") -> None:
 
 
 def check_output(output: Path, source: str) -> None:
-    """Raise ConfigError where a quantized model cannot go to `output`, or would take the place of its source."""
+    """Raise ConfigError if a quantized model cannot be saved to `output`, or would overwrite its source."""
     if output.exists() and not output.is_dir():
         raise ConfigError(f"--output {output} is a file: give a directory to save to")
     if Path(source).is_dir() and output.resolve() == Path(source).resolve():
@@ -74,7 +75,7 @@ def check_output(output: Path, source: str) -> None:
 
 
 def checked_device(device: str) -> torch.device:
-    """The device of that name; raises ConfigError where there is none."""
+    """The device of a name; raises ConfigError if it does not exist."""
     try:
         place = torch.device(device)
         torch.empty(0, device=place)
@@ -84,7 +85,7 @@ def checked_device(device: str) -> torch.device:
 
 
 def load_tokenizer(source: str) -> Any:
-    """The tokenizer in `source`; None if there is none."""
+    """Load the tokenizer of a checkpoint; None if there is none."""
     folder = Path(source)
     if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
         return None  # Transformers would make up one that knows hardly a word
@@ -95,7 +96,7 @@ def load_tokenizer(source: str) -> Any:
 
 
 def copy_tokenizer(source: str, directory: Path) -> bool:
-    """Save the tokenizer of `source` beside a quantized model; False if there is none."""
+    """Copy a checkpoint's tokenizer to another directory; False if there is none."""
     tokenizer = load_tokenizer(source)
     if tokenizer is None:
         return False

@@ -20,14 +20,14 @@ def estimate_file_bytes(
     dtype: torch.dtype = torch.float32,
     max_shard: str = MAX_SHARD,
 ) -> int:
-    """Bytes of the safetensors files that a model of this config would be saved to; it takes no memory to speak of.
+    """Bytes of the safetensors files that a model of a config would be saved to; no memory is used for weights.
 
     Args:
-        model_class: A class of Transformers, such as ``LlamaForCausalLM``.
-        config: Of the model.
-        quantization: A config or the name of a preset; None for the float model.
-        dtype: Of what is float.
-        max_shard: As ``max_shard_size`` of ``save_pretrained``.
+        model_class: Class of Transformers, such as ``LlamaForCausalLM``.
+        config: Config of the model.
+        quantization: Config of the quantization or name of a preset; None for the float model.
+        dtype: Dtype of parameters that are float.
+        max_shard: Largest size of one file, such as ``"50GB"``: ``max_shard_size`` of ``save_pretrained``.
 
     Raises:
         PlanError: The plan does not fit the model.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _HARNESS = "lm-eval:"
 _LAYER_EXAMPLES = 8
-"""On which modules are compared, if their number is not given."""
+"""Number of examples that modules are compared on, if it is not given."""
 
 
 def evaluate_drop(
@@ -61,31 +61,33 @@ def evaluate_drop(
 
     Args:
         reference: Directory or repository id, or a Transformers model in memory; usually float.
-        quantized: The same model, quantized; likewise.
-        task: ``text-classification``, ``token-classification``, ``question-answering``, ``masked-lm``, ``causal-lm``
-            or ``sentence-similarity``; or ``lm-eval:NAME``, a task of the package `lm-eval`, run by its model class.
-        dataset: A `datasets.Dataset` or ``DatasetDict``, a list of texts or of mappings, a file (``.jsonl``,
+        quantized: The same model, quantized: directory or repository id, or a model in memory.
+        task: Name of the task: ``text-classification``, ``token-classification``, ``question-answering``,
+            ``masked-lm``, ``causal-lm`` or ``sentence-similarity``; or ``lm-eval:NAME``, a task of the package
+            `lm-eval`, run by its model class.
+        dataset: Data: a `datasets.Dataset` or ``DatasetDict``, a list of texts or of mappings, a file (``.jsonl``,
             ``.json``, ``.csv``, ``.parquet``, ``.txt``), or a dataset's id on the Hub, ``name`` or ``name:subset``. Of
             ``lm-eval``, a folder with tasks in YAML of one's own, or None.
-        split: Of a ``DatasetDict`` or a dataset of the Hub; by default test, validation, or the only one.
-        metrics: Names, or `evaluate.EvaluationModule` objects; the first is the one that a gate looks at. Names of
+        split: Split of a ``DatasetDict`` or of a dataset on the Hub; by default test, validation, or the only one.
+        metrics: Metrics by name or as `evaluate.EvaluationModule` objects; a gate looks at the first. Names in
             `hf_quant.evaluation.METRICS` need no network; others are loaded by ``evaluate.load``. By default the
             task's own.
-        tokenizer: Of both models; by default the one beside the reference, which has to be the quantized model's, too.
-        max_examples: Use so many rows at most, drawn at random by `seed`; of ``lm-eval``, the first ones.
-        batch_size: Sequences of a forward pass; by default 16, and 1 for ``causal-lm``.
-        max_length: Texts are cut to so many tokens; without it a text that is longer than the context is an error.
-            Of ``causal-lm`` and ``question-answering``, which read long texts in windows, the tokens of a window.
-        per_layer: Compare the output of each module, too, on 8 examples or on the number given.
+        tokenizer: Tokenizer of both models; by default the one beside the reference, which the quantized model must
+            have, too.
+        max_examples: Most rows to use, drawn at random by `seed`; of ``lm-eval``, the first ones.
+        batch_size: Sequences in a forward pass; by default 16, and 1 for ``causal-lm``.
+        max_length: Tokens that texts are cut to; None: a text that is longer than the context is an error. For
+            ``causal-lm`` and ``question-answering``, which read long texts in windows, the tokens of a window.
+        per_layer: Whether the output of each module is compared, too, on 8 examples; or the number of examples.
         worst: Most examples to list of those that suffer most.
-        resamples: Of the bootstrap.
-        confidence: Of all intervals.
-        seed: Of the bootstrap, and of `max_examples`.
-        device: To load checkpoints to; models in memory stay where they are.
-        dtype: To load checkpoints in; ``"auto"`` is that of the checkpoint.
+        resamples: Number of resamples of the bootstrap.
+        confidence: Confidence of all intervals, above 0 and below 1.
+        seed: Seed of the bootstrap, and of the rows that `max_examples` draws.
+        device: Device that checkpoints are loaded to; models in memory stay where they are.
+        dtype: Dtype that checkpoints are loaded in; ``"auto"`` is the checkpoint's own.
         progress: Show progress bars.
-        **options: Of the task, such as ``text_column``, ``label_column``, ``labels``, ``stride``: see the classes in
-            `hf_quant.evaluation.tasks`.
+        **options: Options of the task, such as ``text_column``, ``label_column``, ``labels``, ``stride``: see the
+            classes in `hf_quant.evaluation.tasks`.
 
     Raises:
         EvaluationError: The models cannot be compared (other labels, another tokenizer), the data does not fit the
@@ -210,10 +212,10 @@ def _loaded(source: Any, dtype: str, device: str) -> Any:
 
 
 def _notes(models: Sequence[Any]) -> tuple[str, ...]:
-    """What is odd about the two.
+    """Remarks for the report if the quantized model is not quantized, or the reference is.
 
     Raises:
-        EvaluationError: The first is quantized and the second is not.
+        EvaluationError: The reference is quantized and the other model is not.
     """
     first, second = map(_is_quantized, models)
     if first and not second:
@@ -229,7 +231,7 @@ def _is_quantized(model: Any) -> bool:
 
 
 def _facts(sources: Sequence[Any], models: Sequence[Any], tokenizer: Any, has_labels: bool) -> ModelFacts:
-    """Of both models, which are found to be comparable."""
+    """Facts about both models, after checking that they can be compared."""
     from hf_quant.evaluation.comparable import require_comparable, require_same_tokenizer
 
     if tokenizer is None:

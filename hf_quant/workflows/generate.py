@@ -17,7 +17,7 @@ from hf_quant.evaluation.models import device_of
 from hf_quant.quantizing.fingerprint import weights_fingerprint
 
 _IGNORED = -100
-"""Label of a token that no loss counts."""
+"""Label of tokens that are left out of the loss."""
 
 
 def generate_examples(
@@ -41,20 +41,20 @@ def generate_examples(
     say more than the tokens: ``QATCallback(..., teacher="self", distillation=Distillation(labels=0))``.
 
     Args:
-        model: Float, or any that generates.
-        tokenizer: Of it; its special tokens start no sequence.
-        samples: Sequences.
-        sequence_length: Tokens of each. What follows the token that ends a text counts nowhere.
-        greedy_tokens: Likeliest tokens after the first; the paper takes 3 to 5.
-        temperature: Of the sampled ones.
-        batch_size: Sequences at once.
-        seed: Determines every token, on the same machine and threads.
-        directory: Keep what is written there, batch by batch, and go on from it.
-        restart: Throw away what it holds of another model or other settings.
+        model: Model that generates, usually float.
+        tokenizer: The model's tokenizer; its special tokens start no sequence.
+        samples: Number of sequences.
+        sequence_length: Tokens of each sequence. Tokens after the one that ends a text are masked, and have no labels.
+        greedy_tokens: Number of greedily chosen tokens after the first; the paper takes 3 to 5.
+        temperature: Temperature of the sampled tokens.
+        batch_size: Sequences that are generated at once.
+        seed: Seed of all random choices; on the same machine and threads it determines every token.
+        directory: Directory to keep finished batches in, and to go on from; None: nothing is kept.
+        restart: Throw away what the directory holds of another model or other settings.
         progress: Show a progress bar.
 
     Returns:
-        ``input_ids``, ``attention_mask`` and ``labels`` of each sequence, all of one length, as Trainer takes them.
+        Examples as Trainer takes them: ``input_ids``, ``attention_mask`` and ``labels``, all of one length.
 
     Raises:
         UnsupportedModel: The model does not generate.
@@ -90,7 +90,7 @@ def generate_examples(
 def _batch(
     model: Any, starts: Tensor, size: int, length: int, greedy_tokens: int, temperature: float, seed: int
 ) -> Tensor:
-    """int64 ``[size, length]`` on the CPU, filled up with the token that ends a text."""
+    """One batch of generated ids, int64 ``[size, length]`` on the CPU, filled up with the padding token."""
     devices = [device_of(model)] if device_of(model).type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
@@ -128,7 +128,7 @@ def _examples(ids: Tensor, model: Any) -> Iterator[dict[str, list[int]]]:
 
 
 def _starts(model: Any, tokenizer: Any) -> Tensor:
-    """Ids that may start a sequence: all that the model has and that are not special."""
+    """Token ids that may start a sequence, int64: all that the model has and that are not special."""
     special = set(tokenizer.all_special_ids)
     size = min(len(tokenizer), model.config.get_text_config().vocab_size)
     found = [token for token in range(size) if token not in special]

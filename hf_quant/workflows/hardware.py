@@ -25,7 +25,7 @@ OPS = {
     "native_norm": ("RMS norms", "torch"),
     "native_attention": ("attention, where a model would use sdpa", "torch"),
 }
-"""Op of the native library to what it computes in a quantized model, and what does so where the library does not."""
+"""Ops of the native library to what they compute in a quantized model, and what does so without the library."""
 
 _WITHOUT_DISPATCH = ("quantize",)
 """Ops that do not depend on the kernel of a linear."""
@@ -33,12 +33,12 @@ _WITHOUT_DISPATCH = ("quantize",)
 
 @dataclass(frozen=True)
 class OpChoice:
-    """What runs one op of the native library.
+    """What runs one op of the native library on this machine.
 
     Args:
-        op: Its name.
-        computes: What it is for.
-        kernel: ``"native"``, or what runs instead.
+        op: Name of the op.
+        computes: What the op computes, in words.
+        kernel: What runs the op: ``"native"``, or what runs instead, in words.
     """
 
     op: str
@@ -52,9 +52,9 @@ class KernelChoice:
 
     Args:
         preset: Name of the preset.
-        scheme: Of its linears, for a layer of 768 inputs and outputs.
-        kernel: What runs it; ``"torch"`` where weights are plain floats, None where the forced kernel cannot run it.
-        passed_over: Kernels before it in the table, to the reason why they cannot run it.
+        scheme: Scheme of the preset's linears, for a layer of 768 inputs and outputs.
+        kernel: Name of the kernel; ``"torch"`` where weights are plain floats, None where the forced kernel cannot run.
+        passed_over: Names of kernels before the chosen one in the table, to the reason why they were not chosen.
     """
 
     preset: str
@@ -65,15 +65,15 @@ class KernelChoice:
 
 @dataclass(frozen=True)
 class HardwareReport:
-    """The machine and its kernels.
+    """Facts about this machine and its kernels.
 
     Args:
-        cpu: Model name.
-        features: Instruction sets that decide between kernels.
-        threads: Threads that torch computes with.
-        native_threads: Threads that the native library computes with: those of torch, or 1 where it cannot share them.
+        cpu: Model name of the processor.
+        features: Features of the processor that decide between kernels.
+        threads: Number of threads that torch computes with.
+        native_threads: Number of threads that the native library computes with: torch's, or 1 if it cannot share them.
         native_isa: Instruction set that the native library uses; None where there is no library.
-        native_absence: Why there is none, as the end of a sentence; None where there is one.
+        native_absence: Why there is no native library, as the end of a sentence; None where there is one.
         runnable_isas: Instruction sets that this machine runs and the library was built for, best first.
         forced_kernel: Value of the environment variable that overrides the choice of kernels; None when unset.
         ops: One entry per op of the native library.

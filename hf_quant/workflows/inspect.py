@@ -15,15 +15,15 @@ from hf_quant.modules.stored import StoredModule
 
 @dataclass(frozen=True)
 class ModuleRow:
-    """One module.
+    """One module that holds weights: its scheme, kernel and size.
 
     Args:
-        module: Its name.
-        scheme: Such as ``"W4A8 g128 asym"``, or the dtype of a float module.
-        kernel: What computes it; ``""`` for modules without one of this package's kernels.
-        parameters: Weights and biases it stands for.
-        bytes: What its tensors take in a checkpoint; 0 for a module tied to another.
-        note: Why it is float, or what it shares its weight with.
+        module: Name of the module.
+        scheme: Short name of the scheme, such as ``"W4A8 g128 asym"``, or the dtype of a float module.
+        kernel: What computes the module; ``""`` for float modules.
+        parameters: Number of elements of its weights and biases; a weight shared with an earlier module counts 0.
+        bytes: Bytes of its tensors in a checkpoint; a weight shared with an earlier module counts 0.
+        note: Why the module is float, or which module it shares its weight with.
     """
 
     module: str
@@ -36,27 +36,27 @@ class ModuleRow:
 
 @dataclass(frozen=True)
 class InspectReport:
-    """Rows in the order of the model; ``str(report)`` is a table with repeated layers on one line."""
+    """Report of a model's modules, in its order; ``str(report)`` is a table with repeated layers on one line."""
 
     rows: tuple[ModuleRow, ...]
 
     @property
     def bytes(self) -> int:
-        """Of all tensors in a checkpoint."""
+        """Bytes of all tensors in a checkpoint."""
         return sum(row.bytes for row in self.rows)
 
     @property
     def parameters(self) -> int:
-        """Weights and biases, tied ones once."""
+        """Number of elements of weights and biases, tied ones counted once."""
         return sum(row.parameters for row in self.rows)
 
     @property
     def float_modules(self) -> dict[str, str]:
-        """Modules that stayed float, to the reason."""
+        """Names of modules that stayed float, to the reason."""
         return {row.module: row.note for row in self.rows if not row.kernel and row.note}
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The report as a JSON-ready dict."""
         return {"parameters": self.parameters, "bytes": self.bytes, "rows": [asdict(row) for row in self.rows]}
 
     def __str__(self) -> str:
@@ -81,10 +81,10 @@ class InspectReport:
 
 
 def inspect(model: nn.Module) -> InspectReport:
-    """What became of each module of a model, quantized or not.
+    """List each module of a model that holds weights: its scheme, kernel and bytes, and why it stayed float.
 
     Args:
-        model: Any torch model; one from ``from_pretrained`` or `quantize` also tells why modules stayed float.
+        model: Torch model, quantized or not; one from ``from_pretrained`` or `quantize` tells why modules stayed float.
     """
     config = getattr(getattr(model, "config", None), "quantization_config", None)
     reasons: dict[str, str] = getattr(config, "kept_float", None) or {}

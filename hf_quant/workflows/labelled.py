@@ -13,7 +13,7 @@ from hf_quant.evaluation.models import model_facts
 
 
 def is_classifier(model: Any) -> bool:
-    """Whether the model has one answer for a text."""
+    """Whether a model classifies whole texts."""
     return type(model).__name__.endswith("ForSequenceClassification")
 
 
@@ -29,18 +29,18 @@ def labelled_examples(
     label_column: str | None = None,
     seed: int = 0,
 ) -> list[dict[str, Tensor]]:
-    """Batches of one example: int64 ``input_ids`` ``[1, tokens]`` and the like, and ``labels`` ``[1]``.
+    """Labelled examples as batches of one: int64 ``input_ids`` ``[1, tokens]`` and the like, and ``labels`` ``[1]``.
 
     Args:
-        model: A classifier, or a regression of one score.
-        tokenizer: Of the model.
-        data: As `hf_quant.evaluate_drop` takes it.
-        samples: Examples, drawn at random.
-        max_length: Texts are cut to so many tokens, and to as many as the model reads.
-        split: Of a dataset's id; None for ``train``.
-        text_column: Where texts are, if it is not plain.
-        label_column: Where labels are, likewise.
-        seed: Of what is drawn, and of its order.
+        model: Classifier of texts, or a regression of one score.
+        tokenizer: Tokenizer of the model.
+        data: Dataset, list, file or id of a dataset on the Hub, as `hf_quant.evaluate_drop` takes it.
+        samples: Most examples, drawn at random.
+        max_length: Tokens that texts are cut to, at most as many as the model reads; None for as many as it reads.
+        split: Split of a dataset given by id; None for ``train``.
+        text_column: Column of the texts; None to look for usual names.
+        label_column: Column of the labels; None to look for usual names.
+        seed: Seed of the examples that are drawn, and of their order.
 
     Raises:
         CalibrationError: There is no tokenizer.

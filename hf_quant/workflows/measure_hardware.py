@@ -29,12 +29,12 @@ _HEAD_WIDTH = 64
 
 
 def kernel_table(quick: bool = False, refresh: bool = False, progress: bool = True) -> KernelTable:
-    """Times of kernels on this machine, from the cache if they were measured for this machine and these versions.
+    """The kernel table of this machine, from the cache if it was measured here with these versions, else measured.
 
     Args:
-        quick: Few shapes and turns: under a minute instead of several. A thorough table in the cache serves as well.
-        refresh: Measure again.
-        progress: Show a bar.
+        quick: Measure few shapes and rounds: under a minute instead of several. Any table in the cache serves as well.
+        refresh: Measure again, even if a table is in the cache.
+        progress: Show a progress bar.
 
     Raises:
         SaveError: The cache directory cannot be written; set ``HF_QUANT_CACHE``.
@@ -56,7 +56,7 @@ def kernel_table(quick: bool = False, refresh: bool = False, progress: bool = Tr
 
 
 def measure_overheads(quiet: Quiet | None = None) -> tuple[Overhead, ...]:
-    """What blocks of three families take besides their linears: float, quantized to INT8, and to several schemes."""
+    """Measure what blocks of three families take besides linears: float, quantized to INT8, and to several schemes."""
     return tuple(
         measure_overhead(
             partial(_built, _MODELS[family], kind),

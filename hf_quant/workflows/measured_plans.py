@@ -26,11 +26,11 @@ logger = logging.getLogger(__name__)
 Rows = Sequence[Mapping[str, Tensor]]
 
 _LEAST_LEFT = 0.05
-"""Where few sequences say that less is left, they say too little to rely on."""
+"""Least factor that `left_by` gives: a smaller one, measured on few sequences, is not reliable."""
 
 
 def steps_of(recipe: Recipe) -> Recipe:
-    """The algorithms of a recipe, and how much data they take, without what they are applied to."""
+    """A recipe with the same algorithms and amount of data, but without schemes."""
     return Recipe(
         transforms=recipe.transforms,
         solver=recipe.solver,
@@ -41,14 +41,14 @@ def steps_of(recipe: Recipe) -> Recipe:
 
 
 class MeasuredPlans:
-    """Each plan is measured once.
+    """Measures how much worse a model is under plans; each plan is measured once.
 
     Args:
-        model: Float, in memory; it is copied for each measurement.
-        rows: To measure on.
-        quality: What is measured.
-        recipe: How weights are rounded; None: to nearest.
-        calibration_rows: What the recipe is calibrated on; none of `rows`.
+        model: Float model in memory; it is copied for each measurement.
+        rows: Batches to measure on.
+        quality: Function that is measured, such as the mean loss.
+        recipe: Recipe of the algorithms that round weights; None: rounded to nearest.
+        calibration_rows: Batches that the recipe is calibrated on; none of `rows`.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class MeasuredPlans:
         self._float: float | None = None
 
     def of(self, problem: Problem) -> Evaluate:
-        """By how much the model is worse under assignments of `problem`."""
+        """A function that measures how much worse the model is under an assignment of a problem."""
 
         def rise(assignment: Assignment) -> float:
             if assignment not in self._known:
@@ -75,7 +75,7 @@ class MeasuredPlans:
         return rise
 
     def rise(self, plan: Plan) -> float:
-        """By how much the model is worse under one plan."""
+        """How much worse the model is under one plan, in the unit of `quality`."""
         if self._float is None:
             self._float = self.quality(self.model, self.rows)
         plan = Plan({name: scheme for name, scheme in plan.modules.items() if scheme is not None})
@@ -95,16 +95,16 @@ def left_by(
     calibration_rows: Rows,
     quality: Quality,
 ) -> float:
-    """The part of the loss of rounding to nearest that a recipe leaves in the linears of a plan, measured.
+    """Measured share of the loss by rounding to nearest that a recipe leaves in the linears of a plan.
 
     Args:
-        recipe: Algorithms, with data.
-        model: Float, in memory.
-        plan: What it has for `linears` is carried out both ways.
-        linears: Names.
-        rows: To measure on.
-        calibration_rows: To calibrate on.
-        quality: In the unit of the sensitivities.
+        recipe: Recipe of the algorithms.
+        model: Float model in memory.
+        plan: Plan whose schemes for `linears` are carried out both ways.
+        linears: Names of the linears.
+        rows: Batches to measure on.
+        calibration_rows: Batches to calibrate on.
+        quality: Function that is measured, in the unit of the sensitivities.
 
     Returns:
         A factor from 0.05 to 1; 1 where rounding to nearest loses nothing on these rows.
@@ -119,7 +119,7 @@ def left_by(
 
 
 def with_less_lost(table: LossTable, linears: Container[str], factor: float) -> LossTable:
-    """Losses of weights in codes of linears, which is what recipes better, times `factor`; the others as they are."""
+    """A table of losses with those of linears under schemes with codes, which recipes better, times `factor`."""
     rows = []
     for name, losses in zip(table.modules, table.losses, strict=True):
         rows.append(

@@ -41,7 +41,7 @@ from hf_quant.workflows.measure_hardware import kernel_table
 from hf_quant.workflows.measured_plans import MeasuredPlans, left_by, steps_of, with_less_lost
 
 _MEASURED = 0.25
-"""Share of the sequences that plans are measured on, and sensitivities are not."""
+"""Share of the sequences that is kept for measuring plans; sensitivities are analysed on the others."""
 
 
 def search_plan(
@@ -62,16 +62,17 @@ def search_plan(
     `measurements` allow. The loss is the rise of the model's own loss, in nats.
 
     Args:
-        model: Float, in memory; it is not changed, but copied for each measurement.
-        data: `Calibration`, or batches with ``labels`` for models that do not write text. A quarter is kept to measure
-            on.
-        budget: ``"350MB"``, ``"4.5bpw"``, ``"25%"``, ``"20ms/token"``, ``"drop<=1%"``, several of these, or bytes.
-        offer: What schemes modules are offered: `Offer`, or a dict of its fields.
-        search: How plans are looked for: `Search`, likewise.
-        judge: How plans are judged, and what they are carried out by: `Judge`, likewise.
+        model: Float model in memory; it is not changed, but copied for each measurement.
+        data: Sequences: a `Calibration`, or batches with ``labels`` for models that do not write text. A quarter is
+            kept to measure plans on.
+        budget: Limits of the plan: ``"350MB"``, ``"4.5bpw"``, ``"25%"``, ``"20ms/token"``, ``"drop<=1%"``, several of
+            these, or a number of bytes.
+        offer: Options on the schemes that modules are offered: `Offer`, or a dict of its fields.
+        search: Options on how plans are searched: `Search`, or a dict of its fields.
+        judge: Options on how plans are judged and carried out: `Judge`, or a dict of its fields.
         progress: Show progress bars.
-        **options: Fields of the three by their names: ``search_plan(..., strategy="greedy", fused=True)``. Beside an
-            object they have to say what it says.
+        **options: Fields of `Offer`, `Search` and `Judge` by name: ``search_plan(..., strategy="greedy", fused=True)``.
+            Beside an object they must agree with it.
 
     Raises:
         InfeasibleBudget: Nothing keeps to the budget; the least that does is named, before anything is measured.
@@ -129,12 +130,13 @@ def search_plan(
 def search_space(
     model: Any, budgets: Sequence[Budget | str | float], offer: Offer, progress: bool = True
 ) -> SearchSpace:
-    """What modules may be given, once it is clear that each of the budgets can be kept.
+    """The schemes that modules may be given, and their costs; each budget is checked to be feasible.
 
     Args:
-        model: Float, in memory or on the meta device.
-        budgets: As `search_plan` takes them.
-        offer: As `search_plan` takes it; ``fused`` is left to the search, which has an input to find groups by.
+        model: Float model in memory or on the meta device.
+        budgets: Budgets in the forms that `search_plan` takes.
+        offer: Options on the schemes that modules are offered; ``fused`` is left to the search, which has an input to
+            find groups by.
         progress: Show a progress bar where kernels are measured.
 
     Raises:
@@ -155,7 +157,7 @@ def search_space(
 def _times(
     model: Any, inventory: Inventory, budget: Budget | str | float, offer: Offer, progress: bool
 ) -> LatencyCosts | None:
-    """Milliseconds, where they are limited or a table is given."""
+    """Milliseconds of each choice, if a budget limits them or kernel times are given; else None."""
     kernels, step = offer.kernels, offer.step
     if kernels is None:
         if Budget.of(budget).milliseconds is None:

@@ -29,11 +29,11 @@ def quantize(
     """Quantize a Transformers model in place, as ``from_pretrained`` with the same config would.
 
     Args:
-        model: Float, weights in memory (not offloaded), in float32, bfloat16 or float16.
-        config: A config or a preset's name.
+        model: Float model with weights in memory (not offloaded), in float32, bfloat16 or float16.
+        config: Config of the quantization, or the name of a preset.
         progress: Show a progress bar.
         resume: Folder to keep the progress of a calibrated run in, and to go on from.
-        restart: Throw away what that folder holds of other work.
+        restart: Throw away what the folder `resume` holds of other work.
 
     Returns:
         `model`, whose modules were replaced one at a time, so that the memory of each float weight is freed as
@@ -41,7 +41,7 @@ def quantize(
         block's output.
 
     Raises:
-        UnsupportedModel: Not a Transformers model, or quantized already.
+        UnsupportedModel: The model is no Transformers model, or quantized already.
         WeightError: A weight holds NaN or Inf; the model is as it was.
         PlanError: The plan does not fit the model; the model is as it was.
         ConfigError: An algorithm of the recipe or one of its options is unknown, data is needed and there is none, or

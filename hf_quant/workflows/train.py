@@ -35,13 +35,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trained:
-    """What `train` leaves.
+    """Result of `train`: where the model is saved, what was logged, and what the model loses.
 
     Args:
         output: Directory of the quantized checkpoint, with ``training.json`` and, with matplotlib, ``training.html``.
-        run: What was logged.
-        rounded: What the model loses by rounding alone; None where that was not measured.
-        trained: What it loses after training.
+        run: The training run with what it logged.
+        rounded: Report of what the model loses by rounding alone; None where that was not measured.
+        trained: Report of what the model loses after training.
     """
 
     output: Path
@@ -51,7 +51,7 @@ class Trained:
 
     @property
     def drops(self) -> list[DropReport]:
-        """Of rounding alone, if measured, and after training."""
+        """Reports of what the model loses: by rounding alone, if measured, then after training."""
         return [*([] if self.rounded is None else [self.rounded]), self.trained]
 
 
@@ -78,23 +78,25 @@ def train(
 
     Args:
         model: Directory or repository id of a float checkpoint.
-        recipe: What to quantize to and how to train, a YAML file with it, or the name of one of `recipe_files`.
-        task: ``text-classification`` or ``causal-lm``.
-        dataset: To train on; what `evaluate_drop` takes.
-        output: Directory to save to.
-        eval_dataset: To evaluate on; None: a part of `dataset` that is held out.
-        split: Of a ``DatasetDict`` or a dataset of the Hub; None: ``train``.
-        holdout: That part, drawn at random by the recipe's seed.
-        teacher: In place of the recipe's: ``"self"``, a directory, a repository id, or a model.
-        compare: Measure what rounding without training loses, too. Static inputs have no ranges without training: with
-            these, only the trained model is measured.
+        recipe: Training recipe, a YAML file with one, or the name of one of `recipe_files`: what to quantize to and how
+            to train.
+        task: Name of the task: ``text-classification`` or ``causal-lm``.
+        dataset: Data to train on, in a form that `evaluate_drop` takes.
+        output: Directory to save the quantized checkpoint to.
+        eval_dataset: Data to evaluate on, in a form that `evaluate_drop` takes; None: a part of `dataset` is held out.
+        split: Split of a ``DatasetDict`` or of a dataset on the Hub; None: ``train``.
+        holdout: Share of `dataset`, above 0 and below 1, that is held out to evaluate on, drawn by the recipe's seed.
+        teacher: Teacher in place of the recipe's: ``"self"``, a directory, a repository id, or a model; None: the
+            recipe's.
+        compare: Whether what rounding without training loses is measured, too. Static inputs have no ranges without
+            training: with these, only the trained model is measured.
         restart: Throw away the checkpoints of an earlier run.
         progress: Show progress bars.
-        **options: Of the task, such as ``text_column``, as `evaluate_drop` takes them.
+        **options: Options of the task, such as ``text_column``, as `evaluate_drop` takes them.
 
     Raises:
         ConfigError: The recipe, the task or the output is not usable, or there are checkpoints of another run.
-        EvaluationError: The data is not.
+        EvaluationError: The data is not usable.
         UnsupportedModel: The checkpoint is quantized already.
         TrainingError: Training went wrong; checkpoints stay.
     """
@@ -176,7 +178,7 @@ def _task(name: str, options: Mapping[str, Any]) -> Any:
 
 
 def _facts_of(task: Any) -> str:
-    """The task and its options, but for those that examples do not depend on."""
+    """Text that identifies a task and the options that its examples depend on."""
     options = {name: value for name, value in task.options().items() if name != "batch_size"}
     return f"{task.name} {json.dumps(options)}"
 
@@ -208,7 +210,7 @@ def _teacher(teacher: Any) -> Any:
 
 
 def _marks(schedule: Schedule) -> dict[int, str]:
-    """Steps at which the schedule changes."""
+    """Steps at which the training schedule changes, to what changes there, in words."""
     marks = {schedule.warmup_steps: "rounding begins"} if schedule.warmup_steps else {}
     marks |= {step: f"{bits} bits" for step, bits in schedule.bits.items()}
     if schedule.freeze_scales_at is not None:

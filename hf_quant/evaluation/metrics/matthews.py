@@ -25,7 +25,10 @@ class Matthews(SummedMetric):
         return np.concatenate([np.ones_like(right), right, predicted, there], axis=1).astype(float)
 
     def finish(self, sums: Floats) -> dict[str, Floats]:
-        """``(n c - p t) / sqrt((n^2 - p p) (n^2 - t t))``: `c` of `n` items are right; `p`, `t` are counts by class."""
+        """Correlation from sums, ``(n c - p t) / sqrt((n^2 - p p) (n^2 - t t))``.
+
+        `c` of `n` items are right; `p` and `t` count predicted and true classes.
+        """
         count, right = sums[..., 0], sums[..., 1]
         predicted, there = np.split(sums[..., 2:], 2, axis=-1)
         together = count * right - (predicted * there).sum(-1)

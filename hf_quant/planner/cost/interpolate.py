@@ -90,7 +90,7 @@ class Interpolation:
         """The measured scheme that takes `scheme`'s place: itself, or one with the same bits and kind of input.
 
         Raises:
-            ConfigError: There is none; those that were measured are listed.
+            ConfigError: No measured scheme is like it; those that were measured are listed.
         """
         if scheme in self._tokens:
             return scheme

@@ -199,7 +199,7 @@ class KernelTable:
         """A table from what `to_dict` gives.
 
         Raises:
-            ConfigError: It is no table, of another version, or holds what cannot have been measured.
+            ConfigError: The values are no table, of another version, or hold what cannot have been measured.
         """
         if not isinstance(values, Mapping):
             raise ConfigError(f"a kernel table is an object with keys, not {type(values).__name__}; {_AGAIN}")

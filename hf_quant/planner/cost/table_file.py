@@ -38,7 +38,7 @@ def write_table(table: KernelTable, file: Path) -> None:
     """Write a kernel table to a file, whole or not at all.
 
     Raises:
-        SaveError: It cannot be written; what was there is as it was.
+        SaveError: The file cannot be written; what was there is as it was.
     """
     write_text(file, json.dumps(table.to_dict(), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
@@ -47,7 +47,7 @@ def read_table(file: Path) -> KernelTable:
     """Read a kernel table from a file.
 
     Raises:
-        ConfigError: It cannot be read, or is no table of this version.
+        ConfigError: The file cannot be read, or holds no table of this version.
     """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))

@@ -110,7 +110,7 @@ def read_losses(file: Path, fingerprint: str) -> LossTable:
     """Read a table of losses from a file.
 
     Raises:
-        ConfigError: It cannot be read, or is of another model, other data or other schemes.
+        ConfigError: The file cannot be read, or its table is of another model, other data or other schemes.
     """
     try:
         table = LossTable.from_dict(json.loads(file.read_text(encoding="utf-8")))

@@ -17,13 +17,13 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Case:
-    """One size of input; JSON-ready.
+    """One size of input that both models are timed on; its fields are JSON-ready.
 
     Args:
-        batch: Sequences.
-        length: Tokens of each.
-        new_tokens: To generate, the first included; 0 for a forward pass.
-        vocabulary: Random ids lie below it; None where the inputs are the caller's.
+        batch: Number of sequences.
+        length: Tokens of each sequence.
+        new_tokens: Tokens to generate for each sequence, the first included; 0 for a forward pass.
+        vocabulary: Number that random token ids lie below; None where the inputs are the caller's.
     """
 
     batch: int
@@ -32,7 +32,7 @@ class Case:
     vocabulary: int | None
 
     def inputs(self) -> dict[str, Tensor]:
-        """Random token ids ``[batch, length]``, the same for every model."""
+        """Random token ids, the same for every model, and a mask of ones, int64 ``[batch, length]`` each."""
         assert self.vocabulary is not None
         generator = torch.Generator().manual_seed(_SEED)
         ids = torch.randint(0, self.vocabulary, (self.batch, self.length), generator=generator)
@@ -41,12 +41,12 @@ class Case:
 
     @property
     def timings(self) -> int:
-        """How many rows of a report it makes."""
+        """Number of timings in a report that the case gives: 2 with tokens after the first, else 1."""
         return 2 if self.new_tokens > 1 else 1
 
 
 def grid(facts: Facts, batch_sizes: Sequence[int] | None, lengths: Sequence[int] | None, new_tokens: int) -> list[Case]:
-    """A case for every batch size and length.
+    """Cases of random inputs, one for every batch size and length.
 
     Raises:
         ConfigError: The model does not read that many tokens.
@@ -68,11 +68,12 @@ def grid(facts: Facts, batch_sizes: Sequence[int] | None, lengths: Sequence[int]
 
 
 def given(facts: Facts, inputs: Mapping[str, Any], new_tokens: int) -> tuple[Case, dict[str, Tensor]]:
-    """The case of the caller's own tensors, and the tensors.
+    """The case that the caller's own tensors make, and the tensors.
 
     Raises:
-        ConfigError: Not names to tensors with a batch dimension each.
-        EvaluationError: Token ids that the model does not know, or more of them than it reads.
+        ConfigError: The inputs are no dict of tensors with a batch dimension each, or there are more tokens than the
+            model reads.
+        EvaluationError: There are token ids that the model does not know.
     """
     tensors = dict(inputs)
     if not tensors or not all(isinstance(tensor, Tensor) and tensor.ndim for tensor in tensors.values()):
@@ -95,7 +96,7 @@ def given(facts: Facts, inputs: Mapping[str, Any], new_tokens: int) -> tuple[Cas
 
 
 def tokenized(texts: Sequence[str], tokenizer: Any, facts: Facts, new_tokens: int) -> dict[str, Tensor]:
-    """One batch of `texts`, padded to the longest and cut at what the model reads.
+    """Tokenize texts as one batch, padded to the longest and cut to as many tokens as the model reads.
 
     Raises:
         ConfigError: There are no texts, or something else among them.

@@ -22,21 +22,21 @@ from hf_quant.workflows.benchmarking.loaded import LoadedModel
 from hf_quant.workflows.benchmarking.process import ModelProcess
 
 Key = tuple[str, int, int]
-"""Task, batch, length."""
+"""Key of a timing: task, batch, length."""
 
 
 @dataclass
 class Contestant:
-    """A model, by path or in memory.
+    """A model that takes turns in a benchmark, by path or in memory, with what its turns have shown.
 
     Args:
-        source: Directory, repository id, or a model.
-        dtype: To load it in.
-        device: To load it to.
-        threads: Of its process.
-        samples: Of each task and size, a turn each round.
-        runner: The model while it is loaded.
-        facts: Known once it was loaded.
+        source: Directory, repository id, or a model in memory.
+        dtype: Dtype that a checkpoint is loaded in.
+        device: Device that a checkpoint is loaded to.
+        threads: Number of threads of a checkpoint's process.
+        samples: Task, batch and length to the samples of each turn, one turn in each round.
+        runner: The model while it is loaded, else None.
+        facts: Facts about the model; None until it was first loaded.
     """
 
     source: Any
@@ -52,11 +52,11 @@ class Contestant:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the caller has loaded it."""
+        """Whether the model was passed in memory, not by path."""
         return not isinstance(self.source, str)
 
     def start(self) -> None:
-        """Load it, if it is not."""
+        """Load the model, if it is not loaded."""
         if self.runner is not None:
             return
         if self.in_memory:
@@ -74,19 +74,19 @@ class Contestant:
             self.facts = self.runner.facts()
 
     def stop(self) -> None:
-        """Let go of it."""
+        """Unload the model, and end its process."""
         if self.runner is not None:
             self.runner.close()
             self.runner = None
 
     def give(self, inputs: dict[str, Tensor]) -> None:
-        """Inputs for cases that have none of their own."""
+        """Set the inputs for cases that have none of their own."""
         self.inputs = inputs
         if self.runner is not None:
             self.runner.give(inputs)
 
     def warm_up(self, case: Case) -> None:
-        """One turn that does not count, and what it takes of memory."""
+        """Run one turn that does not count, and note the memory it takes."""
         assert self.runner is not None
         if isinstance(self.runner, ModelProcess):
             self.runner.turn(case, 0.0, watch_memory=True)
@@ -96,23 +96,23 @@ class Contestant:
             self.runner.turn(case, 0.0)
 
     def settle(self) -> None:
-        """Look again at what it is, now that kernels are chosen."""
+        """Update the facts about the model, once kernels are chosen."""
         assert self.runner is not None
         self.facts = self.runner.facts()
         self._memory["device_peak_bytes"] = None if self.in_memory else self.runner.device_peak()
 
     def turn(self, case: Case, seconds: float) -> None:
-        """One turn that counts."""
+        """Run one turn that counts, and keep its samples."""
         assert self.runner is not None
         for task, samples in self.runner.turn(case, seconds).items():
             self.samples.setdefault((task, case.batch, case.length), []).append(samples)
 
     def rounds(self, key: Key) -> list[float]:
-        """Median seconds of each round."""
+        """Median seconds of a call in each round, for one timing."""
         return [statistics.median(turn.seconds) for turn in self.samples[key]]
 
     def figures(self) -> ModelFigures:
-        """All of it."""
+        """All figures of the model, for a report."""
         assert self.facts is not None
         facts, folder = self.facts, None if self.in_memory else checkpoint_folder(self.source)
         size, computed = facts.computed_bytes, True
@@ -157,7 +157,7 @@ class Contestant:
 
 
 def checkpoint_folder(source: str) -> Path | None:
-    """Where the files of a checkpoint are on this machine; None if they are not there."""
+    """The folder of a checkpoint on this machine; None if its files are not here."""
     if Path(source).is_dir():
         return Path(source)
     try:

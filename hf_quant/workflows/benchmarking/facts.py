@@ -15,19 +15,19 @@ CAUSAL, ENCODER, ENCODER_DECODER = "causal language model", "encoder", "encoder-
 
 @dataclass(frozen=True)
 class Facts:
-    """Of one model; JSON-ready.
+    """Facts about a loaded model; all fields are JSON-ready.
 
     Args:
-        model_class: Name of its class.
-        kind: ``CAUSAL``, ``ENCODER`` (whatever reads its input at once) or ``ENCODER_DECODER``.
-        vocabulary: Token ids that it knows; None where it takes none.
-        positions: Most tokens that it reads; None where it does not say.
-        preset: As in `ModelFigures`, and what follows.
-        schemes: Scheme or dtype to modules.
-        kernels: Kernel to modules.
-        parameters: Tied ones once.
-        computed_bytes: Of the file it would be saved to.
-        weight_bytes: In memory.
+        model_class: Name of the model's class.
+        kind: Kind of the model: ``CAUSAL``, ``ENCODER`` (whatever reads its input at once) or ``ENCODER_DECODER``.
+        vocabulary: Number of token ids that the model knows; None where it takes none.
+        positions: Most tokens that the model reads; None where its config does not say.
+        preset: Preset of a quantized model; None without one.
+        schemes: Scheme, or dtype of float modules, to the number of modules.
+        kernels: Name of a kernel to the number of modules that it computes.
+        parameters: Number of elements of weights and biases, tied ones counted once.
+        computed_bytes: Bytes of the files that the model would be saved to.
+        weight_bytes: Bytes of memory that the weights take, kernels' layouts included.
     """
 
     model_class: str
@@ -43,7 +43,7 @@ class Facts:
 
 
 def facts_of(model: Any) -> Facts:
-    """What is to be known of a Transformers model."""
+    """Facts about a Transformers model."""
     config, report = model.config, inspect(model)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     kind = CAUSAL if model.can_generate() else ENCODER

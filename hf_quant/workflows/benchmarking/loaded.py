@@ -16,13 +16,13 @@ from hf_quant.workflows.benchmarking.facts import Facts, facts_of
 
 
 class LoadedModel:
-    """Times one model.
+    """A model in the memory of this process that is timed in turns.
 
     Args:
-        model: A Transformers model, on the device it is to be timed on; set to evaluation until `close`.
+        model: Transformers model, on the device it is timed on; in evaluation mode until `close`.
 
     Raises:
-        UnsupportedModel: Something else.
+        UnsupportedModel: The object is no Transformers model.
     """
 
     def __init__(self, model: Any):
@@ -37,19 +37,19 @@ class LoadedModel:
         self.given: dict[str, Tensor] | None = None
 
     def facts(self) -> Facts:
-        """What it is. Call it after a turn: kernels may be chosen at first use."""
+        """Facts about the model. Call it after a turn, as kernels may be chosen at first use."""
         return facts_of(self.model)
 
     def instruments(self) -> dict[str, str]:
-        """The device, and names of the clock and of what counts energy."""
+        """Names of the device, the clock and the energy counter."""
         return {"device": str(self.device), "clock": self.gauge.clock.name, "energy": self.gauge.energy}
 
     def give(self, inputs: dict[str, Tensor]) -> None:
-        """Take these inputs for cases that have none of their own."""
+        """Set the inputs for cases that have none of their own."""
         self.given = inputs
 
     def turn(self, case: Case, seconds: float) -> dict[str, Samples]:
-        """As many calls as begin within `seconds`, one at least; by name of the task."""
+        """Run one turn of a case: calls that begin within `seconds`, one at least; names of tasks to samples."""
         inputs = case.inputs() if case.vocabulary is not None else self.given
         assert inputs is not None
         inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
@@ -58,16 +58,16 @@ class LoadedModel:
         return forward_turn(self.model, inputs, self.gauge, seconds)
 
     def device_peak(self, anew: bool = False) -> int | None:
-        """Most memory of tensors on a CUDA device so far; `anew` begins to look for it."""
+        """Most bytes that tensors took on a CUDA device so far, None on others; `anew` resets the peak first."""
         if anew:
             reset_device_peak(self.device)
         return device_peak(self.device)
 
     def close(self) -> None:
-        """Set the model back to training where it was."""
+        """Set the model back to the mode it was in."""
         self.model.train(self.was_training)
 
 
 def plain(samples: dict[str, Samples]) -> dict[str, dict[str, Any]]:
-    """JSON-ready."""
+    """Samples of tasks as a JSON-ready dict."""
     return {task: asdict(entry) for task, entry in samples.items()}

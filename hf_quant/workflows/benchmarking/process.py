@@ -27,17 +27,17 @@ _PACKAGE = Path(hf_quant.errors.__file__).parents[1]
 
 
 class ModelProcess:
-    """A checkpoint, loaded in a new process.
+    """A checkpoint, loaded and timed in a new process.
 
     Args:
-        source: Directory or repository id.
-        dtype: As `load_model` takes it.
-        device: Such as ``"cpu"``.
-        threads: That it computes with.
+        source: Directory or repository id of the checkpoint.
+        dtype: Dtype to load in: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        device: Name of the device to load to, such as ``"cpu"``.
+        threads: Number of threads that the process computes with.
 
     Raises:
-        HfQuantError: It cannot be loaded; as `load_model` says.
-        EvaluationError: Another error, or the process died.
+        HfQuantError: The checkpoint cannot be loaded, for a reason that `load_model` lists.
+        EvaluationError: Another error occurred in the process, or it died.
     """
 
     def __init__(self, source: str, dtype: str, device: str, threads: int):
@@ -71,17 +71,17 @@ class ModelProcess:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Id of the process."""
         return self.process.pid
 
     def give(self, inputs: dict[str, Tensor]) -> None:
-        """See `LoadedModel.give`."""
+        """Set the inputs for cases that have none of their own."""
         file = Path(self._folder.name, "inputs.safetensors")
         save_file({name: tensor.contiguous().cpu() for name, tensor in inputs.items()}, file)
         self._ask("give", file=str(file))
 
     def turn(self, case: Case, seconds: float, watch_memory: bool = False) -> dict[str, Samples]:
-        """See `LoadedModel.turn`; `watch_memory` notes the peak of memory, too."""
+        """Run one turn of a case, as `LoadedModel.turn`; with `watch_memory`, note the peak of memory."""
         with PeakAnonymous(self.pid) if watch_memory else nullcontext() as peak:
             found = self._ask("turn", case=asdict(case), seconds=seconds)
         if peak is not None and (bytes_ := self._above_idle(peak)) is not None:
@@ -90,11 +90,11 @@ class ModelProcess:
         return {task: Samples(**samples) for task, samples in found.items()}
 
     def facts(self) -> Facts:
-        """See `LoadedModel.facts`."""
+        """Facts about the model. Call it after a turn, as kernels may be chosen at first use."""
         return Facts(**self._ask("facts"))
 
     def device_peak(self) -> int | None:
-        """See `LoadedModel.device_peak`."""
+        """Most bytes that tensors took on a CUDA device so far; None on other devices."""
         peak = self._ask("device_peak")
         return None if peak is None else int(peak)
 

@@ -23,7 +23,7 @@ from hf_quant.workflows.checkpoints import checked_device, load_model
 
 
 class Worker:
-    """Every method but the constructor is a request; arguments and results are JSON-ready."""
+    """The requests that a model's process answers, one for each method; arguments and results are JSON-ready."""
 
     def __init__(self, threads: int):
         torch.set_num_threads(threads)
@@ -32,7 +32,7 @@ class Worker:
         self.loaded: LoadedModel | None = None
 
     def load(self, source: str, dtype: str, device: str) -> dict[str, str]:
-        """Load the model; names of what it is measured with."""
+        """Load the model; names of the device, the clock and the energy counter."""
         place = checked_device(device)
         model = load_model(source, dtype=dtype)
         self.loaded = LoadedModel(model if place.type == "cpu" else model.to(place))
@@ -40,19 +40,19 @@ class Worker:
         return self.loaded.instruments()
 
     def give(self, file: str) -> None:
-        """Take the inputs of a safetensors file."""
+        """Set the inputs for cases that have none of their own, from a safetensors file."""
         self._model.give(load_file(file))
 
     def turn(self, case: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """See `LoadedModel.turn`."""
+        """Run one turn of a case, as `LoadedModel.turn`; names of tasks to samples."""
         return plain(self._model.turn(Case(**case), seconds))
 
     def facts(self) -> dict[str, Any]:
-        """See `LoadedModel.facts`."""
+        """Facts about the model. Ask after a turn, as kernels may be chosen at first use."""
         return asdict(self._model.facts())
 
     def device_peak(self) -> int | None:
-        """See `LoadedModel.device_peak`."""
+        """Most bytes that tensors took on a CUDA device so far; None on other devices."""
         return self._model.device_peak()
 
     @property
@@ -62,7 +62,7 @@ class Worker:
 
 
 def serve(worker: Worker, reply: Callable[..., None]) -> None:
-    """Answer requests until there are no more."""
+    """Answer the requests on standard input until it ends."""
     for line in sys.stdin:
         request = json.loads(line)
         try:
@@ -72,7 +72,7 @@ def serve(worker: Worker, reply: Callable[..., None]) -> None:
 
 
 def main() -> None:
-    """Serve with as many threads as the first argument says."""
+    """Serve requests, with as many threads as the first command-line argument says."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     logging.set_verbosity_error()

@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 _PARTS = {"eval_steps": 5, "save_steps": 5, "logging_steps": 50}
-"""How often in a run, unless the recipe says after how many steps."""
+"""Names of the Trainer's intervals to how often each occurs in a run, unless the recipe gives it in steps."""
 
 
 def quantization_of(recipe: TrainingRecipe) -> HfQuantConfig:
-    """What it quantizes to."""
+    """The quantization config of a training recipe."""
     return HfQuantConfig(**recipe.asked())
 
 
 def callback_of(recipe: TrainingRecipe, teacher: Any = None) -> QATCallback:
-    """The callback.
+    """The callback that trains a model with a recipe's quantization in the loop.
 
     Args:
-        recipe: Its options are checked here.
-        teacher: A model, or ``"self"``; None where the recipe has no teacher.
+        recipe: Training recipe, whose options are checked here.
+        teacher: Teacher model, or ``"self"``; None where there is no teacher.
 
     Raises:
         ConfigError: An option is not valid.
@@ -52,7 +52,7 @@ def callback_of(recipe: TrainingRecipe, teacher: Any = None) -> QATCallback:
 
 
 def _step(key: Any) -> int:
-    """A step, which JSON makes a text of."""
+    """A number of steps that is a key of a dict, which JSON makes a text of."""
     if isinstance(key, str) and key.isdecimal():
         return int(key)
     if not isinstance(key, int) or isinstance(key, bool):
@@ -61,7 +61,7 @@ def _step(key: Any) -> int:
 
 
 def steps_of(recipe: TrainingRecipe, examples: int, processes: int = 1) -> int:
-    """Optimizer steps of a run on so many examples."""
+    """Number of optimizer steps of a run on `examples` examples, over all its epochs."""
     given = recipe.training
     if given.get("max_steps", -1) > 0:
         return int(given["max_steps"])
@@ -70,12 +70,12 @@ def steps_of(recipe: TrainingRecipe, examples: int, processes: int = 1) -> int:
 
 
 def arguments_of(recipe: TrainingRecipe, folder: Path, steps: int, progress: bool) -> TrainingArguments:
-    """The Trainer's arguments.
+    """The Trainer's arguments for a run of a recipe.
 
     Args:
-        recipe: `training` of it.
-        folder: For checkpoints.
-        steps: Of the whole run.
+        recipe: Training recipe, whose `training` holds arguments.
+        folder: Folder for checkpoints.
+        steps: Number of optimizer steps of the whole run.
         progress: Show a progress bar.
 
     Raises:

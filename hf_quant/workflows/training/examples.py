@@ -22,12 +22,12 @@ TRAINABLE = ("text-classification", "causal-lm")
 
 @dataclass(frozen=True)
 class Examples:
-    """What one part of the data is trained or evaluated on.
+    """Encoded examples of one part of the data, as a Trainer takes them.
 
     Args:
-        rows: ``input_ids``, ``attention_mask`` and ``labels`` of each example.
-        collator: Makes batches of them.
-        metrics: Predictions to figures, for the curve; None: the loss alone.
+        rows: Examples, each with ``input_ids``, ``attention_mask`` and ``labels``.
+        collator: Function that makes a batch of examples.
+        metrics: Function from predictions to figures for the curves; None: the loss alone.
     """
 
     rows: list[dict[str, Any]]
@@ -36,16 +36,16 @@ class Examples:
 
 
 def check_task(name: str) -> None:
-    """Raise ConfigError unless a model can be trained on the task."""
+    """Raise ConfigError unless a model can be trained on a task."""
     if name not in TRAINABLE:
         raise ConfigError(f"{unknown('task to train on', name, TRAINABLE)}; for others, use QATCallback with a Trainer")
 
 
 def examples_of(task: Task, rows: Rows, facts: ModelFacts) -> Examples:
-    """Examples of a part of the data.
+    """Encode rows of data as examples to train or evaluate on.
 
     Raises:
-        EvaluationError: The rows have not what the task takes.
+        EvaluationError: The rows lack what the task takes.
         TrainingError: There is nothing to train on, or no token to fill up batches with.
     """
     from transformers import DataCollatorWithPadding

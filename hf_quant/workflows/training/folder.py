@@ -14,18 +14,18 @@ _FACTS = "run.json"
 
 
 def open_folder(folder: Path, facts: Mapping[str, str], restart: bool = False) -> str | None:
-    """Make the folder of a run, or find what an earlier one left.
+    """Make the folder of a training run, or find the checkpoint that an earlier one left in it.
 
     Args:
-        folder: For checkpoints alone.
-        facts: Names to what the run depends on: model, data, task, recipe.
-        restart: Throw away what there is.
+        folder: Folder that holds checkpoints and nothing else.
+        facts: What the run depends on, by name: model, data, task, recipe.
+        restart: Throw away what the folder holds.
 
     Returns:
-        The last checkpoint that there are steps to train after; later ones are thrown away. None where training begins.
+        Path of the last checkpoint with steps left to train; later ones are deleted. None where training begins anew.
 
     Raises:
-        ConfigError: There is a run of something else (the message says what differs), or other files.
+        ConfigError: The folder holds another run (the message says what differs), or other files.
     """
     if restart:
         shutil.rmtree(folder, ignore_errors=True)
