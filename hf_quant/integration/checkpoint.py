@@ -81,8 +81,8 @@ def check_float_headers(names: Iterable[str], headers: Headers) -> None:
     """Refuse to quantize what is not float: Transformers would cast integers, without their scales, and say nothing.
 
     Args:
-        names: Of the modules to quantize.
-        headers: From `model_names`.
+        names: Names of the modules to quantize.
+        headers: Tensor name to shape and dtype, under the model's names (`model_names`).
 
     Raises:
         WeightError: A weight is of an integer or 8-bit type.
@@ -100,9 +100,9 @@ def check_quantized_headers(model: Any, headers: Headers, inventory: Inventory) 
     """Compare a quantized checkpoint with the modules its plan asks for.
 
     Args:
-        model: With quantized modules in place.
-        headers: From `model_names`.
-        inventory: Of the float model.
+        model: Model whose modules of the plan are exchanged already.
+        headers: Tensor name to shape and dtype, under the model's names (`model_names`).
+        inventory: Candidates and ties of the float model.
 
     Raises:
         CheckpointError: A tensor of a quantized module is missing, has another shape or dtype, or is one that its
@@ -166,10 +166,10 @@ def check_same_model(model: Any, headers: Headers, kept_float: Container[str], i
     """Refuse a config.json that describes another model than the one whose weights are here.
 
     Args:
-        model: With quantized modules in place.
-        headers: From `model_names`.
+        model: Model whose modules of the plan are exchanged already.
+        headers: Tensor name to shape and dtype, under the model's names (`model_names`).
         kept_float: Names that stayed float when the checkpoint was written.
-        inventory: Of the float model.
+        inventory: Candidates and ties of the float model.
 
     Raises:
         CheckpointError: Nothing of the base model is in the checkpoint; or, for the class that the checkpoint was
@@ -210,7 +210,7 @@ def match_names(names: Collection[str], known: Iterable[str], prefix: str, same_
     outside the base model have no counterpart there and are left out.
 
     Args:
-        names: Of the saved plan. They are exact: a pattern, which a checkpoint never holds, is not evaluated.
+        names: Names in the saved plan. They are exact: a pattern, which a checkpoint never holds, is not evaluated.
         known: Names of the model's modules.
         prefix: ``base_model_prefix`` of the model.
         same_class: The checkpoint was saved by this very class, so every name has a counterpart.

@@ -17,9 +17,9 @@ def become_quantized(model: Any, config: HfQuantConfig, resolution: Resolution, 
 
     Args:
         model: Changed in place.
-        config: As the user gave it.
-        resolution: Of the two.
-        outcome: Of a run with data.
+        config: What to quantize to, as the user said it.
+        resolution: Schemes and ties that the config means for the model.
+        outcome: Fingerprint and block errors of a run with data; empty without.
 
     Raises:
         CheckpointError: A tensor holds values that no quantizer writes.

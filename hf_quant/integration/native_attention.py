@@ -38,13 +38,13 @@ def attend(
         module: The attention module; its ``is_causal`` holds where the argument is None.
         query: ``[batch, heads, queries, width]`` on the CPU.
         key: ``[batch, kv_heads, keys, width]``, heads shared in groups.
-        value: As `key`.
+        value: ``[batch, kv_heads, keys, width]``.
         attention_mask: Boolean, broadcasting to ``[batch, heads, queries, keys]``, or None.
         dropout: Only 0 is covered.
-        scaling: Of the products; ``width ** -0.5`` where None.
+        scaling: Factor of the products; ``width ** -0.5`` where None.
         is_causal: Whether query ``i`` sees keys 0 to ``i`` only, without a mask.
-        *args: Of ``sdpa``; none is covered.
-        **kwargs: Of ``sdpa``; those of `SDPA_READS` are not covered.
+        *args: Further arguments of ``sdpa``; none is covered.
+        **kwargs: Further arguments of ``sdpa``; those of `SDPA_READS` are not covered.
 
     Returns:
         ``[batch, queries, heads, width]``.

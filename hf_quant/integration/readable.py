@@ -22,8 +22,8 @@ def check_readable(model_class: type[Any], config_class: type[Any], directory: P
     """Go through all of loading but the tensors, for the class that saved the checkpoint.
 
     Args:
-        model_class: Of the model that was saved.
-        config_class: Of its config.
+        model_class: Class of the model that was saved.
+        config_class: Class of that model's config.
         directory: Holds ``config.json``.
         files: Paths of the weights.
 

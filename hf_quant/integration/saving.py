@@ -49,7 +49,7 @@ def save_pretrained(
         is_main_process: Whether this process is the one that writes. Of several in ``torch.distributed``, only the
             first does, as in Transformers.
         state_dict: Tensors to save instead of the model's own, under the same names.
-        **kwargs: As for ``PreTrainedModel.save_pretrained``.
+        **kwargs: Further arguments of ``PreTrainedModel.save_pretrained``.
 
     Raises:
         SaveError: The directory cannot be written, the disk is full, or `from_pretrained` would refuse what was

@@ -55,7 +55,7 @@ class LinearOperands:
     """The tensors of one quantized linear.
 
     Args:
-        weight: As `formats.base.Format.tensors` says, by these names and in their order: ``codes``, which are without
+        weight: Tensors by the names of `formats.base.Format.tensors`, in their order: ``codes``, which are without
             storage once a kernel's `packed` replaces them, and others.
         bias: Float ``[out]`` or None.
         input_scale: float32 ``[1]`` for static inputs, else None.
@@ -115,8 +115,8 @@ class LinearKernel(Protocol):
         """What a call takes: the layout, and what follows from the grid of the inputs.
 
         Args:
-            layout: From `lay_out`.
-            operands: With the grid of static inputs; None for look-ups, which have no inputs.
+            layout: The laid out weight, as `lay_out` gave it.
+            operands: Holds the grid of static inputs; None for look-ups, which have no inputs.
             spec: What the weight was laid out for.
         """
 

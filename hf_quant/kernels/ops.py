@@ -96,7 +96,7 @@ def dequantize(operands: LinearOperands, spec: LinearSpec, kernel: str | None) -
     """The float32 weight ``[out, in]`` that the codes stand for, turned back where the scheme rotates it.
 
     Args:
-        operands: With the neutral codes, or with what `kernel` made of them.
+        operands: Tensors of the weight: neutral codes, or the layout that `kernel` made of them.
         spec: What they mean.
         kernel: Whose layout `operands` may hold; None for neutral codes.
     """

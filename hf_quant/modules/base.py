@@ -41,7 +41,7 @@ class QuantizedModule(nn.Module):
         rows: Output channels, or rows of an embedding.
         tied: The weight belongs to another module, which saves it.
         device: Where the tensors are made; ``"meta"`` while a checkpoint is loaded.
-        dtype: Of the float module.
+        dtype: Dtype of the float module, which the parameter shows outward.
     """
 
     spec: LinearSpec

@@ -16,7 +16,7 @@ class QuantizedEmbedding(QuantizedModule, nn.Embedding):  # type: ignore[misc]
     Args:
         num_embeddings: Rows.
         embedding_dim: Width of a row.
-        padding_idx: As in ``nn.Embedding``.
+        padding_idx: Row that gets no gradient, as ``nn.Embedding`` takes it; or None.
         scheme: Format of the table; its input format must be None.
         tied: The table belongs to another module.
         device: Where the tensors are made.

@@ -53,8 +53,8 @@ def multiplied_by_floats(
     Args:
         weight: Floats ``[rows, width]``, not rotated.
         input: ``[..., width]``.
-        operands: With bias and the grid of static inputs.
-        spec: Of the module.
+        operands: Bias and grid of static inputs; its weight is not read.
+        spec: Scheme and sizes of the module.
     """
     rows = rotate_input(input.reshape(-1, spec.in_features), spec)
     if spec.scheme.input is not None:

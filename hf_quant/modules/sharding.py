@@ -44,9 +44,9 @@ def gathered(part: Weight, outputs: tuple[torch.Tensor, ...], names: tuple[str, 
     """The whole weight from what all processes gave; for a call only, so that no kernel makes a layout of it.
 
     Args:
-        part: Of this process.
+        part: Rows that this process keeps.
         outputs: Gathered along the rows.
-        names: From `to_gather`.
+        names: Name of each gathered tensor, as `to_gather` gave them.
     """
     whole = _of_rows(part, dict(zip(names, outputs, strict=True)))
     whole.is_visiting = True

@@ -16,7 +16,7 @@ def stored_state(module: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         module: Whose state it is.
-        state: From ``module.state_dict()``; not changed.
+        state: Full name to tensor, as ``module.state_dict()`` gives them; not changed.
     """
     holders = [
         (f"{name}.{parameter}".removeprefix("."), child)

@@ -63,7 +63,7 @@ def swap(model: nn.Module, plan: Plan, ties: dict[str, str], device: torch.devic
     Args:
         model: Changed in place.
         plan: Resolved for this model.
-        ties: Of an `Inventory`, made before anything was replaced.
+        ties: Tied module to the owner of its weight, from an `Inventory` made before anything was replaced.
         device: Where new tensors are made; None keeps each module's own device.
     """
     replacements = {}
@@ -107,7 +107,7 @@ def restore_float(model: nn.Module, dtype: torch.dtype) -> None:
 
     Args:
         model: Changed in place.
-        dtype: Of the restored weights.
+        dtype: Dtype of the restored weights.
     """
     ties = _current_ties(model)
     stored = [(n, module) for n, module in model.named_modules() if isinstance(module, QuantizedModule | StoredModule)]

@@ -16,9 +16,9 @@ def check_weight(tensors: Mapping[str, torch.Tensor], matrix: Matrix, name: str)
     """Raise CheckpointError if a tensor of a weight holds what no quantizer writes: see the messages.
 
     Args:
-        tensors: By the names of the format.
-        matrix: Of what scheme and shape they should be.
-        name: Of the parameter, for messages.
+        tensors: Tensors of the weight, by the names of its format.
+        matrix: Scheme and shape that the tensors should have.
+        name: Full name of the parameter, for messages.
     """
     format = format_of(matrix.scheme)
     for key, (shape, dtype) in format.tensors(matrix).items():

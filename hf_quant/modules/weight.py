@@ -39,9 +39,9 @@ class Layout:
 
     Args:
         kernel: Whose layout it is.
-        tensors: As the kernel's `lay_out` gave them.
+        tensors: The laid out weight, one or more tensors of the kernel's `lay_out`.
         spec: What it was laid out for.
-        stand_in: Of the shape of the codes, for ops that want some.
+        stand_in: int32 of the shape of the codes and without memory, for ops that want codes.
     """
 
     kernel: LinearKernel
@@ -62,7 +62,7 @@ class Weight:
         scheme: What the codes mean; the group size is settled.
         rows: Output channels, or rows of an embedding.
         width: Numbers in a row.
-        tensors: As the format says (`formats.weight_facts`): ``codes``, which a layout may replace, and others.
+        tensors: Name to tensor (`formats.weight_facts`): ``codes``, which a layout may replace, scales and others.
     """
 
     def __init__(self, scheme: TensorScheme, rows: int, width: int, tensors: Mapping[str, torch.Tensor]):
@@ -168,8 +168,8 @@ class Weight:
 
         Args:
             spec: One of `products`, or `plain_spec` where there is none.
-            input_scale: Of static inputs, float32 ``[1]``.
-            input_zero_point: Likewise, int8 or int16 ``[1]``.
+            input_scale: Scale of static inputs, float32 ``[1]``; else None.
+            input_zero_point: Zero point of static inputs, int8 or int16 ``[1]``; else None.
         """
         self.lay_out()
         layout = self.layout

@@ -25,8 +25,8 @@ class Algorithms:
 
     Args:
         transforms: Applied to each block in order.
-        solver: For single weights; also for those outside blocks where there is a `block_solver`.
-        block_solver: For the linears of a block together, or None.
+        solver: Rounds single weights; also those outside blocks where there is a `block_solver`.
+        block_solver: Rounds the linears of a block together, or None.
         observer: Name and options.
         bias_correction: Whether biases make up for mean errors.
     """

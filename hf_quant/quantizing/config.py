@@ -47,11 +47,11 @@ class HfQuantConfig(QuantizationConfigMixin):
         modules_to_not_convert: Names, starts or ends of names, or regular expressions, of modules to keep float, as in
             every Transformers quantizer, and all that is in them. A module tied to one of them stays float with it.
         kept_float: Module name to the reason why it stayed float; written when a model is quantized.
-        calibration_fingerprint: Of the data that a model was quantized with; written likewise.
+        calibration_fingerprint: Digest of the data that a model was quantized with; written when it is.
         qat: Give a model that trains with quantization in the loop, in place of a quantized one. A checkpoint that is
             quantized already goes on from its codes and grids; nothing else need be said of it. `hf_quant.convert` then
             makes it a quantized model.
-        format_version: Of the checkpoint; written when a model is saved.
+        format_version: Version of the checkpoint's layout; written when a model is saved.
         quant_method: Accepted because ``config.json`` holds it.
 
     Raises:

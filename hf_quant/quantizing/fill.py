@@ -29,9 +29,9 @@ def replace_module(
 
     Args:
         model: Changed in place.
-        name: Of the module.
+        name: Full name of the module.
         scheme: Resolved for it.
-        ties: Of a `Resolution`; a module that is tied to another gets no weight here.
+        ties: Tied module to the owner of its weight; a module that is tied to another gets no weight here.
         solved: Codes, or None where the module is tied or its scheme stores floats.
         mean: Means of the inputs, if the bias is to make up for the mean error.
         input_grid: Scale and zero point of static inputs.

@@ -24,7 +24,7 @@ class Resolution:
         ties: Module whose weight belongs to another, to that other, among the modules of `plan`; without those of which
             the checkpoint holds a weight of its own.
         kept_float: Every other module that holds weights, to the reason.
-        inventory: Of the float model.
+        inventory: Candidates and ties of the float model.
     """
 
     plan: Plan
@@ -38,7 +38,7 @@ def resolve(model: nn.Module, config: HfQuantConfig, in_checkpoint: Container[st
 
     Args:
         model: Float, on meta or real devices.
-        config: As the user gave it.
+        config: What to quantize to, as the user said it.
         in_checkpoint: Names of the parameters that the checkpoint holds; None when the model holds its weights.
 
     Raises:

@@ -31,7 +31,7 @@ class Outcome:
     Args:
         block_errors: Name of each block to the relative error of its output on the first batch, against the float block
             on the same inputs.
-        fingerprint: Of the data.
+        fingerprint: Digest of the calibration data; None without any.
     """
 
     block_errors: dict[str, float] = field(default_factory=dict)
@@ -51,7 +51,7 @@ def quantize_weights(
     Args:
         model: Float, changed in place.
         config: Its recipe and data are used.
-        resolution: Of the two.
+        resolution: Schemes and ties that the config means for the model.
         progress: Show a progress bar.
         resume: Folder to keep progress in and go on from; only for what needs data.
         restart: Throw away what it holds of other work.

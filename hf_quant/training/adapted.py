@@ -35,7 +35,7 @@ class LoraDelta:
     """What a LoRA layer adds to the weight of its base, as `qat.modules.Adapter`.
 
     Args:
-        layer: Of PEFT, with one adapter.
+        layer: LoRA layer of PEFT with one adapter.
         adapter: Its name.
     """
 
@@ -57,7 +57,7 @@ class Adapters:
     """The adapters of a model, taken out and put back.
 
     Args:
-        model: Of PEFT, with LoRA.
+        model: PEFT model with LoRA adapters.
         in_training: Whether layers compute in the loop already.
 
     Raises:

@@ -43,10 +43,10 @@ def add_groups(optimizer: Any, model: nn.Module, rate: float | None, base: float
 
     Args:
         optimizer: Holds them among other parameters, or not at all.
-        model: From `prepare`.
+        model: Model with quantization in the loop, from `prepare`.
         rate: Their learning rate; None: see `relative_rate`.
         base: Learning rate of the weights.
-        scheduler: Of `optimizer`, if there is one already.
+        scheduler: Learning rate scheduler of `optimizer`, if there is one already.
 
     Raises:
         ConfigError: The scheduler is of a kind that cannot be told of more groups.

@@ -11,7 +11,7 @@ def loss_share(trainer: Any, inputs: Mapping[str, Any], num_items_in_batch: Any)
 
     Args:
         trainer: Divides a loss by the number of batches in `training_step`, unless the loss is scaled by itself.
-        inputs: Of the batch, labels among them.
+        inputs: Tensors of the batch by name, labels among them.
         num_items_in_batch: Labels of all batches of the step, as ``compute_loss`` is given it.
     """
     counts = trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None

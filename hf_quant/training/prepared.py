@@ -23,8 +23,8 @@ class Prepared:
     """What a model is being trained for.
 
     Args:
-        config: As the user gave it, or as the checkpoint had it.
-        resolution: Of config and model.
+        config: What to quantize to, from the user or from the checkpoint.
+        resolution: Schemes and ties that the config means for this model.
     """
 
     config: HfQuantConfig
@@ -70,8 +70,8 @@ def go_on_training(model: Any, config: HfQuantConfig, resolution: Resolution) ->
 
     Args:
         model: Quantized, not laid out for kernels. Masters are what the codes stand for, in the dtype of the model.
-        config: Of the checkpoint.
-        resolution: Likewise.
+        config: What the checkpoint says it was quantized to.
+        resolution: Schemes and ties of the checkpoint's modules.
     """
     stored = {
         name: (module.neutral(), module.input_scale, module.input_zero_point)

@@ -25,7 +25,7 @@ def make_teacher(teacher: Any, model: Any, settings: Distillation) -> Any:
 
     Args:
         teacher: A Transformers model, or ``"self"`` for `model` as it is now, float.
-        model: That is going to be trained.
+        model: Student: the model that is going to be trained.
         settings: Whether to quantize the teacher, which changes it unless it is ``"self"``.
 
     Raises:
@@ -107,7 +107,7 @@ class DistilledLoss:
 
     Args:
         trainer: Whose loss it is.
-        teacher: From `make_teacher`.
+        teacher: Float model that is imitated, from `make_teacher`.
         settings: Weights and temperature.
     """
 

@@ -91,7 +91,7 @@ def convert(model: Any) -> Any:
     """Turn a model that was trained with quantization in the loop into a quantized one, in place.
 
     Args:
-        model: As `QATCallback` or `prepare` left it.
+        model: Model that `QATCallback` or `prepare` has trained or prepared.
 
     Returns:
         `model`, quantized as ``from_pretrained`` with the same config would, with the weights and grids that were
