@@ -64,8 +64,8 @@ class QATCallback(TrainerCallback):
         observer_steps: Steps after these, in which static inputs are observed and not rounded yet.
         freeze_scales_at: Step from which learned scales and offsets stay as they are.
         bits: Step to bits of weights from there on: ``{0: 8, 500: 6, 1000: 4}``. The first holds from the start.
-        scale_learning_rate: Rate of learned scales and offsets, which have no weight decay. None: as fast as weights, in
-            relation to their size. It follows the schedule of the Trainer.
+        scale_learning_rate: Rate of learned scales and offsets, which have no weight decay. None: as fast as weights,
+            in relation to their size. It follows the schedule of the Trainer.
         teacher: A model whose logits, or hidden states, are learned from besides labels; ``"self"``: the float model
             that training starts from, which has to be the same where training is resumed.
         distillation: How much of what; None for the defaults of `Distillation`.
