@@ -13,6 +13,7 @@ from hf_quant.errors import ConfigError, WeightError
 from hf_quant.formats.rotation import rotate
 from hf_quant.kernels.native.weights import can_quantize
 from tests.algorithms.problem import make_inputs, make_weight, statistics, weighted_error
+from tests.naming import naming
 
 SCHEMES = [
     TensorScheme(bits=bits, symmetric=symmetric, granularity=granularity, group_size=size, rotation=rotation)
@@ -48,28 +49,31 @@ def test_importance_lowers_the_error_it_weighs(scheme):
 
 
 @every_scheme
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_native_and_python_code_find_grids_that_are_equally_good(scheme, dtype, monkeypatch):
-    weight = make_weight(dtype=dtype)
-    if not can_quantize(weight, scheme):
+def test_native_and_python_code_find_grids_that_are_equally_good(scheme, monkeypatch):
+    if not can_quantize(make_weight(), scheme):
         pytest.skip("clipped in Python anyway")
-    native = ClippedToNearest().solve(weight, scheme, "weight")
-    monkeypatch.setattr(rtn, "can_quantize", lambda weight, scheme: False)
-    python = ClippedToNearest().solve(weight, scheme, "weight")
-    # Sums in another order may prefer another of two ranges that are as good.
-    errors = [weighted_error(weight, solved, scheme) for solved in (native, python)]
-    assert errors[0] == pytest.approx(errors[1], rel=1e-5)
-    assert float((native["scale"] == python["scale"]).float().mean()) > 0.95
+    for dtype in (torch.float32, torch.bfloat16):
+        with naming(dtype), monkeypatch.context() as without_native:
+            weight = make_weight(dtype=dtype)
+            assert can_quantize(weight, scheme)
+            native = ClippedToNearest().solve(weight, scheme, "weight")
+            without_native.setattr(rtn, "can_quantize", lambda weight, scheme: False)
+            python = ClippedToNearest().solve(weight, scheme, "weight")
+            # Sums in another order may prefer another of two ranges that are as good.
+            errors = [weighted_error(weight, solved, scheme) for solved in (native, python)]
+            assert errors[0] == pytest.approx(errors[1], rel=1e-5)
+            assert float((native["scale"] == python["scale"]).float().mean()) > 0.95
 
 
 @every_scheme
-@pytest.mark.parametrize("numbers", [1, 200])
-def test_blocks_do_not_change_the_result(scheme, numbers, monkeypatch):
+def test_blocks_do_not_change_the_result(scheme, monkeypatch):
     weight, inputs, solver = make_weight(), statistics(make_inputs()), ClippedToNearest(importance=True)
     whole = solver.solve(weight, scheme, "weight", inputs)
-    monkeypatch.setattr(rtn, "_BLOCK_NUMBERS", numbers)
-    blocks = solver.solve(weight, scheme, "weight", inputs)
-    assert all(torch.equal(whole[name], blocks[name]) for name in whole)
+    for numbers in (1, 200):
+        monkeypatch.setattr(rtn, "_BLOCK_NUMBERS", numbers)
+        with naming(f"{numbers} numbers a block"):
+            blocks = solver.solve(weight, scheme, "weight", inputs)
+            assert all(torch.equal(whole[name], blocks[name]) for name in whole)
 
 
 def test_all_inputs_alike_give_what_no_importance_gives():

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from hf_quant.errors import WeightError
 from hf_quant.formats import format_of
 from hf_quant.formats.packing import unpack, words_per_row
 from hf_quant.kernels.native.weights import can_quantize
+from tests.naming import naming
 from tests.quantized_linear import DTYPES, run_python
 from tests.zero_points import zero_points_of
 
@@ -74,9 +76,13 @@ def decoded(solved, scheme, shape):
 
 
 @every_scheme
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_scales_and_zero_points_are_those_of_the_formula(scheme, dtype):
-    weight = random_weight(dtype=dtype)
+def test_scales_and_zero_points_are_those_of_the_formula(scheme):
+    for dtype in DTYPES:
+        with naming(dtype):
+            assert_formula(random_weight(dtype=dtype), scheme)
+
+
+def assert_formula(weight, scheme):
     solved = RoundToNearest().solve(weight, scheme, "weight")
     scale, zero_point = formula(weight, scheme)
     assert solved["scale"].dtype == format_of(scheme).scale_dtype and solved["scale"].shape == scale.shape
@@ -94,9 +100,13 @@ def test_scales_and_zero_points_are_those_of_the_formula(scheme, dtype):
 
 
 @every_scheme
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_weight_takes_the_nearest_code(scheme, dtype):
-    weight = random_weight(dtype=dtype)
+def test_every_weight_takes_the_nearest_code(scheme):
+    for dtype in DTYPES:
+        with naming(dtype):
+            assert_nearest_codes(random_weight(dtype=dtype), scheme)
+
+
+def assert_nearest_codes(weight, scheme):
     solved = RoundToNearest().solve(weight, scheme, "weight")
     assert solved["codes"].dtype == torch.int32 and solved["codes"].shape == (6, words_per_row(48, scheme.bits))
     error = (decoded(solved, scheme, weight.shape).double() - weight.double()).abs()
@@ -124,22 +134,24 @@ def test_codes_are_those_of_the_formula(scheme):
 
 
 @every_scheme
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_sources_give_what_their_float32_values_give(scheme, dtype):
-    weight = random_weight(dtype=dtype)
-    half, single = (RoundToNearest().solve(source, scheme, "weight") for source in (weight, weight.float()))
-    assert half.keys() == single.keys()
-    assert all(torch.equal(half[name], single[name]) for name in half)
+def test_half_precision_sources_give_what_their_float32_values_give(scheme):
+    for dtype in (torch.bfloat16, torch.float16):
+        with naming(dtype):
+            weight = random_weight(dtype=dtype)
+            half, single = (RoundToNearest().solve(source, scheme, "weight") for source in (weight, weight.float()))
+            assert half.keys() == single.keys()
+            assert all(torch.equal(half[name], single[name]) for name in half)
 
 
 @every_scheme
-@pytest.mark.parametrize("numbers", [1, 48, 100, 10**9])
-def test_blocks_do_not_change_the_result(scheme, numbers, monkeypatch):
+def test_blocks_do_not_change_the_result(scheme, monkeypatch):
     weight = random_weight(rows=9)
     whole = RoundToNearest().solve(weight, scheme, "weight")
-    monkeypatch.setattr(rtn, "_BLOCK_NUMBERS", numbers)
-    blocks = RoundToNearest().solve(weight, scheme, "weight")
-    assert all(torch.equal(whole[name], blocks[name]) for name in whole)
+    for numbers in (1, 48, 100, 10**9):
+        monkeypatch.setattr(rtn, "_BLOCK_NUMBERS", numbers)
+        with naming(f"{numbers} numbers a block"):
+            blocks = RoundToNearest().solve(weight, scheme, "weight")
+            assert all(torch.equal(whole[name], blocks[name]) for name in whole)
 
 
 @every_scheme
@@ -175,13 +187,13 @@ def test_any_finite_weight_comes_back_finite_and_within_a_step(scheme, rows, gro
 
 
 @every_scheme
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_weight_that_is_not_finite_is_a_typed_error(scheme, value, dtype):
-    weight = random_weight(dtype=dtype)
-    weight[4, 31] = value
-    with pytest.raises(WeightError, match=r"layer\.weight holds NaN or Inf.*modules_to_not_convert"):
-        RoundToNearest().solve(weight, scheme, "layer.weight")
+def test_a_weight_that_is_not_finite_is_a_typed_error(scheme):
+    for value, dtype in product((math.nan, math.inf, -math.inf), DTYPES):
+        weight = random_weight(dtype=dtype)
+        weight[4, 31] = value
+        message = r"layer\.weight holds NaN or Inf.*modules_to_not_convert"
+        with naming(value, dtype), pytest.raises(WeightError, match=message):
+            RoundToNearest().solve(weight, scheme, "layer.weight")
 
 
 @pytest.mark.parametrize("shape", [(0, 8), (8, 0), (8,), (2, 3, 4), ()])
@@ -232,14 +244,14 @@ def test_a_large_bfloat16_weight_is_never_whole_in_float32():
 
 
 @every_scheme
-@pytest.mark.parametrize("rotation", [None, 16])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_native_and_python_code_round_alike_to_the_last_bit(scheme, rotation, dtype, monkeypatch):
-    scheme = replace(scheme, rotation=rotation)
-    weight = random_weight(rows=9, dtype=dtype)
-    if not can_quantize(weight, scheme):
+def test_native_and_python_code_round_alike_to_the_last_bit(scheme, monkeypatch):
+    if not can_quantize(random_weight(rows=9), scheme):
         pytest.skip("rounded in Python anyway")
-    native = RoundToNearest().solve(weight, scheme, "weight")
-    monkeypatch.setattr(rtn, "can_quantize", lambda weight, scheme: False)
-    python = RoundToNearest().solve(weight, scheme, "weight")
-    assert all(torch.equal(native[name], python[name]) for name in python)
+    for rotation, dtype in product((None, 16), DTYPES):
+        with naming(f"rotation={rotation}", dtype), monkeypatch.context() as without_native:
+            turned, weight = replace(scheme, rotation=rotation), random_weight(rows=9, dtype=dtype)
+            assert can_quantize(weight, turned)
+            native = RoundToNearest().solve(weight, turned, "weight")
+            without_native.setattr(rtn, "can_quantize", lambda weight, scheme: False)
+            python = RoundToNearest().solve(weight, turned, "weight")
+            assert all(torch.equal(native[name], python[name]) for name in python)

@@ -1,6 +1,7 @@
 """What every solver of the table keeps to, in every kind of scheme."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,16 +21,19 @@ from tests.algorithms.problem import (
     statistics,
     weighted_error,
 )
+from tests.naming import naming
 
 WIDTH = 96
 GRAINS = [("tensor", None), ("channel", None), ("group", 8), ("group", 32)]
+ROTATIONS = (None, 32)
 SCHEMES = [
-    TensorScheme(bits=bits, symmetric=symmetric, granularity=granularity, group_size=size, rotation=rotation)
+    TensorScheme(bits=bits, symmetric=symmetric, granularity=granularity, group_size=size)
     for bits in FORMATS["int"].bits
     for symmetric in (True, False)
     for granularity, size in GRAINS
-    for rotation in (None, 32)
 ]
+SOME = [replace(scheme, rotation=rotation) for scheme in SCHEMES for rotation in ROTATIONS][::5]
+"""For what depends on the solver more than on the scheme."""
 
 
 def name_of(scheme):
@@ -39,12 +43,19 @@ def name_of(scheme):
 
 every_solver = pytest.mark.parametrize("solver", list(SOLVERS))
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=name_of)
+some_schemes = pytest.mark.parametrize("scheme", SOME, ids=name_of)
 INPUTS = statistics(make_inputs(WIDTH))
 
 
 @every_solver
 @every_scheme
 def test_tensors_are_those_that_modules_store(solver, scheme):
+    for rotation in ROTATIONS:
+        with naming(f"rotation={rotation}"):
+            assert_stored_as_modules_do(solver, replace(scheme, rotation=rotation))
+
+
+def assert_stored_as_modules_do(solver, scheme):
     weight = make_weight(7, WIDTH)
     solved = SOLVERS[solver]().solve(weight, scheme, "weight", INPUTS)
     assert isinstance(solved, dict)
@@ -66,21 +77,21 @@ def test_tensors_are_those_that_modules_store(solver, scheme):
 @every_scheme
 def test_gptq_is_no_worse_than_rounding_for_the_outputs(scheme):
     weight = make_weight(16, WIDTH)
-    errors = {
-        solver: output_error(weight, SOLVERS[solver]().solve(weight, scheme, "weight", INPUTS), scheme, INPUTS.hessian)
-        for solver in ("gptq", "rtn")
-    }
-    assert errors["gptq"] <= errors["rtn"] * (1 + 1e-5)
+    for turned in (replace(scheme, rotation=rotation) for rotation in ROTATIONS):
+        with naming(f"rotation={turned.rotation}"):
+            solved = {name: SOLVERS[name]().solve(weight, turned, "weight", INPUTS) for name in ("gptq", "rtn")}
+            gptq, rounded = (output_error(weight, solved[name], turned, INPUTS.hessian) for name in ("gptq", "rtn"))
+            assert gptq <= rounded * (1 + 1e-5)
 
 
 @every_scheme
 def test_clipping_is_no_worse_than_the_whole_range_for_the_weights(scheme):
     weight = make_weight(16, WIDTH)
-    errors = {
-        solver: weighted_error(weight, SOLVERS[solver]().solve(weight, scheme, "weight", INPUTS), scheme)
-        for solver in ("mse", "rtn")
-    }
-    assert errors["mse"] <= errors["rtn"] * (1 + 1e-5)
+    for turned in (replace(scheme, rotation=rotation) for rotation in ROTATIONS):
+        with naming(f"rotation={turned.rotation}"):
+            solved = {name: SOLVERS[name]().solve(weight, turned, "weight", INPUTS) for name in ("mse", "rtn")}
+            clipped, whole = (weighted_error(weight, solved[name], turned) for name in ("mse", "rtn"))
+            assert clipped <= whole * (1 + 1e-5)
 
 
 @every_solver
@@ -93,7 +104,7 @@ def test_half_precision_gives_what_its_float32_values_give(solver, dtype):
 
 
 @every_solver
-@pytest.mark.parametrize("scheme", SCHEMES[::5], ids=name_of)
+@some_schemes
 def test_runs_are_alike_to_the_last_bit_and_leave_what_they_are_given_alone(solver, scheme):
     weight = torch.nn.Parameter(make_weight(20, WIDTH))
     before, hessian = weight.detach().clone(), INPUTS.hessian.clone()
@@ -103,7 +114,7 @@ def test_runs_are_alike_to_the_last_bit_and_leave_what_they_are_given_alone(solv
 
 
 @every_solver
-@pytest.mark.parametrize("scheme", SCHEMES[::5], ids=name_of)
+@some_schemes
 def test_a_transposed_view_gives_what_the_straight_weight_gives(solver, scheme):
     weight = make_weight(20, WIDTH)
     straight, turned = (

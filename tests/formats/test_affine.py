@@ -1,6 +1,7 @@
 """The even grid: half a step of error at most, whatever the numbers, and never a finite answer from NaN."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from hf_quant.config.scheme import TensorScheme
 from hf_quant.formats import AffineFormat, format_of
+from tests.naming import naming
 
 WIDTHS = [2, 3, 4, 5, 6, 7, 8, 16]
 FORMATS = [AffineFormat(bits, symmetric) for bits in WIDTHS for symmetric in (True, False)]
@@ -54,12 +56,13 @@ def test_no_finite_numbers_decode_to_infinity(format, real):
 
 
 @every_format
-@pytest.mark.parametrize("extremes", [(-MAX, MAX), (0.0, MAX), (-MAX, 0.0), (MAX, MAX), (-MAX, 1.0), (-MAX, MAX / 2)])
-def test_the_largest_floats_stay_finite_and_close(format, extremes):
-    real = torch.tensor([*extremes, 0.0])
-    _, scale, _, decoded = on_grid(format, real)
-    assert bool(torch.isfinite(decoded).all())
-    assert bool(((decoded.double() - real.double()).abs() <= 1.01 * scale.double()).all())
+def test_the_largest_floats_stay_finite_and_close(format):
+    for extremes in ((-MAX, MAX), (0.0, MAX), (-MAX, 0.0), (MAX, MAX), (-MAX, 1.0), (-MAX, MAX / 2)):
+        with naming(extremes):
+            real = torch.tensor([*extremes, 0.0])
+            _, scale, _, decoded = on_grid(format, real)
+            assert bool(torch.isfinite(decoded).all())
+            assert bool(((decoded.double() - real.double()).abs() <= 1.01 * scale.double()).all())
 
 
 @every_format
@@ -86,14 +89,15 @@ def test_a_row_of_zeros_stays_zero(format):
     assert torch.equal(codes, torch.full((5,), 0 if zero_point is None else int(zero_point), dtype=format.dtype))
 
 
-@pytest.mark.parametrize("value", [1.0, -1.0, 3.14159, -0.001, 12345.678])
 @every_format
-def test_a_constant_row_is_kept_within_half_a_step_and_exactly_where_the_grid_ends_there(format, value):
-    real = torch.full((5,), value)
-    _, scale, _, decoded = on_grid(format, real)
+def test_a_constant_row_is_kept_within_half_a_step_and_exactly_where_the_grid_ends_there(format):
     exact = not format.symmetric or format.bits >= 8
-    tolerance = 1e-6 * abs(value) if exact else float(half_a_step(format, scale))
-    assert torch.allclose(decoded, real, rtol=0, atol=tolerance)
+    for value in (1.0, -1.0, 3.14159, -0.001, 12345.678):
+        with naming(value):
+            real = torch.full((5,), value)
+            _, scale, _, decoded = on_grid(format, real)
+            tolerance = 1e-6 * abs(value) if exact else float(half_a_step(format, scale))
+            assert torch.allclose(decoded, real, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("bits", WIDTHS)
@@ -119,13 +123,15 @@ def test_below_8_bits_the_scale_splits_the_range_into_all_codes(bits):
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7])
-@pytest.mark.parametrize("row", [[-3.0, 1.0], [3.0, -1.0], [3.0, 2.0], [-3.0, -2.0], [-3.0, 3.0]], ids=str)
-def test_below_8_bits_the_lowest_code_is_that_of_the_weight_farthest_from_zero(bits, row):
-    format, real = AffineFormat(bits), torch.tensor(row)
-    scale, zero_point = format.weight_grid(real.min(), real.max())
-    codes = format.encode(real, scale)
-    assert zero_point is None and codes[0] == format.quant_min and format.decode(codes, scale)[0] == real[0]
-    assert math.isclose(abs(float(scale)), 3.0 / 2 ** (bits - 1)) and (float(scale) < 0) == (row[0] > 0)
+def test_below_8_bits_the_lowest_code_is_that_of_the_weight_farthest_from_zero(bits):
+    format = AffineFormat(bits)
+    for row in ([-3.0, 1.0], [3.0, -1.0], [3.0, 2.0], [-3.0, -2.0], [-3.0, 3.0]):
+        with naming(row):
+            real = torch.tensor(row)
+            scale, zero_point = format.weight_grid(real.min(), real.max())
+            codes = format.encode(real, scale)
+            assert zero_point is None and codes[0] == format.quant_min and format.decode(codes, scale)[0] == real[0]
+            assert math.isclose(abs(float(scale)), 3.0 / 2 ** (bits - 1)) and (float(scale) < 0) == (row[0] > 0)
 
 
 @every_format
@@ -177,10 +183,15 @@ def test_the_range_given_is_not_changed(format):
 
 
 @pytest.mark.parametrize("format", INPUT_FORMATS, ids=str)
-@pytest.mark.parametrize("shape", [(6,), (3, 6), (2, 3, 6)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_token_has_the_grid_it_would_have_alone(format, shape, dtype):
-    real = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+def test_a_token_has_the_grid_it_would_have_alone(format):
+    for shape, dtype in product([(6,), (3, 6), (2, 3, 6)], [torch.float32, torch.bfloat16, torch.float16]):
+        with naming(shape, dtype):
+            real = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+            assert_tokens_have_their_own_grids(format, real)
+
+
+def assert_tokens_have_their_own_grids(format, real):
+    shape = real.shape
     codes, scale, zero_point = format.quantize_input(real)
     assert codes.shape == shape and scale.shape == (*shape[:-1], 1) and scale.dtype == torch.float32
     flat, scales = codes.reshape(-1, 6), scale.flatten()
@@ -201,17 +212,17 @@ def test_per_tensor_all_tokens_share_one_grid(format, shape):
     assert zero_point is None or zero_point.item() == its_zero_point
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("format", INPUT_FORMATS, ids=str)
-@pytest.mark.parametrize("per_token", [True, False])
-def test_nan_and_infinity_in_activations_never_decode_to_finite_numbers(format, per_token, bad):
-    real = torch.ones(3, 4)
-    real[1, 2] = bad
-    decoded = format.decode(*format.quantize_input(real, per_tensor=not per_token))
-    assert not torch.isfinite(decoded[1, 2])
-    assert not torch.isfinite(decoded[1]).any() or not math.isnan(bad)
-    if per_token:
-        assert torch.allclose(decoded[[0, 2]], torch.ones(2, 4))
+def test_nan_and_infinity_in_activations_never_decode_to_finite_numbers(format):
+    for bad, per_token in product((math.nan, math.inf, -math.inf), (True, False)):
+        with naming(bad, f"per_token={per_token}"):
+            real = torch.ones(3, 4)
+            real[1, 2] = bad
+            decoded = format.decode(*format.quantize_input(real, per_tensor=not per_token))
+            assert not torch.isfinite(decoded[1, 2])
+            assert not torch.isfinite(decoded[1]).any() or not math.isnan(bad)
+            if per_token:
+                assert torch.allclose(decoded[[0, 2]], torch.ones(2, 4))
 
 
 def test_quantizing_an_input_does_not_change_it():

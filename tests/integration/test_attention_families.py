@@ -1,5 +1,7 @@
 """Families whose own code asks for the name of the attention implementation, or builds masks of its own by it."""
 
+import functools
+
 import pytest
 import torch
 import transformers
@@ -144,9 +146,15 @@ def test_native_attention_changes_nothing(name, monkeypatch):
         assert error(output, logits(model, *each)) < 1e-5
 
 
+@pytest.fixture(scope="module")
+def quantized():
+    """Quantized models that are only called, each made once."""
+    return functools.cache(lambda name: hf_quant.quantize(family(name), "w8a16", progress=False))
+
+
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "bart"])
-def test_no_token_sees_a_later_one(name):
-    model = hf_quant.quantize(family(name), "w8a16", progress=False)
+def test_no_token_sees_a_later_one(name, quantized):
+    model = quantized(name)
     ids = token_ids(2, 24)
     changed = torch.cat([ids[:, :16], token_ids(2, 8, seed=9)], 1)
     found, other = logits(model, ids)[:, :16], logits(model, changed)[:, :16]
@@ -154,8 +162,8 @@ def test_no_token_sees_a_later_one(name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_it_generates_with_a_cache_what_it_does_without(name):
-    model = hf_quant.quantize(family(name), "w8a16", progress=False)
+def test_it_generates_with_a_cache_what_it_does_without(name, quantized):
+    model = quantized(name)
     ids, mask = padded()
     options = {"attention_mask": mask, "max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
     assert torch.equal(model.generate(ids, use_cache=True, **options), model.generate(ids, use_cache=False, **options))

@@ -17,6 +17,7 @@ from hf_quant.formats.packing import unpack
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.swap import quantized_modules
 from tests.integration.tampering import WEIGHTS, float_model, inner, load, logits
+from tests.naming import naming
 from tests.zero_points import zero_points_of
 
 NAMES = ["bert-int8", "gpt2-int4", "llama-int4", "llama-int8"]
@@ -107,29 +108,32 @@ def test_rows_of_zeros_decode_to_zeros(bits, symmetric):
     assert scale.isfinite().all() and scale.min() > 0
 
 
-@pytest.mark.parametrize("value", [1.0, -1.0, 1e-30, -1e38, 1e38, 1e-45])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", BITS)
-def test_constant_rows_decode_within_half_a_step_or_a_whole_one_where_clipped(bits, symmetric, value):
-    weight = torch.full((4, 33), value)
+def test_constant_rows_decode_within_half_a_step_or_a_whole_one_where_clipped(bits, symmetric):
     scheme = TensorScheme(bits=bits, symmetric=symmetric)
-    values, scale = decoded(weight, scheme)
-    assert values.isfinite().all()
-    assert_within_half_a_step(values, weight, scale, scheme)
+    for value in (1.0, -1.0, 1e-30, -1e38, 1e38, 1e-45):
+        with naming(value):
+            weight = torch.full((4, 33), value)
+            values, scale = decoded(weight, scheme)
+            assert values.isfinite().all()
+            assert_within_half_a_step(values, weight, scale, scheme)
 
 
-@pytest.mark.parametrize(
-    ("width", "group_size"),
-    [(1, None), (1, 1), (3, None), (3, 1), (3, 3), (33, None), (33, 1), (33, 11), (100, None), (100, 25), (100, 50)],
-)
+GROUPS_BY_WIDTH = {1: (None, 1), 3: (None, 1, 3), 33: (None, 1, 11), 100: (None, 25, 50)}
+
+
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", BITS)
-def test_any_width_decodes_within_half_a_step_or_a_whole_one_where_clipped(bits, symmetric, width, group_size):
-    granularity = "channel" if group_size is None else "group"
-    scheme = TensorScheme(bits=bits, symmetric=symmetric, granularity=granularity, group_size=group_size)
-    weight = torch.randn(5, width, generator=torch.Generator().manual_seed(width))
-    values, scale = decoded(weight, scheme)
-    assert_within_half_a_step(values, weight, scale, scheme)
+def test_any_width_decodes_within_half_a_step_or_a_whole_one_where_clipped(bits, symmetric):
+    for width, sizes in GROUPS_BY_WIDTH.items():
+        weight = torch.randn(5, width, generator=torch.Generator().manual_seed(width))
+        for size in sizes:
+            with naming(f"width {width}", f"group_size={size}"):
+                granularity = "channel" if size is None else "group"
+                scheme = TensorScheme(bits=bits, symmetric=symmetric, granularity=granularity, group_size=size)
+                values, scale = decoded(weight, scheme)
+                assert_within_half_a_step(values, weight, scale, scheme)
 
 
 def test_a_model_with_zero_and_constant_weights_still_works():

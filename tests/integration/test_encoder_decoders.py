@@ -1,6 +1,7 @@
 """Models whose encoder, decoder and head read one table, and models whose head is not where others have it."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from hf_quant.config.presets import PRESETS
 from hf_quant.modules.inventory import Inventory
 from hf_quant.quantizing.resolve import resolve
 from tests.integration.tiny import error, tiny_model, token_ids
+from tests.naming import naming
 
 SIZES = {"vocab_size": 128, "d_model": 64, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 T5 = {**SIZES, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4}
@@ -79,15 +81,32 @@ def outputs(model):
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """Directories of float checkpoints, each made once."""
-    made = {}
 
+    @functools.cache
     def directory(name):
-        if name not in made:
-            made[name] = tmp_path_factory.mktemp(name)
-            make(name).save_pretrained(made[name])
-        return made[name]
+        path = tmp_path_factory.mktemp(name)
+        make(name).save_pretrained(path)
+        return path
 
     return directory
+
+
+@pytest.fixture(scope="module")
+def float_outputs():
+    """Outputs of float models, each computed once."""
+    return functools.cache(lambda name: outputs(make(name)))
+
+
+@pytest.fixture(scope="module")
+def planned():
+    """Float models that are only looked at, and what shares a weight in them."""
+
+    @functools.cache
+    def model_and_ties(name):
+        model = make(name)
+        return model, Inventory.of(model).ties
+
+    return model_and_ties
 
 
 def tolerance(preset):
@@ -97,20 +116,31 @@ def tolerance(preset):
 
 @every_preset
 @every_model
-def test_quantized_while_loading_and_in_memory_it_is_near_the_float_model(name, preset, saved):
-    expected = outputs(make(name))
+def test_quantized_while_loading_and_in_memory_it_is_near_the_float_model_and_reloads_bit_for_bit(
+    name, preset, saved, float_outputs, tmp_path
+):
     limit = 0.5 if "4" in preset else tolerance(preset)
-    loaded = MODELS[name][0].from_pretrained(saved(name), quantization_config=HfQuantConfig(preset)).eval()
-    assert error(outputs(loaded), expected) < limit
+    model_class = MODELS[name][0]
+    loaded = model_class.from_pretrained(saved(name), quantization_config=HfQuantConfig(preset)).eval()
+    expected = outputs(loaded)
+    assert error(expected, float_outputs(name)) < limit
     quantized = hf_quant.quantize(make(name), preset, progress=False)
-    assert torch.equal(outputs(quantized), outputs(loaded))
+    assert torch.equal(outputs(quantized), expected)
+    for way, model in {"loaded": loaded, "in memory": quantized}.items():
+        with naming(way):
+            model.save_pretrained(tmp_path / way)
+            reloaded = model_class.from_pretrained(tmp_path / way).eval()
+            assert torch.equal(outputs(reloaded), expected)
+            reloaded.save_pretrained(tmp_path / "again")
+            assert torch.equal(outputs(model_class.from_pretrained(tmp_path / "again").eval()), expected)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 @every_model
-def test_every_preset_gives_all_that_share_a_weight_one_scheme(name, preset):
-    plan = resolve(make(name), HfQuantConfig(preset)).plan.modules
-    for target, owner in Inventory.of(make(name)).ties.items():
+def test_every_preset_gives_all_that_share_a_weight_one_scheme(name, preset, planned):
+    model, ties = planned(name)
+    plan = resolve(model, HfQuantConfig(preset)).plan.modules
+    for target, owner in ties.items():
         assert name == "bart" or plan[target].weight == plan[owner].weight == PRESETS[preset].embedding.weight
 
 
@@ -178,21 +208,6 @@ def test_a_table_under_several_names_is_quantized_under_all_of_them(name):
     hf_quant.quantize(model, "int8", progress=False)
     assert error(outputs(model), expected) < 0.08
     assert model.get_encoder().embed_tokens.weight is model.get_decoder().embed_tokens.weight is model.lm_head.weight
-
-
-@every_preset
-@every_model
-def test_what_was_saved_is_reloaded_bit_for_bit(name, preset, saved, tmp_path):
-    model_class = MODELS[name][0]
-    loaded = model_class.from_pretrained(saved(name), quantization_config=HfQuantConfig(preset)).eval()
-    quantized = hf_quant.quantize(make(name), preset, progress=False)
-    for number, model in enumerate((loaded, quantized)):
-        expected = outputs(model)
-        model.save_pretrained(tmp_path / f"{number}")
-        reloaded = model_class.from_pretrained(tmp_path / f"{number}").eval()
-        assert torch.equal(outputs(reloaded), expected)
-        reloaded.save_pretrained(tmp_path / "again")
-        assert torch.equal(outputs(model_class.from_pretrained(tmp_path / "again").eval()), expected)
 
 
 @pytest.mark.parametrize("table", ["shared", "encoder.embed_tokens", "decoder.embed_tokens"])

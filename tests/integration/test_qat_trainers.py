@@ -5,7 +5,7 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from hf_quant.errors import ConfigError
-from hf_quant.integration import trainer as meeting
+from hf_quant.training import trainer as meeting
 from hf_quant.training.grid_groups import KEY, learned_grids, relative_rate
 from hf_quant.workflows.qat import prepare
 from tests.integration.qat_training import Rows, Watch, arguments, trainer

@@ -1,6 +1,7 @@
 """Every kernel of the table, wherever it says it can run, computes what the exact one computes."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hf_quant.formats.zero_points import unpack_zero_points
 from hf_quant.kernels import ops
 from hf_quant.kernels.base import spec_from_text
 from hf_quant.kernels.dispatch import KERNELS, get_kernel
+from tests.naming import naming
 from tests.quantized_linear import (
     CPU,
     DTYPES,
@@ -51,18 +53,17 @@ replacing_case = pytest.mark.parametrize(
 
 
 @every_case
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_kernel_computes_what_the_reference_computes(kernel, name, dtype):
-    tolerance = 1e-2 if kernel in ROUNDS_TO_BFLOAT16 else ROUNDING[dtype]
-    for spec in supported_specs(kernel, name):
+def test_a_kernel_computes_what_the_reference_computes(kernel, name):
+    for spec, dtype in product(supported_specs(kernel, name), DTYPES):
+        tolerance = 1e-2 if kernel in ROUNDS_TO_BFLOAT16 else ROUNDING[dtype]
         operands = make_operands(spec, bias=spec.out_features % 3 != 0, dtype=dtype)
         packed = prepacked(get_kernel(kernel), operands, spec)
         for tokens in TOKENS:
-            input = make_input(spec, tokens, dtype)
-            output = get_kernel(kernel).run(input, packed, spec)
-            assert output.dtype == dtype and output.shape == (tokens, spec.out_features)
-            error = relative_error(output, reference_output(input, operands, spec))
-            assert error <= tolerance, f"{error:.2e} for {tokens} tokens, {spec.in_features} -> {spec.out_features}"
+            with naming(dtype, f"{tokens} tokens", f"{spec.in_features} -> {spec.out_features}"):
+                input = make_input(spec, tokens, dtype)
+                output = get_kernel(kernel).run(input, packed, spec)
+                assert output.dtype == dtype and output.shape == (tokens, spec.out_features)
+                assert relative_error(output, reference_output(input, operands, spec)) <= tolerance
 
 
 @every_case
@@ -104,23 +105,23 @@ def test_a_kernel_does_not_depend_on_the_default_device(kernel, name):
 
 
 @every_case
-@pytest.mark.parametrize("tokens", [3, 70])
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_a_token_with_nan_or_infinity_never_becomes_a_number_and_spoils_no_other(kernel, name, tokens, bad):
+def test_a_token_with_nan_or_infinity_never_becomes_a_number_and_spoils_no_other(kernel, name):
     for spec in supported_specs(kernel, name)[:3]:
-        operands = make_operands(spec)
-        input = make_input(spec, tokens)
-        packed = prepacked(get_kernel(kernel), operands, spec)
-        expected = get_kernel(kernel).run(input, packed, spec)
-        input[1, spec.in_features // 2] = bad
-        output = get_kernel(kernel).run(input, packed, spec)
-        if spec.scheme.input is not None or bad != bad:
-            assert output[1].isnan().all()
-        else:
-            assert not torch.isfinite(output[1]).all()
+        packed = prepacked(get_kernel(kernel), make_operands(spec), spec)
+        scheme = spec.scheme.input
         # What all tokens share, a dynamic scale of the whole tensor, does depend on each of them.
-        if spec.scheme.input is None or spec.scheme.input.granularity != "tensor" or not spec.scheme.input.dynamic:
-            assert torch.equal(output[[0, 2]], expected[[0, 2]])
+        apart = scheme is None or scheme.granularity != "tensor" or not scheme.dynamic
+        for tokens, bad in product((3, 70), (torch.nan, torch.inf, -torch.inf)):
+            with naming(f"{bad} in one of {tokens} tokens", f"{spec.in_features} -> {spec.out_features}"):
+                input = make_input(spec, tokens)
+                expected = get_kernel(kernel).run(input, packed, spec)
+                input[1, spec.in_features // 2] = bad
+                output = get_kernel(kernel).run(input, packed, spec)
+                if scheme is not None or bad != bad:
+                    assert output[1].isnan().all()
+                else:
+                    assert not torch.isfinite(output[1]).all()
+                assert not apart or torch.equal(output[[0, 2]], expected[[0, 2]])
 
 
 @every_case

@@ -1,11 +1,14 @@
 """The ops as torch sees them: schema, fake implementation, gradient, and the way through ``torch.compile``."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch.utils._pytree import tree_map_only
 
 from hf_quant.kernels import ops
 from hf_quant.kernels.dispatch import KERNELS, get_kernel
+from tests.naming import naming
 from tests.quantized_linear import (
     CPU,
     DTYPES,
@@ -83,31 +86,31 @@ def test_the_embedding_op_keeps_its_contract(name, dtype):
 
 
 @every_case
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("leading", [(), (1,), (5,), (2, 3), (0,), (2, 0)])
-def test_the_fake_linear_agrees_on_shape_and_dtype(kernel, name, dtype, leading):
+def test_the_fake_linear_agrees_on_shape_and_dtype(kernel, name):
     spec = spec_for(name, *SHAPE)
     tensors, facts = arguments(prepacked(get_kernel(kernel), make_operands(spec), spec), spec, kernel)
-    input = torch.ones(*leading, 64, dtype=dtype)
-    real = torch.ops.hf_quant.linear(input, *tensors, **facts)
-    fake = torch.ops.hf_quant.linear(
-        *tree_map_only(torch.Tensor, lambda each: each.to("meta"), (input, *tensors)), **facts
-    )
-    assert fake.is_meta and (fake.shape, fake.dtype, fake.stride()) == (real.shape, real.dtype, real.stride())
+    on_meta = tree_map_only(torch.Tensor, lambda each: each.to("meta"), tensors)
+    for dtype, leading in product(DTYPES, [(), (1,), (5,), (2, 3), (0,), (2, 0)]):
+        with naming(dtype, leading):
+            input = torch.ones(*leading, 64, dtype=dtype)
+            real = torch.ops.hf_quant.linear(input, *tensors, **facts)
+            fake = torch.ops.hf_quant.linear(input.to("meta"), *on_meta, **facts)
+            assert fake.is_meta and (fake.shape, fake.dtype) == (real.shape, real.dtype)
+            assert fake.stride() == real.stride()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(), (4,), (2, 3), (0,)])
-@pytest.mark.parametrize("index_dtype", [torch.int64, torch.int32])
-def test_the_fake_embedding_agrees_on_shape_and_dtype(dtype, shape, index_dtype):
+def test_the_fake_embedding_agrees_on_shape_and_dtype(dtype):
     spec = spec_for("w3a8 g32", 64, 20)
     operands = make_operands(spec)
     tensors = list(operands.weight.values())
     facts = {"scheme": spec.text, "embedding_dim": 64, "num_embeddings": 20, "dtype": dtype}
-    indices = torch.ones(shape, dtype=index_dtype)
-    real = torch.ops.hf_quant.embedding(indices, tensors, **facts)
-    fake = torch.ops.hf_quant.embedding(indices.to("meta"), [tensor.to("meta") for tensor in tensors], **facts)
-    assert (fake.shape, fake.dtype) == (real.shape, real.dtype) == ((*shape, 64), dtype)
+    for shape, index_dtype in product([(), (4,), (2, 3), (0,)], [torch.int64, torch.int32]):
+        with naming(shape, index_dtype):
+            indices = torch.ones(shape, dtype=index_dtype)
+            real = torch.ops.hf_quant.embedding(indices, tensors, **facts)
+            fake = torch.ops.hf_quant.embedding(indices.to("meta"), [tensor.to("meta") for tensor in tensors], **facts)
+            assert (fake.shape, fake.dtype) == (real.shape, real.dtype) == ((*shape, 64), dtype)
 
 
 @every_case
@@ -122,34 +125,36 @@ def test_the_direct_call_and_the_op_give_the_same_numbers(kernel, name):
 
 
 @every_case
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_gradient_of_the_input_is_that_of_the_decoded_weight(kernel, name, dtype):
+def test_the_gradient_of_the_input_is_that_of_the_decoded_weight(kernel, name):
     spec = spec_for(name, *SHAPE)
     neutral = make_operands(spec)
     operands = prepacked(get_kernel(kernel), neutral, spec)
-    input = make_input(spec, 6, dtype).view(2, 3, -1).requires_grad_()
-    gradient = torch.randn(2, 3, 64, generator=torch.Generator().manual_seed(2)).to(dtype)
-    ops.linear(input, operands, spec, kernel).backward(gradient)
     weight = ops.dequantize(neutral, spec, None)
-    assert input.grad.dtype == dtype
-    assert torch.equal(input.grad, gradient @ weight.to(dtype))
+    for dtype in DTYPES:
+        with naming(dtype):
+            input = make_input(spec, 6, dtype).view(2, 3, -1).requires_grad_()
+            gradient = torch.randn(2, 3, 64, generator=torch.Generator().manual_seed(2)).to(dtype)
+            ops.linear(input, operands, spec, kernel).backward(gradient)
+            assert input.grad.dtype == dtype
+            assert torch.equal(input.grad, gradient @ weight.to(dtype))
 
 
 @every_case
-@pytest.mark.parametrize("leading", [(6,), (2, 3), (2, 0)], ids=str)
-def test_an_output_may_be_added_to_in_place_while_gradients_flow(kernel, name, leading):
+def test_an_output_may_be_added_to_in_place_while_gradients_flow(kernel, name):
     # As adapters and residuals do.
     spec = spec_for(name, *SHAPE)
     tensors, facts = arguments(prepacked(get_kernel(kernel), make_operands(spec), spec), spec, kernel)
-    input = make_input(spec, 6)[: torch.Size(leading).numel()].view(*leading, SHAPE[1])
-    plain, other = input.clone().requires_grad_(), input.clone().requires_grad_()
-    expected = torch.ops.hf_quant.linear(plain, *tensors, **facts) + 2 * plain
-    found = torch.ops.hf_quant.linear(other, *tensors, **facts)
-    found += 2 * other
-    assert torch.equal(found, expected)
-    for output in (found, expected):
-        output.square().sum().backward()
-    assert torch.equal(other.grad, plain.grad)
+    for leading in ((6,), (2, 3), (2, 0)):
+        with naming(leading):
+            input = make_input(spec, 6)[: torch.Size(leading).numel()].view(*leading, SHAPE[1])
+            plain, other = input.clone().requires_grad_(), input.clone().requires_grad_()
+            expected = torch.ops.hf_quant.linear(plain, *tensors, **facts) + 2 * plain
+            found = torch.ops.hf_quant.linear(other, *tensors, **facts)
+            found += 2 * other
+            assert torch.equal(found, expected)
+            for output in (found, expected):
+                output.square().sum().backward()
+            assert torch.equal(other.grad, plain.grad)
 
 
 def test_an_empty_input_has_an_empty_gradient():

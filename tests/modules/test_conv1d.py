@@ -7,6 +7,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_quant.modules.conv1d import QuantizedConv1D
 from hf_quant.modules.swap import restore_float
+from tests.naming import naming
 from tests.quantized_linear import SCHEMES, make_input, spec_for
 from tests.quantized_modules import COPIES, make_linear
 
@@ -37,17 +38,23 @@ def test_widths_go_by_the_names_that_conv1d_gives_them():
 
 
 @every_scheme
-@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES.keys())
-def test_copies_are_conv1ds_with_identical_outputs(spec, duplicate):
-    conv = make_linear(spec, cls=QuantizedConv1D)
-    twin = duplicate(conv)
-    input = make_input(spec, 3)
-    assert type(twin) is QuantizedConv1D and torch.equal(twin(input), conv(input))
+def test_copies_are_conv1ds_with_identical_outputs(spec):
+    for way, duplicate in COPIES.items():
+        with naming(way):
+            conv = make_linear(spec, cls=QuantizedConv1D)
+            twin = duplicate(conv)
+            input = make_input(spec, 3)
+            assert type(twin) is QuantizedConv1D and torch.equal(twin(input), conv(input))
 
 
 @every_scheme
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_restoring_gives_a_conv1d_with_the_weight_transposed_back(spec, dtype):
+def test_restoring_gives_a_conv1d_with_the_weight_transposed_back(spec):
+    for dtype in (torch.float32, torch.bfloat16):
+        with naming(dtype):
+            assert_restored(spec, dtype)
+
+
+def assert_restored(spec, dtype):
     model = nn.Sequential(make_linear(spec, cls=QuantizedConv1D))
     weight, bias = model[0].dequantized_weight(), model[0].bias.detach().clone()
     restore_float(model, dtype)

@@ -1,11 +1,14 @@
 """Quantized embeddings: rows of the decoded table, in the dtype of the model."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
 
 from hf_quant.modules.embedding import QuantizedEmbedding
 from hf_quant.modules.state import stored_state
+from tests.naming import naming
 from tests.quantized_linear import DTYPES, SCHEMES, make_operands, spec_for
 from tests.quantized_modules import COPIES
 
@@ -23,39 +26,42 @@ def make_embedding(spec, padding_idx=None, dtype=torch.float32, seed=0):
 
 
 @every_scheme
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_rows_are_those_of_the_decoded_table(spec, dtype):
-    module = make_embedding(spec, dtype=dtype)
-    rows = module(IDS)
-    assert rows.dtype == dtype and torch.equal(rows, module.dequantized_weight()[IDS].to(dtype))
+def test_rows_are_those_of_the_decoded_table(spec):
+    for dtype in DTYPES:
+        with naming(dtype):
+            module = make_embedding(spec, dtype=dtype)
+            rows = module(IDS)
+            assert rows.dtype == dtype and torch.equal(rows, module.dequantized_weight()[IDS].to(dtype))
 
 
 @every_scheme
-@pytest.mark.parametrize("shape", [(), (4,), (2, 3, 2), (0,), (2, 0)])
-@pytest.mark.parametrize("index", [torch.int64, torch.int32])
-def test_indices_may_have_any_shape(spec, shape, index):
-    rows = make_embedding(spec)(torch.ones(shape, dtype=index))
-    assert rows.shape == (*shape, 64)
-
-
-@every_scheme
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_casting_changes_the_output_and_not_the_scales(spec, dtype):
+def test_indices_may_have_any_shape(spec):
     module = make_embedding(spec)
-    scale, expected = module.neutral()["scale"].clone(), module(IDS).to(dtype)
-    model = nn.Sequential(module).to(dtype)
-    after = module.neutral()["scale"]
-    assert after.dtype == scale.dtype and torch.equal(after, scale)
-    assert model(IDS).dtype == dtype and torch.equal(model(IDS), expected)
-    assert model.float()(IDS).dtype == torch.float32
+    for shape, index in product([(), (4,), (2, 3, 2), (0,), (2, 0)], [torch.int64, torch.int32]):
+        with naming(shape, index):
+            assert module(torch.ones(shape, dtype=index)).shape == (*shape, 64)
 
 
 @every_scheme
-@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES.keys())
-def test_copies_give_identical_rows(spec, duplicate):
-    module = make_embedding(spec, padding_idx=3, dtype=torch.bfloat16)
-    twin = duplicate(module)
-    assert torch.equal(twin(IDS), module(IDS)) and twin.padding_idx == 3 and twin(IDS).dtype == torch.bfloat16
+def test_casting_changes_the_output_and_not_the_scales(spec):
+    for dtype in (torch.bfloat16, torch.float16):
+        with naming(dtype):
+            module = make_embedding(spec)
+            scale, expected = module.neutral()["scale"].clone(), module(IDS).to(dtype)
+            model = nn.Sequential(module).to(dtype)
+            after = module.neutral()["scale"]
+            assert after.dtype == scale.dtype and torch.equal(after, scale)
+            assert model(IDS).dtype == dtype and torch.equal(model(IDS), expected)
+            assert model.float()(IDS).dtype == torch.float32
+
+
+@every_scheme
+def test_copies_give_identical_rows(spec):
+    for way, duplicate in COPIES.items():
+        with naming(way):
+            module = make_embedding(spec, padding_idx=3, dtype=torch.bfloat16)
+            twin = duplicate(module)
+            assert torch.equal(twin(IDS), module(IDS)) and twin.padding_idx == 3 and twin(IDS).dtype == torch.bfloat16
 
 
 @every_scheme

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from hf_quant.kernels.base import LinearSpec
 from hf_quant.kernels.dispatch import KERNEL_VARIABLE, KERNELS, get_kernel
 from hf_quant.modules.linear import QuantizedLinear
 from hf_quant.modules.state import stored_state
+from tests.naming import naming
 from tests.quantized_linear import (
     CPU,
     DTYPES,
@@ -44,25 +46,27 @@ def on_disk(module):
 
 
 @every_scheme
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_module_computes_what_its_scheme_says(spec, dtype):
-    module = make_linear(spec, dtype=dtype)
-    input = make_input(spec, 6, dtype)
-    expected = reference_output(input, make_operands(spec, dtype=dtype), spec)
-    assert relative_error(module(input), expected) <= 1e-2
+def test_a_module_computes_what_its_scheme_says(spec):
+    for dtype in DTYPES:
+        with naming(dtype):
+            module = make_linear(spec, dtype=dtype)
+            input = make_input(spec, 6, dtype)
+            expected = reference_output(input, make_operands(spec, dtype=dtype), spec)
+            assert relative_error(module(input), expected) <= 1e-2
 
 
 @every_scheme
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_casting_leaves_scales_as_they_are(spec, dtype):
-    module = make_linear(spec)
-    before, words = scales(module), module.neutral()["codes"].clone()
-    module.to(dtype)
-    assert module.bias.dtype == dtype
-    after = scales(module)
-    assert all(after[name].dtype == old.dtype and torch.equal(after[name], old) for name, old in before.items())
-    assert torch.equal(module.neutral()["codes"], words) and module.weight.dtype == dtype
-    assert module(make_input(spec, 2, dtype)).dtype == dtype
+def test_casting_leaves_scales_as_they_are(spec):
+    for dtype in (torch.bfloat16, torch.float16):
+        with naming(dtype):
+            module = make_linear(spec)
+            before, words = scales(module), module.neutral()["codes"].clone()
+            module.to(dtype)
+            assert module.bias.dtype == dtype
+            after = scales(module)
+            assert all(after[name].dtype == old.dtype and torch.equal(after[name], old) for name, old in before.items())
+            assert torch.equal(module.neutral()["codes"], words) and module.weight.dtype == dtype
+            assert module(make_input(spec, 2, dtype)).dtype == dtype
 
 
 @every_scheme
@@ -82,16 +86,16 @@ def test_casting_there_and_back_changes_no_output(spec):
 
 
 @every_scheme
-@pytest.mark.parametrize("prepare", [True, False])
-@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES.keys())
-def test_copies_give_identical_outputs(spec, prepare, duplicate):
-    module = make_linear(spec, prepare)
-    twin = duplicate(module)
-    for tokens in (2, 70):
-        input = make_input(spec, tokens)
-        module.prepare()
-        assert torch.equal(twin(input), module(input))
-    assert twin.kernel == module.kernel and twin.spec == module.spec
+def test_copies_give_identical_outputs(spec):
+    for prepare, way in product((True, False), COPIES):
+        with naming(way, f"prepare={prepare}"):
+            module = make_linear(spec, prepare)
+            twin = COPIES[way](module)
+            for tokens in (2, 70):
+                input = make_input(spec, tokens)
+                module.prepare()
+                assert torch.equal(twin(input), module(input)), f"{tokens} tokens"
+            assert twin.kernel == module.kernel and twin.spec == module.spec
 
 
 @every_scheme
@@ -149,15 +153,15 @@ def test_state_dicts_hold_neutral_codes_before_and_after_prepacking(spec):
 
 
 @every_scheme
-@pytest.mark.parametrize("prepare", [True, False])
-@pytest.mark.parametrize("assign", [True, False])
-def test_loading_a_state_dict_gives_identical_outputs(spec, prepare, assign):
-    source, target = make_linear(spec), make_linear(spec, prepare, seed=5)
-    target.load_state_dict(source.state_dict(), assign=assign)
-    target.prepare()
-    for tokens in (2, 70):
-        input = make_input(spec, tokens)
-        assert torch.equal(target(input), source(input))
+def test_loading_a_state_dict_gives_identical_outputs(spec):
+    for prepare, assign in product((True, False), repeat=2):
+        with naming(f"prepare={prepare}", f"assign={assign}"):
+            source, target = make_linear(spec), make_linear(spec, prepare, seed=5)
+            target.load_state_dict(source.state_dict(), assign=assign)
+            target.prepare()
+            for tokens in (2, 70):
+                input = make_input(spec, tokens)
+                assert torch.equal(target(input), source(input)), f"{tokens} tokens"
 
 
 @every_scheme
@@ -213,24 +217,26 @@ def test_a_module_that_was_not_prepared_is_when_it_is_called(spec):
 
 
 @every_scheme
-@pytest.mark.parametrize("shape", [(64,), (1, 64), (2, 3, 64), (2, 1, 3, 64)])
-def test_inputs_may_have_any_number_of_dimensions(spec, shape):
+def test_inputs_may_have_any_number_of_dimensions(spec):
     if spec.scheme.input is not None and spec.scheme.input.granularity == "tensor" and spec.scheme.input.dynamic:
         pytest.skip("one scale for the whole tensor: tokens do depend on each other")
     module = make_linear(spec)
-    input = make_input(spec, 6)[: torch.Size(shape).numel() // 64].reshape(shape)
-    output = module(input)
-    assert output.shape == (*shape[:-1], 64)
-    assert torch.allclose(output.reshape(-1, 64), module(input.reshape(-1, 64)), rtol=1e-5, atol=1e-5)
+    for shape in ((64,), (1, 64), (2, 3, 64), (2, 1, 3, 64)):
+        with naming(shape):
+            input = make_input(spec, 6)[: torch.Size(shape).numel() // 64].reshape(shape)
+            output = module(input)
+            assert output.shape == (*shape[:-1], 64)
+            assert torch.allclose(output.reshape(-1, 64), module(input.reshape(-1, 64)), rtol=1e-5, atol=1e-5)
 
 
 @every_scheme
-@pytest.mark.parametrize("shape", [(0, 64), (2, 0, 64)])
-def test_empty_inputs_give_empty_outputs(spec, shape):
-    module = make_linear(spec)
-    output = module(torch.empty(shape))
-    assert output.shape == (*shape[:-1], 64) and output.dtype == torch.float32
-    assert module(torch.empty(shape, requires_grad=True)).shape == output.shape
+def test_empty_inputs_give_empty_outputs(spec):
+    for shape in ((0, 64), (2, 0, 64)):
+        with naming(shape):
+            module = make_linear(spec)
+            output = module(torch.empty(shape))
+            assert output.shape == (*shape[:-1], 64) and output.dtype == torch.float32
+            assert module(torch.empty(shape, requires_grad=True)).shape == output.shape
 
 
 @every_scheme

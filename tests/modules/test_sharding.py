@@ -6,6 +6,7 @@ from torch import distributed, multiprocessing
 
 from hf_quant.modules.sharding import gathered, parts_of, to_gather
 from hf_quant.modules.tensor import QuantizedTensor
+from tests.naming import naming
 from tests.quantized_linear import SCHEMES, spec_for
 from tests.quantized_modules import IDS, make_linear, quantized_model
 
@@ -13,18 +14,19 @@ SPECS = {name: spec for name in SCHEMES if (spec := spec_for(name, 64, 96)) is n
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_parts_are_the_rows_and_together_the_weight_again(spec, count):
-    weight = make_linear(spec).weights["weight"]
-    parts = parts_of(weight, count)
-    decoded = torch.cat([part.dequantize() for part in parts])
-    assert torch.equal(decoded, weight.dequantize())
-    given = [to_gather(part) for part in parts]
-    outputs = tuple(torch.cat(tensors) for tensors in zip(*(tensors for tensors, _ in given), strict=True))
-    whole = gathered(parts[0], outputs, given[0][1])
-    assert whole.same_values(weight)
-    whole.lay_out()
-    assert whole.layout is None  # here for a call
+def test_parts_are_the_rows_and_together_the_weight_again(spec):
+    for count in (1, 2, 3):
+        with naming(f"{count} parts"):
+            weight = make_linear(spec).weights["weight"]
+            parts = parts_of(weight, count)
+            decoded = torch.cat([part.dequantize() for part in parts])
+            assert torch.equal(decoded, weight.dequantize())
+            given = [to_gather(part) for part in parts]
+            outputs = tuple(torch.cat(tensors) for tensors in zip(*(tensors for tensors, _ in given), strict=True))
+            whole = gathered(parts[0], outputs, given[0][1])
+            assert whole.same_values(weight)
+            whole.lay_out()
+            assert whole.layout is None  # here for a call
 
 
 def test_rows_that_do_not_divide_evenly_have_no_parts():

@@ -14,18 +14,21 @@ from hf_quant.hardware.profiles import PROFILES, get_profile
 from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.optimize_for import TARGETS, advise, optimize_for
 from tests.integration.tiny import FAMILIES, outputs, tiny_model
+from tests.naming import naming
 
 
-@pytest.mark.parametrize("target", list(TARGETS))
 @pytest.mark.parametrize("hardware", list(PROFILES))
-@pytest.mark.parametrize("name", [*FAMILIES, "llama-untied"])
-def test_every_machine_and_target_has_a_plan_for_every_module_with_a_reason(name, hardware, target):
-    model = tiny_model(name)
-    advice = advise(model, hardware, target)
-    assert [choice.module for choice in advice.choices] == list(Inventory.of(model).candidates)
-    assert all(choice.reason for choice in advice.choices)
-    assert {choice.preset for choice in advice.choices} <= {*get_profile(hardware).schemes, "float"}
-    assert advice.memory == advice.lines()[-1]
+def test_every_machine_and_target_has_a_plan_for_every_module_with_a_reason(hardware):
+    for name in (*FAMILIES, "llama-untied"):
+        model = tiny_model(name)
+        modules = list(Inventory.of(model).candidates)
+        for target in TARGETS:
+            with naming(name, target):
+                advice = advise(model, hardware, target)
+                assert [choice.module for choice in advice.choices] == modules
+                assert all(choice.reason for choice in advice.choices)
+                assert {choice.preset for choice in advice.choices} <= {*get_profile(hardware).schemes, "float"}
+                assert advice.memory == advice.lines()[-1]
 
 
 @pytest.mark.parametrize("target", list(TARGETS))

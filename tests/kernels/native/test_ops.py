@@ -9,6 +9,7 @@ from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.kernels.base import LinearOperands, LinearSpec
 from hf_quant.kernels.native import library, structs
 from hf_quant.kernels.native.linear import NativeKernel, spec_tensor, step_spec
+from tests.naming import naming
 from tests.quantized_linear import (
     CPU,
     DTYPES,
@@ -197,10 +198,15 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("mask", ["none", "causal", "boolean"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_attention_is_that_of_torch(shape, mask, dtype):
+def test_attention_is_that_of_torch(shape, mask):
+    for dtype in DTYPES:
+        with naming(dtype):
+            check_attention(shape, mask, dtype)
+
+
+def check_attention(shape, mask, dtype):
     batch, heads, kv_heads, queries, keys, width = shape
     torch.manual_seed(0)
     # As projections leave them: heads side by side, turned.

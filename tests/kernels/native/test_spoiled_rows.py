@@ -1,5 +1,7 @@
 """NaN and infinity in a row: the row does not become numbers, and no other row changes by a bit."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from hf_quant.kernels.native import library, structs
 from hf_quant.kernels.native.linear import step_spec
 from tests.kernels.native.test_fuzz import machine
 from tests.kernels.native.test_ops import NONE, OPS, block_arguments, linears_arguments, packed, program
+from tests.naming import naming
 from tests.quantized_linear import DTYPES, make_input, spec_for
 
 pytestmark = pytest.mark.skipif(library.load() is None, reason="installed without a compiler")
@@ -106,9 +109,13 @@ def test_in_norms(isa, bad):
 
 @every_isa
 @every_bad
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("queries", [1, 6, 40])
-def test_in_a_query_of_attention(isa, bad, dtype, queries):
+def test_in_a_query_of_attention(isa, bad):
+    for dtype, queries in product(DTYPES, (1, 6, 40)):
+        with naming(dtype, f"{queries} queries"):
+            check_attention(isa, bad, dtype, queries)
+
+
+def check_attention(isa, bad, dtype, queries):
     torch.manual_seed(0)
     query = torch.randn(2, 4, queries, 32).to(dtype)
     key, value = torch.randn(2, 2, 2, queries, 32).to(dtype).abs()  # of one sign: all scores may be -inf
