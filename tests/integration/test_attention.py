@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from transformers import AttentionInterface, AutoModelForCausalLM, CompileConfig, GenerationConfig, StaticCache
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama import modeling_llama
@@ -110,7 +111,8 @@ def test_continuous_batching_says_what_generate_says(preset, load):
     prompts = [[5, 6, 7, 8, 9], [10, 11, 12], [20] * 9]
     config = GenerationConfig(max_new_tokens=6, do_sample=False, eos_token_id=127, pad_token_id=1)
     alone = [model.generate(torch.tensor([p]), generation_config=config)[0, len(p) :].tolist() for p in prompts]
-    found = model.generate_batch(inputs=prompts, generation_config=config)
+    few = ContinuousBatchingConfig(num_blocks=16)  # by default it takes most of the machine's memory
+    found = model.generate_batch(inputs=prompts, generation_config=config, continuous_batching_config=few)
     assert sorted(list(each.generated_tokens) for each in found.values()) == sorted(alone)
 
 

@@ -21,6 +21,7 @@ import hf_quant
 from benchmarks.memory import PeakAnonymous, anonymous_bytes, in_fresh_process
 from hf_quant import Distillation, HfQuantConfig, Scheme, TensorScheme
 from hf_quant.errors import ConfigError
+from hf_quant.evaluation.memory import weight_bytes
 from hf_quant.qat.distillation import logits_loss
 from hf_quant.workflows.distill import make_teacher
 from hf_quant.workflows.qat_callback import QATCallback
@@ -84,8 +85,7 @@ def memory_of_a_teacher(is_int8):
             teacher(input_ids=ids)
     gc.collect()
     trim(0)
-    tensors = {id(each): each.nbytes for each in (*teacher.parameters(), *teacher.buffers())}
-    return {"bytes": sum(tensors.values()), "held": anonymous_bytes() - begin, "peak": memory.bytes}
+    return {"bytes": weight_bytes(teacher), "held": anonymous_bytes() - begin, "peak": memory.bytes}
 
 
 def test_each_model_that_a_callback_trains_has_a_teacher_of_its_own(tmp_path):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from hf_quant import HfQuantConfig
+from hf_quant.modules.state import stored_state
 from hf_quant.qat.input import StaticInput
 from hf_quant.qat.modules import FakeQuantizedLinear
 from tests.integration.qat_training import STATIC, same, state, trainer
@@ -111,7 +112,8 @@ def trained(case, folder):
         training.train()
         training.save_model(f"{run}/saved-{rank}")
     training.model.save_pretrained(f"{run}/pretrained-{rank}")
-    tensors = {key: tensor.clone() for key, tensor in training.model.state_dict().items()}
+    stored = stored_state(training.model, training.model.state_dict())
+    tensors = {key: tensor.clone() for key, tensor in stored.items()}
     save_file(tensors, f"{run}/{rank}.safetensors")
     facts = {"losses": watch.losses, "ranges": watch.ranges, "dtypes": sorted(dtypes.found)}
     facts |= {"best": training.state.best_metric, "best_checkpoint": training.state.best_model_checkpoint}
