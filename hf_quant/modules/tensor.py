@@ -18,6 +18,7 @@ from hf_quant.errors import QuantizedWeightError
 from hf_quant.kernels.dispatch import get_kernel
 from hf_quant.modules import sharding
 from hf_quant.modules.products import looked_up, multiplied
+from hf_quant.modules.read_only import as_view
 from hf_quant.modules.weight import Layout, Weight
 
 logger = logging.getLogger(__name__)
@@ -119,7 +120,9 @@ class QuantizedTensor(_Tensor):
         def plain(value: Any) -> Any:
             return value.decoded(name) if isinstance(value, QuantizedTensor) else value
 
-        return func(*tree_map(plain, args), **tree_map(plain, kwargs))
+        result = func(*tree_map(plain, args), **tree_map(plain, kwargs))
+        gives_views = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
+        return as_view(result, _name(args[0])) if gives_views else result
 
     def fsdp_pre_all_gather(self, mesh: Any) -> tuple[tuple[torch.Tensor, ...], Any]:
         """What FSDP2 gathers of the rows that this process keeps."""

@@ -59,6 +59,12 @@ WRITES = {
     "train": lambda w: w.requires_grad_(),
     "train by attribute": lambda w: setattr(w, "requires_grad", True),
     "parameter": lambda w: nn.Parameter(w),
+    "a row": lambda w: w[0].zero_(),
+    "a chunk": lambda w: w.chunk(3)[1].mul_(2),
+    "part of a row": lambda w: w[0][3:].__setitem__(0, 1.0),
+    "flat": lambda w: w.view(-1).add_(1),
+    "through out": lambda w: torch.add(torch.ones(64), 1, out=w[0]),
+    "in place by operator": lambda w: w[0].__imul__(2),
 }
 
 
