@@ -27,6 +27,7 @@ from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.swap import quantized_modules, restore_float, share_tied, swap
 from hf_quant.quantizing.algorithms import algorithms_of
 from hf_quant.quantizing.config import HfQuantConfig
+from hf_quant.quantizing.left_float import LeftFloat
 from hf_quant.quantizing.resolve import Resolution, resolve
 from hf_quant.quantizing.solve import Outcome, check_data, quantize_weights
 from hf_quant.training import trainer
@@ -262,7 +263,9 @@ def finish(model: Any, config: HfQuantConfig, quantizer: HfQuantQuantizer) -> No
     tag(model)
     peft.install()
     kept = [name for name, reason in config.kept_float.items() if not reason.startswith("normalisation")]
-    if kept:
+    if warning := str(LeftFloat.of(model, config.kept_float)):
+        logger.warning("%s. hf_quant.inspect(model) lists every module", warning)
+    elif kept:
         logger.info("left float: %s. hf_quant.inspect(model) tells why.", ", ".join(kept))
 
 

@@ -13,6 +13,7 @@ from hf_quant.config.scheme import Scheme
 from hf_quant.errors import PlanError
 from hf_quant.modules.inventory import Inventory
 from hf_quant.quantizing.config import HfQuantConfig
+from hf_quant.quantizing.left_float import BY_PLAN, LEFT_OUT, NOT_IN_PLAN
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def resolve(model: nn.Module, config: HfQuantConfig, in_checkpoint: Container[st
             reasons[name] = reason
     chosen = inventory.carried_out(requested, reasons)
     ties = inventory.ties_among(chosen, in_checkpoint)
-    return Resolution(Plan(chosen), ties, {**reasons, **inventory.unsupported}, inventory)
+    unsupported = {name: LEFT_OUT if name in left_out else why for name, why in inventory.unsupported.items()}
+    return Resolution(Plan(chosen), ties, {**reasons, **unsupported}, inventory)
 
 
 def _left_out(model: nn.Module, entries: Collection[str]) -> set[str]:
@@ -83,14 +85,14 @@ def _reason_for_float(
     in_checkpoint: Container[str] | None,
 ) -> str | None:
     if name not in requested:
-        return "no pattern of the plan matches it"
+        return NOT_IN_PLAN
     if requested.get(name) is None:
-        return "the plan keeps it float"
+        return BY_PLAN
     weight = model.get_submodule(name).weight
     if isinstance(weight, nn.Parameter) and weight.numel() == 0:
         return "it has no weights"
     if name in left_out:
-        return "listed in modules_to_not_convert"
+        return LEFT_OUT
     keep = getattr(model, "_keep_in_fp32_modules", None)
     if keep and not should_convert_module(name, list(keep)):
         return "the model class keeps it in float32"

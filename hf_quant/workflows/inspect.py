@@ -11,6 +11,7 @@ from torch import nn
 
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.stored import StoredModule
+from hf_quant.quantizing.left_float import LeftFloat
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class InspectReport:
     """Report of a model's modules, in its order; ``str(report)`` is a table with repeated layers on one line."""
 
     rows: tuple[ModuleRow, ...]
+    left_float: str = ""
+    """How much stays float though nobody asked for it, and why; empty where that is little."""
 
     @property
     def bytes(self) -> int:
@@ -57,7 +60,13 @@ class InspectReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as a JSON-ready dict."""
-        return {"parameters": self.parameters, "bytes": self.bytes, "rows": [asdict(row) for row in self.rows]}
+        rows = [asdict(row) for row in self.rows]
+        return {
+            "parameters": self.parameters,
+            "bytes": self.bytes,
+            "left_float": self.left_float,
+            "rows": rows,
+        }
 
     def __str__(self) -> str:
         header = ("module", "count", "scheme", "kernel", "bytes", "note")
@@ -77,6 +86,8 @@ class InspectReport:
             f"{self.parameters:,} parameters in {self.bytes:,} bytes: {share:.1%} of float32, "
             f"{8 * self.bytes / max(1, self.parameters):.2f} bits per parameter"
         )
+        if self.left_float:
+            rendered.append(self.left_float)
         return "\n".join(rendered)
 
 
@@ -94,7 +105,7 @@ def inspect(model: nn.Module) -> InspectReport:
         own = list(module.parameters(recurse=False))
         if own:
             rows.append(_row(name, module, reasons.get(name, "" if reasons else "the model is not quantized"), owners))
-    return InspectReport(tuple(rows))
+    return InspectReport(tuple(rows), str(LeftFloat.of(model, reasons)) if reasons else "")
 
 
 def _row(name: str, module: nn.Module, reason: str, owners: dict[int, str]) -> ModuleRow:
