@@ -40,7 +40,7 @@ def run(
         ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Of a dataset's id. [default: test, or validation]", show_default=False)
+        str | None, typer.Option(help="Split of a dataset's id. [default: test, or validation]", show_default=False)
     ] = None,
     metric: Annotated[
         list[str] | None,
@@ -65,11 +65,11 @@ def run(
     ] = False,
     layer_examples: Annotated[int, typer.Option(help="Examples that modules are compared on.")] = 8,
     text_column: Annotated[
-        str | None, typer.Option(help="Where the texts (words, contexts) are, if it is not plain.")
+        str | None, typer.Option(help="Column of the texts (words, contexts), if it is not plain.")
     ] = None,
-    pair_column: Annotated[str | None, typer.Option(help="Where the second texts are, if there are any.")] = None,
-    question_column: Annotated[str | None, typer.Option(help="Where the questions are.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Where the labels (tags, answers, scores) are.")] = None,
+    pair_column: Annotated[str | None, typer.Option(help="Column of the second texts, if there are any.")] = None,
+    question_column: Annotated[str | None, typer.Option(help="Column of the questions.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels (tags, answers, scores).")] = None,
     label: Annotated[
         list[str] | None,
         typer.Option(help="DATA=MODEL: which class of the models a label of the data is; may be repeated."),
@@ -79,23 +79,23 @@ def run(
     ] = None,
     stride: Annotated[
         int | None,
-        typer.Option(help="Of causal-lm, tokens between windows' starts; of question-answering, those shared."),
+        typer.Option(help="Tokens between the starts of windows (causal-lm), or shared by them (question-answering)."),
     ] = None,
-    num_fewshot: Annotated[int | None, typer.Option(help="Of lm-eval, examples in the prompt.")] = None,
+    num_fewshot: Annotated[int | None, typer.Option(help="Examples in the prompt (lm-eval).")] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(help="Sequences at once. [default: 16, and 1 for causal-lm]", show_default=False),
     ] = None,
     max_examples: Annotated[int | None, typer.Option(help="Use so many rows at most, drawn at random.")] = None,
     worst: Annotated[int, typer.Option(help="Most examples to list of those that suffer most.")] = 10,
-    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
-    resamples: Annotated[int, typer.Option(help="Of the bootstrap.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap and of --max-examples.")] = 0,
+    confidence: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95,
+    resamples: Annotated[int, typer.Option(help="Resamples of the bootstrap.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap and of --max-examples.")] = 0,
     tokenizer: Annotated[
         str | None, typer.Option(help="Directory or repository id of the tokenizer. [default: beside REFERENCE]")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="To load in: auto, float32, bfloat16 or float16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Dtype of the float models: auto, float32, bfloat16 or float16.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")] = False,
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Print it as Markdown, such as for a pull request.")

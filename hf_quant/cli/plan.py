@@ -63,7 +63,7 @@ def run(
     report: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Where to put what was found: .json for programs (a list, for several budgets), .html for a page with "
+            help="File for what was found: .json for programs (a list, for several budgets), .html for a page with "
             "a heat map of sensitivities, the bits of each module and the front of size and loss, .png for that front; "
             "may be repeated."
         ),
@@ -119,7 +119,7 @@ def run(
         ),
     ] = None,
     forbid: Annotated[
-        list[str] | None, typer.Option(help="What modules may not have, in the same form; may be repeated.")
+        list[str] | None, typer.Option(help="Schemes that modules may not have, in the same form; may be repeated.")
     ] = None,
     measurements: Annotated[
         int, typer.Option(min=0, help="Most plans to measure after the search.")
@@ -134,12 +134,12 @@ def run(
         ),
     ] = None,
     sequence_length: Annotated[int, typer.Option(help="Most tokens of a sequence.")] = 256,
-    text_column: Annotated[str | None, typer.Option(help="Where the texts of --data are, if it is not plain.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of the texts of --data, if it is not plain.")] = None,
     label_column: Annotated[
-        str | None, typer.Option(help="Where the labels of a classifier's data are, likewise.")
+        str | None, typer.Option(help="Column of the labels of a classifier's data, likewise.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Of a dataset's id with labels. [default: train]")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the data, and of strategies that draw.")] = 0,
+    split: Annotated[str | None, typer.Option(help="Split of a dataset's id with labels. [default: train]")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the data, and of strategies that draw.")] = 0,
 ) -> None:
     """Find the schemes that lose least within a budget, and measure what they lose.
 

@@ -49,7 +49,7 @@ def run(
             "(name or name:subset).",
         ),
     ] = None,
-    text_column: Annotated[str | None, typer.Option(help="Where the texts of --data are, if it is not plain.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of the texts of --data, if it is not plain.")] = None,
     samples: Annotated[
         int | None, typer.Option(help="Sequences to calibrate on. [default: the recipe's, or 128]")
     ] = None,

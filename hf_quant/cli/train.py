@@ -37,30 +37,36 @@ def run(
         typer.Option(
             "--dataset",
             "-d",
-            help="To train on: a .jsonl, .json, .csv, .parquet or .txt file (blank lines between texts), or a "
+            help="Training data: a .jsonl, .json, .csv, .parquet or .txt file (blank lines between texts), or a "
             "dataset's id (name or name:subset).",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory to save to.")],
     eval_dataset: Annotated[
-        str | None, typer.Option(help="To evaluate on. [default: a part of --dataset that is held out]")
+        str | None, typer.Option(help="Evaluation data. [default: a part of --dataset that is held out]")
     ] = None,
-    holdout: Annotated[float, typer.Option(help="That part.")] = 0.1,
-    split: Annotated[str | None, typer.Option(help="Of a dataset's id to train on. [default: train]")] = None,
+    holdout: Annotated[
+        float, typer.Option(help="Part of --dataset that is held out where --eval-dataset is not given.")
+    ] = 0.1,
+    split: Annotated[str | None, typer.Option(help="Split of a dataset's id to train on. [default: train]")] = None,
     teacher: Annotated[
         str | None,
         typer.Option(help="Learn from it, too: self (the float model), a directory or a repository id."),
     ] = None,
-    max_steps: Annotated[int | None, typer.Option(help="In place of the recipe's number of steps or epochs.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="In place of the recipe's.")] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(help="Steps, in place of the recipe's number of steps or epochs.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Learning rate, in place of the recipe's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples of a batch on a device, likewise.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of batches, dropout and what is held out, likewise.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of batches, dropout and what is held out, in place of the recipe's.")
+    ] = None,
     max_length: Annotated[
         int | None, typer.Option(help="Cut texts to so many tokens; of causal-lm, the tokens of a window.")
     ] = None,
-    text_column: Annotated[str | None, typer.Option(help="Where the texts are, if it is not plain.")] = None,
-    pair_column: Annotated[str | None, typer.Option(help="Where the second texts are, if there are any.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Where the labels are.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of the texts, if it is not plain.")] = None,
+    pair_column: Annotated[str | None, typer.Option(help="Column of the second texts, if there are any.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
     label: Annotated[
         list[str] | None,
         typer.Option(help="DATA=MODEL: which class of the model a label of the data is; may be repeated."),

@@ -54,7 +54,7 @@ class HfQuantQuantizer(HfQuantizer):
         self.solver: Solver = SOLVERS["rtn"]()
         self.is_calibrated = False
         self.block_errors: dict[str, float] = {}
-        """Of a model that was calibrated in this process; see `Outcome`."""
+        """Errors of the blocks, if the model was calibrated in this process; see `Outcome`."""
 
     def validate_environment(self, *args: Any, device_map: Any = None, **kwargs: Any) -> None:
         """Refuse what would give wrong results."""

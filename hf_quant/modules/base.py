@@ -46,7 +46,7 @@ class QuantizedModule(nn.Module):
 
     spec: LinearSpec
     names: tuple[str, ...]
-    """Of the tensors of the weight, in the order of its format."""
+    """Names of the tensors of the weight, in the order of its format."""
     weight: nn.Parameter
     input_scale: torch.Tensor | None
     input_zero_point: torch.Tensor | None

@@ -61,7 +61,7 @@ class StoredEmbedding(StoredModule, nn.Embedding):  # type: ignore[misc]
     """``nn.Embedding`` whose rows are cast to the model's dtype when looked up."""
 
     def store_as(self, scheme: Scheme, device: torch.device | str | None) -> None:
-        """As in `StoredModule`, remembering the dtype to answer in."""
+        """Give `weight` the dtype of `scheme`, and remember the dtype to answer in."""
         self.register_buffer("output_like", torch.empty(0, device=device, dtype=self.weight.dtype), persistent=False)
         super().store_as(scheme, device)
 

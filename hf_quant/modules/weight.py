@@ -71,7 +71,7 @@ class Weight:
         self.facts: TensorFacts = weight_facts(scheme, rows, width)
         """Name, shape and dtype of its tensors, looked up here because Dynamo cannot trace a look-up by name."""
         self.name = "a quantized weight"
-        """Of the first module that holds it, for messages."""
+        """Name of the first parameter that holds it, for messages."""
         self.tensors = dict(tensors)
         """What is in memory: without the codes while `layout` stands for them."""
         self.layout: Layout | None = None
@@ -180,7 +180,7 @@ class Weight:
         return kernel, kernel.arguments(tensors, operands, spec)
 
     def operands(self) -> LinearOperands:
-        """As kernels take it, without bias and grid of inputs."""
+        """The weight as kernels take it, without bias and grid of inputs."""
         codes = self.tensors[CODES] if self.layout is None else self.layout.stand_in
         return LinearOperands({name: codes if name == CODES else self.tensors[name] for name in self.facts})
 
@@ -193,18 +193,13 @@ class Weight:
 
     @property
     def plain_spec(self) -> LinearSpec:
-        """Of a product with float inputs."""
+        """Spec of a product with float inputs."""
         return LinearSpec(Scheme(self.scheme), self.width, self.rows)
 
     def align(self, bytes: int) -> None:
         """Copy the codes where their address is no multiple of `bytes`: those of a mapped file lie at any."""
         if CODES in self.tensors and self.tensors[CODES].data_ptr() % bytes:
             self.tensors[CODES] = self.tensors[CODES].clone()
-
-    def same_values(self, other: Weight) -> bool:
-        """Whether both stand for the same numbers, code by code."""
-        mine, others = self.neutral(), other.neutral()
-        return self.scheme == other.scheme and all(torch.equal(tensor, others[name]) for name, tensor in mine.items())
 
     def like(self, tensors: Mapping[str, torch.Tensor], rows: int | None = None) -> Weight:
         """Another weight of the same scheme, width and uses, with as many rows unless `rows` says how many."""

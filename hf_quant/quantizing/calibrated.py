@@ -35,7 +35,7 @@ _LOSS = "error of the block"
 """Among the tensors of a block that is kept; no parameter is called so."""
 
 _TRACED_TOKENS = 128
-"""Of the one sequence that pairs are found and proved on, which takes dozens of runs of a block."""
+"""Tokens of the one sequence that pairs are found and proved on, which takes dozens of runs of a block."""
 
 
 class CalibratedRun:

@@ -61,7 +61,7 @@ class Replacements:
         mean: Tensor | None,
         input_grid: tuple[Tensor, Tensor | None] | None = None,
     ) -> None:
-        """As `quantizing.fill.replace_module`; one within a block is made ready to compute."""
+        """Exchange one module (`quantizing.fill.replace_module`); one within a block is made ready to compute."""
         replaced = replace_module(self.model, name, scheme, self.resolution.ties, solved, mean, input_grid)
         if isinstance(replaced, QuantizedModule) and name.startswith(self.blocks):
             replaced.check_values(name)

@@ -16,7 +16,7 @@ from hf_quant.qat.prepare import fake_quantized_modules
 from hf_quant.qat.sharded import whole
 
 KEY = "hf_quant_grids"
-"""Of a parameter group: which grids it holds."""
+"""Key of a parameter group for the grids that it holds."""
 
 
 def learned_grids(model: nn.Module) -> dict[str, list[LearnedGrid]]:

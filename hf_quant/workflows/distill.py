@@ -118,7 +118,7 @@ class DistilledLoss:
     def __call__(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """As ``Trainer.compute_loss``."""
+        """Loss of a batch, with what the teacher adds to it: see ``Trainer.compute_loss``."""
         if not model.training:
             return self.original(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
         student = self.trainer.accelerator.unwrap_model(model)

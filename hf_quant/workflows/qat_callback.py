@@ -158,7 +158,7 @@ class QATCallback(TrainerCallback):
         begin(model, self.schedule.at(0))
 
     def on_optimizer_made(self, trainer: Any, is_new: bool) -> None:
-        """As `training.trainer.MeetsOptimizer`."""
+        """Meet the optimizer that Trainer made: see `training.trainer.MeetsOptimizer`."""
         self._trainer, self._was_told = weakref.ref(trainer), True
         if self._taught_by is not None and not isinstance(trainer.compute_loss, DistilledLoss):
             trainer.compute_loss = DistilledLoss(trainer, self._taught_by, self.distillation)
@@ -178,7 +178,7 @@ class QATCallback(TrainerCallback):
             write_record(folder, known.resolution.plan, self.options)
 
     def on_checkpoint_load(self, folder: str) -> None:
-        """As `training.trainer.MeetsCheckpoint`."""
+        """Meet the checkpoint that Trainer goes on from: see `training.trainer.MeetsCheckpoint`."""
         model = None if self._model is None else self._model()
         known = None if model is None else prepared(model)
         if known is not None:
@@ -209,7 +209,7 @@ class QATCallback(TrainerCallback):
         self._negative = negative_scales(model)
 
     def _warn(self, model: Any, state: Any) -> None:
-        """Of what training will not reach."""
+        """Warn of what training will not reach."""
         last = self.schedule.last_change(observes_inputs(model))
         if last >= state.max_steps:
             logger.warning(
