@@ -55,6 +55,7 @@ def test_options_that_do_not_go_together_are_typed_errors(arguments, message):
     assert message in str(run(*arguments).exception)
 
 
+@pytest.mark.slow
 def test_measuring_writes_the_file_fills_the_cache_and_marks_what_is_slow(cache, tmp_path, monkeypatch):
     # As little as can be measured: what is timed is real.
     monkeypatch.setattr(measure_hardware, "QUICK", TINY)
