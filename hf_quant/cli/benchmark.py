@@ -33,7 +33,9 @@ def run(
     rounds: Annotated[int, typer.Option(help="Turns of each model.")] = 5,
     seconds: Annotated[float, typer.Option(help="Least time of a turn.")] = 0.5,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="Dtype of the float models: auto, float32, bfloat16 or float16.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="Dtype that models are loaded in: auto, float32, bfloat16 or float16.")
+    ] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: torch's]", show_default=False)] = None,
     output: Outputs = None,
     card: Card = False,

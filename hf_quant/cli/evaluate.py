@@ -95,7 +95,9 @@ def run(
         str | None, typer.Option(help="Directory or repository id of the tokenizer. [default: beside REFERENCE]")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="Dtype of the float models: auto, float32, bfloat16 or float16.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="Dtype that models are loaded in: auto, float32, bfloat16 or float16.")
+    ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")] = False,
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Print it as Markdown, such as for a pull request.")
