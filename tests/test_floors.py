@@ -17,7 +17,7 @@ FLOORS = [
     "kernels observers",
     "modules",
     "fusion",
-    "calibration evaluation",
+    "calibration evaluation opening",
     "algorithms reporting",
     "planner export qat",
     "hub",  # below integration, whose saving writes the model card

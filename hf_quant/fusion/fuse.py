@@ -14,6 +14,7 @@ from hf_quant.fusion.norm import FusedNorm
 from hf_quant.fusion.post_norm import FusedFeedForward, FusedOutput
 from hf_quant.fusion.siblings import Siblings, find_siblings
 from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.experts import Expert
 from hf_quant.modules.linear import QuantizedLinear
 from hf_quant.modules.swap import quantized_modules
 
@@ -45,7 +46,7 @@ def fuse(model: nn.Module) -> None:
     # Parts before the wholes that are made of them.
     for module in reversed(list(model.modules())):
         # A forward of an instance's own is not the one that would be exchanged.
-        if isinstance(module, Fused | QuantizedModule) or module is model or "forward" in vars(module):
+        if isinstance(module, Fused | QuantizedModule | Expert) or module is model or "forward" in vars(module):
             continue
         if any(_fused_and_proved(module, mixin) for mixin in FUSIONS):
             continue

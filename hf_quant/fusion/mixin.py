@@ -7,21 +7,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_quant.modules.mixed import Mixed, mixed
 
-class Fused:
-    """First base of a class made by `fused_class`; a subclass computes in one call what the other base does in many.
+
+class Fused(Mixed):
+    """First base of a class made by `mixed`; a subclass computes in one call what the other base does in many.
 
     `forward` of a subclass hands on to ``super().forward`` whatever it does not know.
     """
 
     fused: Any
     """What the fast way needs to know."""
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        # The class was made at run time: it is made again from the two it was made of.
-        assert isinstance(self, nn.Module)
-        mixin, original = type(self).__bases__
-        return _rebuild, (mixin, original), self.__getstate__() if hasattr(self, "__getstate__") else self.__dict__
 
     @staticmethod
     def applies(module: nn.Module) -> list[Any]:
@@ -52,20 +48,9 @@ class Fused:
         return module(*inputs)
 
 
-_made: dict[tuple[type[Fused], type[nn.Module]], type[nn.Module]] = {}
-
-
-def fused_class(mixin: type[Fused], original: type[nn.Module]) -> type[nn.Module]:
-    """`original` with the `forward` of `mixin`; an instance of it is one of `original` still."""
-    if (mixin, original) not in _made:
-        names = {"__module__": original.__module__}
-        _made[mixin, original] = type(original.__name__, (mixin, original), names)
-    return _made[mixin, original]
-
-
 def fuse_module(module: nn.Module, mixin: type[Fused], facts: Any) -> None:
     """Let `module` compute the way of `mixin` from now on."""
-    module.__class__ = fused_class(mixin, type(module))
+    module.__class__ = mixed(mixin, type(module))
     module.fused = facts
 
 
@@ -74,8 +59,3 @@ def unfuse_module(module: nn.Module) -> None:
     if isinstance(module, Fused):
         module.__class__ = type(module).__bases__[1]
         del module.fused
-
-
-def _rebuild(mixin: type[Fused], original: type[nn.Module]) -> nn.Module:
-    made = fused_class(mixin, original)
-    return made.__new__(made)

@@ -14,6 +14,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from hf_quant.errors import CheckpointError, WeightError
 from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.experts import opened_modules
 from hf_quant.modules.inventory import Inventory
 from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.swap import quantized_modules
@@ -62,9 +63,15 @@ def read_headers(files: Sequence[str]) -> Headers:
     return headers
 
 
-def model_names(model: Any, headers: Headers) -> Headers:
-    """`headers` under the names that Transformers will load them to: renamings applied, base prefix added or cut."""
-    transforms = get_model_conversion_mapping(model)
+def model_names(model: Any, headers: Headers, converted: bool = True) -> Headers:
+    """`headers` under the names that Transformers will load them to: renamings applied, base prefix added or cut.
+
+    Args:
+        model: The model that is loaded.
+        headers: Tensor name to shape and dtype, as in the files.
+        converted: Whether the model's renamings and conversions are applied.
+    """
+    transforms = get_model_conversion_mapping(model) if converted else []
     renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in transforms if isinstance(entry, WeightConverter)]
     expected = model.state_dict()
@@ -75,6 +82,35 @@ def model_names(model: Any, headers: Headers) -> Headers:
             target = name
         renamed[target] = facts
     return renamed
+
+
+def opened_names(model: Any, headers: Headers) -> Headers:
+    """`headers`, and what becomes of stacked tensors in a model whose experts are opened, under the model's names."""
+    found = dict(headers)
+    for name, module in opened_modules(model):
+        for stack in module.stacks:
+            if (full := f"{name}.{stack.name}") in headers:
+                facts = headers[full]
+                parts = (f"{name}.{e}.{part}.{stack.tensor}" for e in range(module.experts) for part in stack.parts)
+                found.update((part, facts) for part in parts)
+    return found
+
+
+def names_are_own(model: Any, headers: Headers, prefix: str) -> bool:
+    """Whether a quantized checkpoint calls the tensors of the base model as the model does.
+
+    Args:
+        model: Model whose modules of the plan are exchanged already.
+        headers: Tensor name to shape and dtype, as in the files.
+        prefix: ``base_model_prefix`` of the model.
+    """
+    dot = f"{prefix}."
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    expected = [name for name in model.state_dict() if name not in tied]
+    base = [name for name in expected if name.startswith(dot)] if prefix else []
+    return all(
+        name in headers or dot + name in headers or name.removeprefix(dot) in headers for name in base or expected
+    )
 
 
 def check_float_headers(names: Iterable[str], headers: Headers) -> None:

@@ -21,10 +21,12 @@ from hf_quant.integration.tags import tag, untag
 from hf_quant.integration.weight_ops import QuantizeOnLoad
 from hf_quant.kernels.openmp import no_threads_left
 from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.experts import OpenedExperts, opened_modules
 from hf_quant.modules.inventory import Inventory
 from hf_quant.modules.state import stored_state
 from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.swap import quantized_modules, restore_float, share_tied, swap
+from hf_quant.opening.open import Opening, close, opened
 from hf_quant.quantizing.algorithms import algorithms_of
 from hf_quant.quantizing.config import HfQuantConfig
 from hf_quant.quantizing.left_float import LeftFloat
@@ -49,6 +51,8 @@ class HfQuantQuantizer(HfQuantizer):
         if self.pre_quantized and quantization_config.plan is None:
             raise CheckpointError('quantization_config in config.json has no "plan": the checkpoint is not complete')
         self.resolution = Resolution(Plan({}), {}, {}, Inventory())
+        self.names_are_own = False
+        """Whether a quantized checkpoint calls its tensors as the model does, so that none is renamed or converted."""
         self.failures: list[HfQuantError] = []
         self.in_checkpoint: set[str] = set()
         self.solver: Solver = SOLVERS["rtn"]()
@@ -80,27 +84,38 @@ class HfQuantQuantizer(HfQuantizer):
             )
         headers = checkpoint.read_headers(checkpoint_files)
         names = checkpoint.model_names(model, headers)
-        self.in_checkpoint = set(names)
-        if self.pre_quantized:
-            self._prepare_quantized(model, headers)
-        else:
-            self.resolution = resolve(model, self.quantization_config, self.in_checkpoint)
-            checkpoint.check_float_headers(self.resolution.plan, names)
-            algorithms = algorithms_of(self.quantization_config.recipe)
-            self.solver = algorithms.solver
-            if self.quantization_config.qat:
-                check_config(self.quantization_config)
-                return  # trains on float weights
-            self.is_calibrated = check_data(algorithms, self.quantization_config, self.resolution)
-            if self.is_calibrated:
-                # Float weights are loaded first: blocks need them to run.
+        with opened(model) as opening:
+            names = checkpoint.opened_names(model, names)
+            self.in_checkpoint = set(names)
+            if self.pre_quantized:
+                self._prepare_quantized(model, headers, opening)
+            elif not self._prepare_float(model, names, opening):
                 return
-            swap(model, self.resolution.plan, self.resolution.ties, device="meta")
         for _, module in quantized_modules(model):
             # Codes are never drawn at random; without this mark Transformers tries to where they stay on disk.
             module.weight._is_hf_initialized = True  # type: ignore[attr-defined]
 
-    def _prepare_quantized(self, model: Any, headers: checkpoint.Headers) -> None:
+    def _prepare_float(self, model: Any, names: checkpoint.Headers, opening: Opening) -> bool:
+        """Settle what is quantized; whether modules were exchanged, so that tensors are quantized as they are read."""
+        config = self.quantization_config
+        self.resolution = resolve(model, config, self.in_checkpoint)
+        checkpoint.check_float_headers(self.resolution.plan, names)
+        algorithms = algorithms_of(config.recipe)
+        self.solver = algorithms.solver
+        if config.qat:
+            check_config(config)
+            return False  # trains on float weights
+        self.is_calibrated = check_data(algorithms, config, self.resolution)
+        if self.is_calibrated:
+            # Float weights are loaded first: blocks need them to run.
+            return False
+        opening.keep(self.resolution.plan.modules)
+        swap(model, self.resolution.plan, self.resolution.ties, device="meta")
+        for _, experts in opened_modules(model):
+            experts.expect_stacks()
+        return True
+
+    def _prepare_quantized(self, model: Any, headers: checkpoint.Headers, opening: Opening) -> None:
         config = self.quantization_config
         assert config.plan is not None
         inventory = Inventory.of(model)
@@ -123,8 +138,10 @@ class HfQuantQuantizer(HfQuantizer):
             if name not in chosen.modules:
                 reasons.setdefault(name, "float in the checkpoint, or not in it")
         self.resolution = Resolution(chosen, ties, reasons, inventory)
+        opening.keep(chosen.modules)
         swap(model, chosen, ties, device="meta")
-        headers = checkpoint.model_names(model, headers)
+        self.names_are_own = checkpoint.names_are_own(model, headers, inventory.prefix)
+        headers = checkpoint.model_names(model, headers, converted=not self.names_are_own)
         checkpoint.check_quantized_headers(model, headers, inventory)
         checkpoint.check_same_model(model, headers, config.kept_float, inventory)
 
@@ -142,7 +159,13 @@ class HfQuantQuantizer(HfQuantizer):
         if self.pre_quantized:
             return False
         module, tensor_name = get_module_from_name(model, param_name)
+        if isinstance(module, OpenedExperts):
+            return any(stack.name == tensor_name for stack in module.stacks)
         return isinstance(module, QuantizedModule) and tensor_name == "weight"
+
+    def update_weight_conversions(self, weight_conversions: list[Any], model: Any) -> list[Any]:
+        """None for a checkpoint that calls its tensors as the model does: other libraries' names may be among them."""
+        return [] if self.names_are_own else weight_conversions
 
     def get_quantize_ops(self) -> QuantizeOnLoad:
         """The conversion for one such tensor."""
@@ -152,9 +175,12 @@ class HfQuantQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         if self.failures:
             raise self.failures[0]
+        for _, experts in opened_modules(model):
+            experts.forget_stacks()
         if self.quantization_config.qat:
             return self._trainable(model)
         if self.is_calibrated:
+            Opening(model).keep(self.resolution.plan.modules)
             self.resolution = as_loaded(model, self.resolution)
             outcome = quantize_weights(model, self.quantization_config, self.resolution)
         else:
@@ -175,6 +201,7 @@ class HfQuantQuantizer(HfQuantizer):
                 module.check_values(name)
             go_on_training(model, config, self.resolution)
         else:
+            Opening(model).keep(self.resolution.plan.modules)
             self.resolution = as_loaded(model, self.resolution)
             begin_training(model, config, self.resolution)
         trainer.install()
@@ -227,6 +254,7 @@ class HfQuantQuantizer(HfQuantizer):
         unfuse(model)
         attention.restore(model)
         restore_float(model, dtype)
+        close(model)
         model.to(dtype)
         untag(model)
         model.config.dtype = dtype

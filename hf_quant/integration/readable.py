@@ -39,7 +39,7 @@ def check_readable(model_class: type[Any], config_class: type[Any], directory: P
     dtype = quantizer.update_dtype(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
     model = _empty(model_class, config, dtype)
     quantizer.preprocess_model(model, dtype=dtype, device_map=None, checkpoint_files=list(files), use_kernels=False)
-    _check_complete(model, checkpoint.read_headers(files))
+    _check_complete(model, checkpoint.read_headers(files), quantizer.names_are_own)
 
 
 def _empty(model_class: type[Any], config: Any, dtype: torch.dtype) -> Any:
@@ -56,12 +56,13 @@ def _empty(model_class: type[Any], config: Any, dtype: torch.dtype) -> Any:
         ) from error
 
 
-def _check_complete(model: Any, headers: checkpoint.Headers) -> None:
+def _check_complete(model: Any, headers: checkpoint.Headers, are_own: bool) -> None:
     # Transformers draws at random what is missing, and says so only in its report on loading.
-    names = checkpoint.model_names(model, headers)
+    names = checkpoint.model_names(model, headers, converted=not are_own)
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     ignored = [*(model._keys_to_ignore_on_load_missing or ()), *map(re.escape, model._keys_to_ignore_on_save or ())]
-    is_converted = any(isinstance(entry, WeightConverter) for entry in get_model_conversion_mapping(model))
+    transforms = [] if are_own else get_model_conversion_mapping(model)
+    is_converted = any(isinstance(entry, WeightConverter) for entry in transforms)
     for name, tensor in model.state_dict().items():
         if name not in names:
             if name not in tied and not any(re.search(pattern, name) for pattern in ignored):

@@ -74,7 +74,8 @@ def save_pretrained(
         staging = _make_staging(target)
         with described(model):
             with _tensors_to_save(model, state_dict) as state:
-                write(staging, state_dict=state, **kwargs)
+                # Other libraries' names mean tensors that are converted, which codes cannot be.
+                write(staging, state_dict=state, **{**kwargs, "save_original_format": False})
             _correct_dtype(model, staging)
             _check(model, staging, target, kwargs.get("variant"))
             extend_card(model, staging, existing=target / "README.md", source=target.name)

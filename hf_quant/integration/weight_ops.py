@@ -13,6 +13,7 @@ from hf_quant.errors import HfQuantError, WeightError
 from hf_quant.formats import weight_facts
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.conv1d import QuantizedConv1D
+from hf_quant.modules.experts import OpenedExperts
 from hf_quant.modules.weight import stored_name
 
 
@@ -35,8 +36,31 @@ class QuantizeOnLoad(ConversionOps):
         """Codes and scales of one weight."""
         value = next(iter(input_dict.values()))
         weight = value[0] if isinstance(value, list) else value
-        module, _ = get_module_from_name(model, full_layer_name)
-        name = full_layer_name.removesuffix(".weight")
+        module, tensor_name = get_module_from_name(model, full_layer_name)
+        if isinstance(module, OpenedExperts):
+            if (missing := kwargs.get("missing_keys")) is not None:
+                missing.discard(full_layer_name)
+            return self._experts(module, tensor_name, weight, full_layer_name.removesuffix(tensor_name))
+        return self._converted(module, weight, full_layer_name.removesuffix(".weight"))
+
+    def _experts(
+        self, module: OpenedExperts, stacked: str, whole: torch.Tensor, prefix: str
+    ) -> dict[str, torch.Tensor]:
+        (stack,) = (stack for stack in module.stacks if stack.name == stacked)
+        if tuple(whole.shape) != stack.shape:
+            self.failures.append(_misfit(f"{prefix}{stacked}", whole, stack.shape))
+            whole = torch.zeros(1, dtype=whole.dtype).expand(stack.shape)
+        converted: dict[str, torch.Tensor] = {}
+        for name, view in stack.tensors(whole, module.experts):
+            linear, _, tensor = name.rpartition(".")
+            child = module.get_submodule(linear)
+            if tensor == "weight" and isinstance(child, QuantizedModule):
+                converted |= self._converted(child, view, prefix + linear)
+            else:
+                converted[prefix + name] = view.clone(memory_format=torch.contiguous_format)
+        return converted
+
+    def _converted(self, module: QuantizedModule, weight: torch.Tensor, name: str) -> dict[str, torch.Tensor]:
         try:
             tensors = self._tensors(module, weight, name)
         except HfQuantError as error:
@@ -55,13 +79,17 @@ class QuantizeOnLoad(ConversionOps):
             weight = weight.t()
         expected = (module.spec.out_features, module.spec.in_features)
         if tuple(weight.shape) != expected:
-            raise WeightError(
-                f"{name}.weight has shape {tuple(weight.shape)} in the checkpoint, but the model expects {expected}: "
-                "do config.json and checkpoint belong together?"
-            )
+            raise _misfit(f"{name}.weight", weight, expected)
         return self.solver.solve(weight, module.spec.scheme.weight, f"{name}.weight")
 
 
 def _placeholders(module: QuantizedModule) -> dict[str, torch.Tensor]:
     facts = weight_facts(module.spec.scheme.weight, module.spec.out_features, module.spec.in_features)
     return {name: torch.ones(1, dtype=dtype).expand(shape) for name, (shape, dtype) in facts.items()}
+
+
+def _misfit(name: str, tensor: torch.Tensor, expected: tuple[int, ...]) -> WeightError:
+    return WeightError(
+        f"{name} has shape {tuple(tensor.shape)} in the checkpoint, but the model expects {expected}: "
+        "do config.json and checkpoint belong together?"
+    )

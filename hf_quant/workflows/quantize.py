@@ -12,6 +12,7 @@ from hf_quant.errors import ConfigError, WeightError
 from hf_quant.integration.in_memory import become_quantized
 from hf_quant.integration.quantizer import DTYPES, require_pretrained
 from hf_quant.kernels.openmp import no_threads_left
+from hf_quant.opening.open import opened
 from hf_quant.quantizing.config import HfQuantConfig
 from hf_quant.quantizing.resolve import Resolution, resolve
 from hf_quant.quantizing.solve import quantize_weights
@@ -54,8 +55,10 @@ def quantize(
     require_pretrained(model)
     if model.dtype not in DTYPES:
         raise ConfigError(f"the model is in {model.dtype}; cast it to torch.float32, bfloat16 or float16 first")
-    resolution = resolve(model, config)
-    _check_weights(model, resolution)
+    with opened(model) as opening:
+        resolution = resolve(model, config)
+        _check_weights(model, resolution)
+        opening.keep(resolution.plan.modules)
     outcome = quantize_weights(model, config, resolution, progress, resume, restart)
     become_quantized(model, config, resolution, outcome)
     return model

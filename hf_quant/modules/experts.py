@@ -1,0 +1,269 @@
+"""Experts that are modules of their own, in the place of a module whose tensors hold all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.mixed import Mixed, mixed
+from hf_quant.modules.stored import StoredModule
+
+
+@dataclass(frozen=True)
+class Stack:
+    """How one tensor holds a part, or two, of all experts.
+
+    Args:
+        name: Name of the parameter ``[experts, ...]``.
+        shape: Its shape. The first dimension may be larger than the number of experts, and the rest unused.
+        parts: Linears of an expert that it holds, such as ``("gate_proj", "up_proj")``.
+        of_bias: Whether it holds biases ``[experts, out]``, instead of weights.
+        transposed: Whether a weight is ``[in, out]``, instead of ``[out, in]``.
+        interleaved: Whether the rows of two parts alternate, instead of following one another.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    parts: tuple[str, ...]
+    of_bias: bool = False
+    transposed: bool = False
+    interleaved: bool = False
+
+    @property
+    def tensor(self) -> str:
+        """Name of the parameter of a linear that it holds."""
+        return "bias" if self.of_bias else "weight"
+
+    def views(self, stacked: torch.Tensor, expert: int) -> Iterator[tuple[str, torch.Tensor]]:
+        """Parts of one expert in memory of the stacked tensor, ``[out, in]`` or ``[out]``, by the names of linears."""
+        matrix = stacked[expert]
+        matrix = matrix.t() if self.transposed and not self.of_bias else matrix
+        count = len(self.parts)
+        for index, part in enumerate(self.parts):
+            if self.interleaved:
+                yield part, matrix[index::count]
+            else:
+                yield part, matrix.narrow(0, index * (len(matrix) // count), len(matrix) // count)
+
+    def tensors(self, stacked: torch.Tensor, experts: int) -> Iterator[tuple[str, torch.Tensor]]:
+        """All parts of the first `experts` as `views`, by names such as ``"7.gate_proj.weight"``."""
+        for expert in range(experts):
+            for part, view in self.views(stacked, expert):
+                yield f"{expert}.{part}.{self.tensor}", view
+
+
+class Expert(nn.Module):
+    """One expert, ``down(gate(x))``, where the gate is what a class of experts makes of its first linears.
+
+    Args:
+        linears: Linears by name: ``up_proj`` and ``down_proj``, and ``gate_proj`` where there is one.
+        activation: Module of the activation function; None where `apply_gate` does all.
+        apply_gate: Function of the outputs of gate and up, one after the other in the last dimension; None where that
+            is ``activation(gate) * up``, or ``activation(up)`` where there is no gate.
+        interleaved: Whether `apply_gate` takes both by turns.
+    """
+
+    def __init__(
+        self,
+        linears: dict[str, nn.Linear],
+        activation: nn.Module | None,
+        apply_gate: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        interleaved: bool = False,
+    ):
+        super().__init__()
+        for name, linear in linears.items():
+            self.add_module(name, linear)
+        if activation is not None and apply_gate is None:
+            self.act_fn = activation
+        self.apply_gate, self.interleaved = apply_gate, interleaved
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Output ``[tokens, width]`` for the tokens that were sent to this expert, of the same shape."""
+        parts: Any = self._modules
+        up = parts["up_proj"](hidden_states)
+        if "gate_proj" not in parts:
+            inner = parts["act_fn"](up)
+        else:
+            gate = parts["gate_proj"](hidden_states)
+            if self.apply_gate is None:
+                inner = parts["act_fn"](gate) * up
+            else:
+                by_turns = self.interleaved
+                both = torch.stack((gate, up), -1).flatten(-2) if by_turns else torch.cat((gate, up), -1)
+                inner = self.apply_gate(both)
+        output: torch.Tensor = parts["down_proj"](inner)
+        return output
+
+
+class OpenedExperts(Mixed, nn.Module):
+    """First base of a class of experts whose tensors are opened: children ``0`` to ``experts - 1`` compute.
+
+    It is called as experts in Transformers are: with hidden states ``[tokens, width]``, and for each token the experts
+    that it goes to and the weights of their outputs, both ``[tokens, chosen]``. An index of no expert adds nothing.
+    """
+
+    stacks: tuple[Stack, ...]
+    """The tensors that there were."""
+    experts: int
+    passes_on: bool
+    """Whether indices beyond the experts mean the hidden states themselves, instead of nothing."""
+
+    def forward(
+        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    ) -> torch.Tensor:
+        """Weighted sum ``[tokens, width]`` of the outputs of the experts that each token goes to."""
+        chosen = top_k_index.shape[-1]
+        indices = top_k_index.reshape(-1)
+        counts = torch.bincount(indices.clamp(max=self.experts), minlength=self.experts + 1)[: self.experts]
+        order = torch.argsort(indices, stable=True)
+        outputs = hidden_states.new_zeros(len(indices), hidden_states.shape[-1])
+        start = 0
+        for expert, count in enumerate(counts.tolist()):
+            if count:
+                rows = order[start : start + count]
+                outputs[rows] = self.expert(expert, hidden_states[rows // chosen])
+                start += count
+        if self.passes_on:
+            rows = order[start:]
+            outputs[rows] = hidden_states[rows // chosen]
+        weighted = outputs * top_k_weights.reshape(-1, 1)
+        return weighted.view(-1, chosen, hidden_states.shape[-1]).sum(1).to(hidden_states.dtype)
+
+    def expert(self, index: int, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Output of one expert, normalised where its class does so."""
+        output: torch.Tensor = self._modules[str(index)](hidden_states)  # type: ignore[misc]
+        norm = self._modules.get("post_expert_norm")
+        return output if norm is None else norm(output)
+
+    def stacked(self, stack: Stack) -> torch.Tensor:
+        """One of the tensors that there were, made of what the experts hold now, decoded where they are quantized."""
+        first = self.get_submodule(f"0.{stack.parts[0]}")
+        like = getattr(first, stack.tensor)
+        whole = torch.zeros(stack.shape, dtype=like.dtype, device=like.device)
+        for expert in range(self.experts):
+            for part, view in stack.views(whole, expert):
+                view.copy_(getattr(self.get_submodule(f"{expert}.{part}"), stack.tensor).detach())
+        return whole
+
+    def expect_stacks(self) -> None:
+        """Have empty parameters where the tensors were, so that a checkpoint that holds them can be read."""
+        for stack in self.stacks:
+            self._parameters[stack.name] = nn.Parameter(torch.empty(stack.shape, device="meta"), requires_grad=False)
+
+    def forget_stacks(self) -> None:
+        """Undo `expect_stacks`."""
+        for stack in self.stacks:
+            self._parameters.pop(stack.name, None)
+
+    def is_float(self) -> bool:
+        """Whether no weight of an expert is quantized."""
+        return not any(isinstance(module, QuantizedModule | StoredModule) for module in self.modules())
+
+    def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """As of any module; floats as they would be given had nobody opened it."""
+        state: dict[str, Any] = super().state_dict(*args, prefix=prefix, **kwargs)
+        if not self.is_float():
+            return state
+        for stack in self.stacks:
+            names = [f"{prefix}{e}.{part}.{stack.tensor}" for e in range(self.experts) for part in stack.parts]
+            if all(name in state for name in names):
+                for name in names:
+                    del state[name]
+                state[prefix + stack.name] = self.stacked(stack)
+        return state
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for stack in self.stacks:
+            whole = state_dict.get(prefix + stack.name)
+            if whole is not None and tuple(whole.shape) == stack.shape:
+                del state_dict[prefix + stack.name]
+                state_dict.update((prefix + name, view) for name, view in stack.tensors(whole, self.experts))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __getattr__(self, name: str) -> Any:
+        # What code of others asks for though it is not there any more.
+        for stack in self.__dict__.get("stacks", ()):
+            if stack.name == name and name not in self._parameters:
+                return self.stacked(stack)
+        return super().__getattr__(name)
+
+
+def open_experts(
+    module: nn.Module,
+    stacks: tuple[Stack, ...],
+    experts: int,
+    apply_gate: bool = False,
+    passes_on: bool = False,
+) -> None:
+    """Let experts of a module be modules of their own, whose parameters lie in the memory of the stacked tensors.
+
+    Args:
+        module: Experts with the parameters that `stacks` names; changed in place.
+        stacks: Its tensors, in its order.
+        experts: Number of experts.
+        apply_gate: Whether it makes something of its own of gate and up.
+        passes_on: See `OpenedExperts`.
+    """
+    interleaved = any(stack.interleaved for stack in stacks)
+    activation = module._modules.get("act_fn")
+    parameters = {stack.name: module._parameters.pop(stack.name) for stack in stacks}
+    module.__class__ = mixed(OpenedExperts, type(module))
+    facts = {"stacks": stacks, "experts": experts, "passes_on": passes_on}
+    # Without the mark Transformers would look for the tensors.
+    module.__dict__.update(facts, _is_hf_initialized=True)
+    gate: Any = module._apply_gate if apply_gate else None
+    for expert in range(experts):
+        linears: dict[str, nn.Linear] = {}
+        for stack in sorted(stacks, key=lambda stack: stack.of_bias):
+            parameter = parameters[stack.name]
+            assert parameter is not None
+            for part, view in stack.views(parameter.detach(), expert):
+                linear = linears[part] if stack.of_bias else linears.setdefault(part, _linear())
+                held = view.contiguous() if stack.of_bias else view  # kernels add biases of one piece
+                linear.register_parameter(stack.tensor, nn.Parameter(held, parameter.requires_grad))
+                if not stack.of_bias:
+                    linear.out_features, linear.in_features = view.shape
+        made = Expert(linears, activation, gate, interleaved)
+        module.add_module(str(expert), made.train(module.training))
+
+
+def close_experts(module: nn.Module, parameters: dict[str, nn.Parameter] | None = None) -> None:
+    """Undo `open_experts`.
+
+    Args:
+        module: Opened experts on floats; changed in place.
+        parameters: The tensors that there were, by name, where nothing has changed them since; else they are made of
+            what the experts hold.
+    """
+    assert isinstance(module, OpenedExperts)
+    found = dict(parameters or {})
+    for stack in module.stacks:
+        if stack.name not in found:
+            first = module.get_submodule(f"0.{stack.parts[0]}")._parameters[stack.tensor]
+            assert first is not None
+            found[stack.name] = nn.Parameter(module.stacked(stack), first.requires_grad)
+    for expert in range(module.experts):
+        del module._modules[str(expert)]
+    stacks = module.stacks
+    module.__class__ = type(module).__bases__[1]
+    for name in ("stacks", "experts", "passes_on"):
+        del module.__dict__[name]
+    for stack in stacks:
+        module._parameters[stack.name] = found[stack.name]
+
+
+def opened_modules(model: nn.Module) -> Iterator[tuple[str, OpenedExperts]]:
+    """Modules of opened experts, by name."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, OpenedExperts))
+
+
+def _linear() -> nn.Linear:
+    linear = nn.Linear.__new__(nn.Linear)
+    nn.Module.__init__(linear)
+    linear.register_parameter("bias", None)
+    return linear

@@ -1,0 +1,1 @@
+"""Modules whose tensors hold the weights of many, taken apart so that each is quantized by itself."""

@@ -1,0 +1,57 @@
+"""Opening a model for as long as it is worked on, or for good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from hf_quant.modules.experts import OpenedExperts, close_experts, open_experts, opened_modules
+from hf_quant.opening.experts import layout_of
+
+
+class Opening:
+    """What was opened of a model, with the tensors that there were, so that it can be undone.
+
+    Args:
+        model: Float, on any device; changed in place.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.modules: dict[str, tuple[OpenedExperts, dict[str, nn.Parameter]]] = {}
+        for name, module in list(model.named_modules()):
+            layout = layout_of(module)
+            if layout is not None:
+                parameters = {key: p for key, p in module._parameters.items() if p is not None}
+                open_experts(module, *layout)
+                assert isinstance(module, OpenedExperts)
+                self.modules[name] = (module, parameters)
+
+    def keep(self, names: Collection[str]) -> None:
+        """Close all modules but those that hold one of these names, which are no longer this opening's to close."""
+        for name, (module, parameters) in self.modules.items():
+            if not any(each.startswith(f"{name}.") for each in names):
+                close_experts(module, parameters)
+        self.modules = {}
+
+    def close(self) -> None:
+        """Make the model what it was."""
+        self.keep(())
+
+
+@contextmanager
+def opened(model: nn.Module) -> Iterator[Opening]:
+    """Context in which the experts of a float model are modules; what is not kept is closed at its end."""
+    opening = Opening(model)
+    try:
+        yield opening
+    finally:
+        opening.close()
+
+
+def close(model: nn.Module, is_done: Callable[[OpenedExperts], bool] = OpenedExperts.is_float) -> None:
+    """Close all opened modules that hold no quantized weight, in place."""
+    for _, module in list(opened_modules(model)):
+        if is_done(module):
+            close_experts(module)
