@@ -9,6 +9,7 @@ from torch import nn
 
 from hf_quant.fusion.agreement import agree, output
 from hf_quant.fusion.blocks import FusedActivation, FusedGatedMlp, FusedMlp
+from hf_quant.fusion.experts import FusedExperts
 from hf_quant.fusion.mixin import Fused, fuse_module, unfuse_module
 from hf_quant.fusion.norm import FusedNorm
 from hf_quant.fusion.post_norm import FusedFeedForward, FusedOutput
@@ -27,6 +28,7 @@ FUSIONS: tuple[type[Fused], ...] = (
     FusedOutput,
     FusedFeedForward,
     FusedNorm,
+    FusedExperts,
 )
 
 

@@ -86,18 +86,20 @@ class Expert(nn.Module):
         """Output ``[tokens, width]`` for the tokens that were sent to this expert, of the same shape."""
         parts: Any = self._modules
         up = parts["up_proj"](hidden_states)
-        if "gate_proj" not in parts:
-            inner = parts["act_fn"](up)
-        else:
-            gate = parts["gate_proj"](hidden_states)
-            if self.apply_gate is None:
-                inner = parts["act_fn"](gate) * up
-            else:
-                by_turns = self.interleaved
-                both = torch.stack((gate, up), -1).flatten(-2) if by_turns else torch.cat((gate, up), -1)
-                inner = self.apply_gate(both)
-        output: torch.Tensor = parts["down_proj"](inner)
+        gate = parts["gate_proj"](hidden_states) if "gate_proj" in parts else None
+        output: torch.Tensor = parts["down_proj"](self.gated(gate, up))
         return output
+
+    def gated(self, gate: torch.Tensor | None, up: torch.Tensor) -> torch.Tensor:
+        """What the last linear gets ``[tokens, inner]``, of the outputs of the first two, of the same shape."""
+        activation: Any = self._modules.get("act_fn")
+        if gate is None:
+            return activation(up)
+        if self.apply_gate is None:
+            return activation(gate) * up
+        return self.apply_gate(
+            torch.stack((gate, up), -1).flatten(-2) if self.interleaved else torch.cat((gate, up), -1)
+        )
 
 
 class OpenedExperts(Mixed, nn.Module):

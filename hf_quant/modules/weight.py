@@ -149,6 +149,13 @@ class Weight:
                 self.layout, self._codes = None, None
             self.tell()
 
+    def move(self, layout: tuple[torch.Tensor, ...]) -> None:
+        """Have the kernel's layout, the same numbers, in other memory."""
+        with lock:
+            assert self.layout is not None
+            self.layout = replace(self.layout, tensors=layout)
+            self.tell()
+
     def replace(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Stand for other numbers from now on, of the same scheme and shape, for all that hold it."""
         with lock:

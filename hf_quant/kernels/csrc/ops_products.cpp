@@ -20,6 +20,42 @@ struct Arguments {
   const Tensor& bias(int i) const { return i == 0 ? bias_a : i == 1 ? bias_b : bias_c; }
 };
 
+// Blocks and biases of one program.
+struct Parts {
+  const Tensor* blocks[kMostWeights];
+  const Tensor* biases[kMostWeights];
+};
+
+// Fill the steps of a block but for where its last output lies: one product, or two with an activation between them.
+void set_block(const ProgramSpec& spec, const Parts& parts, const void* data, std::int64_t stride, std::int64_t rows,
+               std::int32_t dtype, Step* steps) {
+  const StepSpec& first = spec.steps[0];
+  const StepSpec& last = spec.steps[spec.count - 1];
+  const int inner = first.gated ? 2 : 1;
+  require(first.weight_count == inner && (spec.count == 1 || last.weight_count == 1), "not the spec of a block");
+  require(inner == 1 || first.weights[1].channels == first.weights[0].channels, "gate and up have different sizes");
+  if (spec.count == 2) {
+    require(last.width == first.weights[0].channels && !last.gated, "two steps do not fit together");
+    require((first.mode == kFloatInput) == (last.mode == kFloatInput), "two steps have inputs of different kinds");
+  }
+  std::memset(steps, 0, 2 * sizeof *steps);
+  for (int s = 0; s < spec.count; ++s) {
+    set_input(spec.steps[s], &steps[s].input);
+    steps[s].rows = rows;
+    steps[s].output_dtype = dtype;
+    steps[s].activation = spec.steps[s].activation;
+    steps[s].gated = spec.steps[s].gated;
+    steps[s].weight_count = spec.steps[s].weight_count;
+  }
+  steps[0].input.data = data;
+  steps[0].input.stride = stride;
+  steps[0].input.dtype = dtype;
+  for (int w = 0; w < inner; ++w) {
+    set_weight(first, first.weights[w], *parts.blocks[w], *parts.biases[w], &steps[0].weights[w]);
+  }
+  if (spec.count == 2) set_weight(last, last.weights[0], *parts.blocks[inner], *parts.biases[inner], &steps[1].weights[0]);
+}
+
 void run(const ProgramSpec& spec, Step* steps) {
   if (steps[0].rows > 0) check(hf_quant_run(steps, spec.count, torch.threads()));
 }
@@ -97,34 +133,13 @@ void block(Value* stack, std::uint64_t, std::uint64_t) {
   double epsilon;
   std::memcpy(&epsilon, &stack[12], sizeof epsilon);
   const ProgramSpec spec = spec_of(given.spec);
-  const StepSpec& first = spec.steps[0];
-  const StepSpec& last = spec.steps[spec.count - 1];
-  const WeightSpec& made = last.weights[0];
-  const int inner = first.gated ? 2 : 1;
-  require(first.weight_count == inner && (spec.count == 1 || last.weight_count == 1), "not the spec of a block");
+  const WeightSpec& made = spec.steps[spec.count - 1].weights[0];
   require_channels(stack[13], made);
-  require(inner == 1 || first.weights[1].channels == first.weights[0].channels, "gate and up have different sizes");
-  if (spec.count == 2) {
-    require(last.width == first.weights[0].channels && !last.gated, "two steps do not fit together");
-    require((first.mode == kFloatInput) == (last.mode == kFloatInput), "two steps have inputs of different kinds");
-  }
-  const RowsOf rows = rows_of(given.input, first.width);
+  const RowsOf rows = rows_of(given.input, spec.steps[0].width);
+  const Parts parts{{&given.blocks_a, &given.blocks_b, &given.blocks_c}, {&given.bias_a, &given.bias_b, &given.bias_c}};
   Step steps[2];
-  std::memset(steps, 0, sizeof steps);
-  for (int s = 0; s < spec.count; ++s) {
-    set_input(spec.steps[s], &steps[s].input);
-    steps[s].rows = rows.rows;
-    steps[s].output_dtype = float_dtype(given.input.dtype);
-    steps[s].activation = spec.steps[s].activation;
-    steps[s].gated = spec.steps[s].gated;
-    steps[s].weight_count = spec.steps[s].weight_count;
-  }
-  steps[0].input.data = given.input.data;
-  steps[0].input.stride = rows.stride;
-  steps[0].input.dtype = steps[0].output_dtype;
-  for (int w = 0; w < inner; ++w) set_weight(first, first.weights[w], given.blocks(w), given.bias(w), &steps[0].weights[w]);
+  set_block(spec, parts, given.input.data, rows.stride, rows.rows, float_dtype(given.input.dtype), steps);
   Step& final_step = steps[spec.count - 1];
-  if (spec.count == 2) set_weight(last, made, given.blocks(inner), given.bias(inner), &final_step.weights[0]);
   if (residual.count > 0) {
     const RowsOf added = rows_of(residual, made.channels);
     require(added.rows == rows.rows && residual.dtype == given.input.dtype, "the residual does not fit the output");
@@ -148,6 +163,51 @@ void block(Value* stack, std::uint64_t, std::uint64_t) {
   Made output = make(given.input, made.channels, given.input.dtype, false, &out.output);
   out.output_stride = made.channels;
   run(spec, steps);
+  stack[0] = output.hand_on();
+}
+
+// (input, three blocks, spec, three biases, offsets, channels) -> output: rows of the input one expert after the other,
+// each through a block of its own. Tensors hold those of all experts; rows beyond the last offset become zeros.
+void experts(Value* stack, std::uint64_t, std::uint64_t) {
+  const Owned<9> owned(stack);
+  const Arguments given(stack);
+  const Tensor offsets(stack[8]);
+  const std::int64_t channels = static_cast<std::int64_t>(stack[9]);
+  require(offsets.dtype == torch.int64() && offsets.dims == 1 && offsets.contiguous() && offsets.count >= 2,
+          "offsets of experts are int64, one more than there are experts");
+  const std::int64_t count = offsets.count - 1;
+  require(given.spec.dims == 2 && given.spec.size[0] == count, "not a spec for each expert");
+  require(given.input.dims == 2, "experts take rows");
+  require(channels >= 1 && channels <= (1 << 28), "experts with no such number of channels");
+  const std::int32_t dtype = float_dtype(given.input.dtype);
+  const std::int64_t bytes = dtype == kFloat32 ? 4 : 2;
+  void* data = nullptr;
+  Made output = make(given.input, channels, given.input.dtype, false, &data);
+  const auto* at = static_cast<const std::int64_t*>(offsets.data);
+  require(at[0] == 0, "offsets of experts begin at 0");
+  for (std::int64_t e = 0; e < count; ++e) {
+    require(at[e] <= at[e + 1] && at[e + 1] <= given.input.size[0], "offsets of experts do not ascend within the rows");
+  }
+  const auto place = [&](std::int64_t row) { return static_cast<std::uint8_t*>(data) + row * channels * bytes; };
+  for (std::int64_t e = 0; e < count; ++e) {
+    const std::int64_t rows = at[e + 1] - at[e];
+    if (rows == 0) continue;
+    const ProgramSpec spec = spec_of(given.spec.row(e));
+    const Tensor a = given.blocks_a.row(e), b = given.blocks_b.row(e), c = given.blocks_c.row(e);
+    const Tensor bias_a = given.bias_a.row(e), bias_b = given.bias_b.row(e), bias_c = given.bias_c.row(e);
+    const WeightSpec& made = spec.steps[spec.count - 1].weights[0];
+    require_channels(stack[9], made);
+    const std::int64_t stride = rows_of(given.input, spec.steps[0].width).stride;
+    Step steps[2];
+    const auto* first = static_cast<const std::uint8_t*>(given.input.data) + at[e] * stride * bytes;
+    set_block(spec, {{&a, &b, &c}, {&bias_a, &bias_b, &bias_c}}, first, stride, rows, dtype, steps);
+    Weight& out = steps[spec.count - 1].weights[0];
+    out.output = place(at[e]);
+    out.output_stride = channels;
+    run(spec, steps);
+  }
+  const std::int64_t rest = given.input.size[0] - at[count];
+  if (rest > 0) std::memset(place(at[count]), 0, static_cast<std::size_t>(rest * channels * bytes));
   stack[0] = output.hand_on();
 }
 

@@ -46,6 +46,19 @@ Tensor::Tensor(Value value) {
   require(count == 0 || stored > 0, "a tensor's memory has been given up");
 }
 
+Tensor::Tensor(const Tensor& whole, std::int64_t index) : dims(whole.dims), count(whole.count), dtype(whole.dtype) {
+  data = whole.data;
+  if (count == 0) return;
+  require(dims == 2 && whole.contiguous() && index >= 0 && index < whole.size[0],
+          "what all experts have is one row for each, contiguous");
+  std::int64_t bytes = 1;
+  if (dtype != torch.uint8()) bytes = float_dtype(dtype) == kFloat32 ? 4 : 2;
+  dims = 1;
+  count = size[0] = whole.size[1];
+  stride[0] = 1;
+  data = static_cast<std::uint8_t*>(data) + index * count * bytes;
+}
+
 bool Tensor::contiguous() const {
   if (count == 0) return true;
   std::int64_t expected = 1;

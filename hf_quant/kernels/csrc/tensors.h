@@ -38,10 +38,16 @@ class Tensor {
 
   bool contiguous() const;
 
+  // One of the entries along the first dimension; of an empty tensor itself.
+  Tensor row(std::int64_t index) const { return {*this, index}; }
+
   std::int64_t dims = 0, count = 0;
   std::int64_t size[kMostDims], stride[kMostDims];
   std::int32_t dtype = 0;
   void* data = nullptr;
+
+ private:
+  Tensor(const Tensor& whole, std::int64_t index);
 };
 
 // The Dtype that kernels know it by.

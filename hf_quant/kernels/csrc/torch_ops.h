@@ -12,9 +12,9 @@ namespace hf_quant {
 
 using Op = void(Value* stack, std::uint64_t arguments, std::uint64_t results);
 
-Op linear, linears, block;    // ops_products.cpp
-Op embedding, norm;           // ops_rows.cpp
-Op attention;                 // ops_attention.cpp
+Op linear, linears, block, experts;  // ops_products.cpp
+Op embedding, norm;                  // ops_rows.cpp
+Op attention;                        // ops_attention.cpp
 
 // Throw where a kernel returned an error.
 void check(std::int32_t status);

@@ -25,6 +25,10 @@ SCHEMAS = {
     # then the residual is added and rows are normalised; empty tensors and kind 0 stand for what is not wanted.
     "native_block": f"(Tensor input, {_WEIGHTS}, Tensor spec, {_BIASES}, Tensor residual, Tensor norm_weight, "
     "Tensor norm_bias, int norm, float epsilon, int channels) -> Tensor",
+    # A block for each expert, on rows [rows, in] that lie expert by expert: blocks [experts, bytes], spec
+    # [experts, bytes], biases [experts, out] and offsets int64 [experts + 1] of rows -> [rows, channels], with zeros
+    # beyond the last offset.
+    "native_experts": f"(Tensor input, {_WEIGHTS}, Tensor spec, {_BIASES}, Tensor offsets, int channels) -> Tensor",
     # indices [...] (int64 or int32) -> rows [..., channels] of a packed weight, in the dtype of `like`
     "native_embedding": "(Tensor indices, Tensor blocks, Tensor spec, Tensor like, int channels) -> Tensor",
     # query [batch, heads, queries, width], key and value [batch, kv_heads, keys, width], mask a boolean that broadcasts
@@ -62,6 +66,7 @@ def _linears(input: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tenso
 
 
 @torch.library.register_fake("hf_quant::native_block")
+@torch.library.register_fake("hf_quant::native_experts")
 def _block(input: torch.Tensor, *rest: Any) -> torch.Tensor:
     _check_devices(input, *rest)
     return input.new_empty(*input.shape[:-1], rest[-1])
