@@ -91,7 +91,11 @@ def opened_names(model: Any, headers: Headers) -> Headers:
         for stack in module.stacks:
             if (full := f"{name}.{stack.name}") in headers:
                 facts = headers[full]
-                parts = (f"{name}.{e}.{part}.{stack.tensor}" for e in range(module.experts) for part in stack.parts)
+                parts = (
+                    f"{name}.{stack.path(e, part)}.{stack.tensor}"
+                    for e in range(module.experts)
+                    for part in stack.parts
+                )
                 found.update((part, facts) for part in parts)
     return found
 

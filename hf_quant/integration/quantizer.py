@@ -21,7 +21,7 @@ from hf_quant.integration.tags import tag, untag
 from hf_quant.integration.weight_ops import QuantizeOnLoad
 from hf_quant.kernels.openmp import no_threads_left
 from hf_quant.modules.base import QuantizedModule
-from hf_quant.modules.experts import OpenedExperts, opened_modules
+from hf_quant.modules.experts import Opened, opened_modules
 from hf_quant.modules.inventory import Inventory
 from hf_quant.modules.state import stored_state
 from hf_quant.modules.stored import StoredModule
@@ -159,7 +159,7 @@ class HfQuantQuantizer(HfQuantizer):
         if self.pre_quantized:
             return False
         module, tensor_name = get_module_from_name(model, param_name)
-        if isinstance(module, OpenedExperts):
+        if isinstance(module, Opened):
             return any(stack.name == tensor_name for stack in module.stacks)
         return isinstance(module, QuantizedModule) and tensor_name == "weight"
 

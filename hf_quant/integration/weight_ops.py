@@ -13,7 +13,7 @@ from hf_quant.errors import HfQuantError, WeightError
 from hf_quant.formats import weight_facts
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.conv1d import QuantizedConv1D
-from hf_quant.modules.experts import OpenedExperts
+from hf_quant.modules.experts import Opened
 from hf_quant.modules.weight import stored_name
 
 
@@ -37,15 +37,13 @@ class QuantizeOnLoad(ConversionOps):
         value = next(iter(input_dict.values()))
         weight = value[0] if isinstance(value, list) else value
         module, tensor_name = get_module_from_name(model, full_layer_name)
-        if isinstance(module, OpenedExperts):
+        if isinstance(module, Opened):
             if (missing := kwargs.get("missing_keys")) is not None:
                 missing.discard(full_layer_name)
             return self._experts(module, tensor_name, weight, full_layer_name.removesuffix(tensor_name))
         return self._converted(module, weight, full_layer_name.removesuffix(".weight"))
 
-    def _experts(
-        self, module: OpenedExperts, stacked: str, whole: torch.Tensor, prefix: str
-    ) -> dict[str, torch.Tensor]:
+    def _experts(self, module: Opened, stacked: str, whole: torch.Tensor, prefix: str) -> dict[str, torch.Tensor]:
         (stack,) = (stack for stack in module.stacks if stack.name == stacked)
         if tuple(whole.shape) != stack.shape:
             self.failures.append(_misfit(f"{prefix}{stacked}", whole, stack.shape))

@@ -21,7 +21,7 @@ class Stack:
     Args:
         name: Name of the parameter ``[experts, ...]``.
         shape: Its shape. The first dimension may be larger than the number of experts, and the rest unused.
-        parts: Linears of an expert that it holds, such as ``("gate_proj", "up_proj")``.
+        parts: Linears of an expert that it holds, such as ``("gate_proj", "up_proj")``; ``""`` where the expert is one.
         of_bias: Whether it holds biases ``[experts, out]``, instead of weights.
         transposed: Whether a weight is ``[in, out]``, instead of ``[out, in]``.
         interleaved: Whether the rows of two parts alternate, instead of following one another.
@@ -54,7 +54,12 @@ class Stack:
         """All parts of the first `experts` as `views`, by names such as ``"7.gate_proj.weight"``."""
         for expert in range(experts):
             for part, view in self.views(stacked, expert):
-                yield f"{expert}.{part}.{self.tensor}", view
+                yield f"{self.path(expert, part)}.{self.tensor}", view
+
+    @staticmethod
+    def path(expert: int, part: str) -> str:
+        """Name of the linear that is a part of an expert."""
+        return f"{expert}.{part}".rstrip(".")
 
 
 class Expert(nn.Module):
@@ -102,18 +107,74 @@ class Expert(nn.Module):
         )
 
 
-class OpenedExperts(Mixed, nn.Module):
-    """First base of a class of experts whose tensors are opened: children ``0`` to ``experts - 1`` compute.
-
-    It is called as experts in Transformers are: with hidden states ``[tokens, width]``, and for each token the experts
-    that it goes to and the weights of their outputs, both ``[tokens, chosen]``. An index of no expert adds nothing.
-    """
+class Opened(Mixed, nn.Module):
+    """First base of a class of experts whose tensors are opened: children ``0`` to ``experts - 1`` compute."""
 
     stacks: tuple[Stack, ...]
     """The tensors that there were."""
     experts: int
     passes_on: bool
     """Whether indices beyond the experts mean the hidden states themselves, instead of nothing."""
+
+    def stacked(self, stack: Stack) -> torch.Tensor:
+        """One of the tensors that there were, made of what the experts hold now, decoded where they are quantized."""
+        first = self.get_submodule(stack.path(0, stack.parts[0]))
+        like = getattr(first, stack.tensor)
+        whole = torch.zeros(stack.shape, dtype=like.dtype, device=like.device)
+        for expert in range(self.experts):
+            for part, view in stack.views(whole, expert):
+                view.copy_(getattr(self.get_submodule(stack.path(expert, part)), stack.tensor).detach())
+        return whole
+
+    def expect_stacks(self) -> None:
+        """Have empty parameters where the tensors were, so that a checkpoint that holds them can be read."""
+        for stack in self.stacks:
+            self._parameters[stack.name] = nn.Parameter(torch.empty(stack.shape, device="meta"), requires_grad=False)
+
+    def forget_stacks(self) -> None:
+        """Undo `expect_stacks`."""
+        for stack in self.stacks:
+            self._parameters.pop(stack.name, None)
+
+    def is_float(self) -> bool:
+        """Whether no weight of an expert is quantized."""
+        return not any(isinstance(module, QuantizedModule | StoredModule) for module in self.modules())
+
+    def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """As of any module; floats as they would be given had nobody opened it."""
+        state: dict[str, Any] = super().state_dict(*args, prefix=prefix, **kwargs)
+        if not self.is_float():
+            return state
+        for stack in self.stacks:
+            names = [f"{prefix}{stack.path(e, p)}.{stack.tensor}" for e in range(self.experts) for p in stack.parts]
+            if all(name in state for name in names):
+                for name in names:
+                    del state[name]
+                state[prefix + stack.name] = self.stacked(stack)
+        return state
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for stack in self.stacks:
+            whole = state_dict.get(prefix + stack.name)
+            if whole is not None and tuple(whole.shape) == stack.shape:
+                del state_dict[prefix + stack.name]
+                state_dict.update((prefix + name, view) for name, view in stack.tensors(whole, self.experts))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __getattr__(self, name: str) -> Any:
+        # What code of others asks for though it is not there any more.
+        for stack in self.__dict__.get("stacks", ()):
+            if stack.name == name and name not in self._parameters:
+                return self.stacked(stack)
+        return super().__getattr__(name)
+
+
+class OpenedExperts(Opened):
+    """Opened experts that are called as most in Transformers are: each token goes to some of them.
+
+    They get hidden states ``[tokens, width]``, and for each token its experts and the weights of their outputs, both
+    ``[tokens, chosen]``. An index of no expert adds nothing.
+    """
 
     def forward(
         self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
@@ -142,63 +203,12 @@ class OpenedExperts(Mixed, nn.Module):
         norm = self._modules.get("post_expert_norm")
         return output if norm is None else norm(output)
 
-    def stacked(self, stack: Stack) -> torch.Tensor:
-        """One of the tensors that there were, made of what the experts hold now, decoded where they are quantized."""
-        first = self.get_submodule(f"0.{stack.parts[0]}")
-        like = getattr(first, stack.tensor)
-        whole = torch.zeros(stack.shape, dtype=like.dtype, device=like.device)
-        for expert in range(self.experts):
-            for part, view in stack.views(whole, expert):
-                view.copy_(getattr(self.get_submodule(f"{expert}.{part}"), stack.tensor).detach())
-        return whole
-
-    def expect_stacks(self) -> None:
-        """Have empty parameters where the tensors were, so that a checkpoint that holds them can be read."""
-        for stack in self.stacks:
-            self._parameters[stack.name] = nn.Parameter(torch.empty(stack.shape, device="meta"), requires_grad=False)
-
-    def forget_stacks(self) -> None:
-        """Undo `expect_stacks`."""
-        for stack in self.stacks:
-            self._parameters.pop(stack.name, None)
-
-    def is_float(self) -> bool:
-        """Whether no weight of an expert is quantized."""
-        return not any(isinstance(module, QuantizedModule | StoredModule) for module in self.modules())
-
-    def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """As of any module; floats as they would be given had nobody opened it."""
-        state: dict[str, Any] = super().state_dict(*args, prefix=prefix, **kwargs)
-        if not self.is_float():
-            return state
-        for stack in self.stacks:
-            names = [f"{prefix}{e}.{part}.{stack.tensor}" for e in range(self.experts) for part in stack.parts]
-            if all(name in state for name in names):
-                for name in names:
-                    del state[name]
-                state[prefix + stack.name] = self.stacked(stack)
-        return state
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for stack in self.stacks:
-            whole = state_dict.get(prefix + stack.name)
-            if whole is not None and tuple(whole.shape) == stack.shape:
-                del state_dict[prefix + stack.name]
-                state_dict.update((prefix + name, view) for name, view in stack.tensors(whole, self.experts))
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def __getattr__(self, name: str) -> Any:
-        # What code of others asks for though it is not there any more.
-        for stack in self.__dict__.get("stacks", ()):
-            if stack.name == name and name not in self._parameters:
-                return self.stacked(stack)
-        return super().__getattr__(name)
-
 
 def open_experts(
     module: nn.Module,
     stacks: tuple[Stack, ...],
     experts: int,
+    kind: type[Opened] = OpenedExperts,
     apply_gate: bool = False,
     passes_on: bool = False,
 ) -> None:
@@ -208,13 +218,14 @@ def open_experts(
         module: Experts with the parameters that `stacks` names; changed in place.
         stacks: Its tensors, in its order.
         experts: Number of experts.
+        kind: How they are called.
         apply_gate: Whether it makes something of its own of gate and up.
-        passes_on: See `OpenedExperts`.
+        passes_on: See `Opened`.
     """
     interleaved = any(stack.interleaved for stack in stacks)
     activation = module._modules.get("act_fn")
     parameters = {stack.name: module._parameters.pop(stack.name) for stack in stacks}
-    module.__class__ = mixed(OpenedExperts, type(module))
+    module.__class__ = mixed(kind, type(module))
     facts = {"stacks": stacks, "experts": experts, "passes_on": passes_on}
     # Without the mark Transformers would look for the tensors.
     module.__dict__.update(facts, _is_hf_initialized=True)
@@ -230,7 +241,7 @@ def open_experts(
                 linear.register_parameter(stack.tensor, nn.Parameter(held, parameter.requires_grad))
                 if not stack.of_bias:
                     linear.out_features, linear.in_features = view.shape
-        made = Expert(linears, activation, gate, interleaved)
+        made = linears.get("") or Expert(linears, activation, gate, interleaved)
         module.add_module(str(expert), made.train(module.training))
 
 
@@ -242,11 +253,11 @@ def close_experts(module: nn.Module, parameters: dict[str, nn.Parameter] | None 
         parameters: The tensors that there were, by name, where nothing has changed them since; else they are made of
             what the experts hold.
     """
-    assert isinstance(module, OpenedExperts)
+    assert isinstance(module, Opened)
     found = dict(parameters or {})
     for stack in module.stacks:
         if stack.name not in found:
-            first = module.get_submodule(f"0.{stack.parts[0]}")._parameters[stack.tensor]
+            first = module.get_submodule(stack.path(0, stack.parts[0]))._parameters[stack.tensor]
             assert first is not None
             found[stack.name] = nn.Parameter(module.stacked(stack), first.requires_grad)
     for expert in range(module.experts):
@@ -259,9 +270,9 @@ def close_experts(module: nn.Module, parameters: dict[str, nn.Parameter] | None 
         module._parameters[stack.name] = found[stack.name]
 
 
-def opened_modules(model: nn.Module) -> Iterator[tuple[str, OpenedExperts]]:
+def opened_modules(model: nn.Module) -> Iterator[tuple[str, Opened]]:
     """Modules of opened experts, by name."""
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, OpenedExperts))
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, Opened))
 
 
 def _linear() -> nn.Linear:

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from hf_quant.fusion.agreement import agree, output, rows
-from hf_quant.modules.experts import OpenedExperts, Stack, open_experts
+from hf_quant.modules.expert_kinds import ExpertsOnShares, SharedExperts, SortedExperts
+from hf_quant.modules.experts import Opened, OpenedExperts, Stack, open_experts
 
 _CHOSEN = 2
 _DRAWN = 2**22
@@ -25,8 +26,9 @@ class Layout(NamedTuple):
 
     stacks: tuple[Stack, ...]
     experts: int
-    apply_gate: bool
-    passes_on: bool
+    kind: type[Opened]
+    apply_gate: bool = False
+    passes_on: bool = False
 
 
 _found: dict[Any, Layout | None] = {}
@@ -51,36 +53,42 @@ def layout_of(module: nn.Module) -> Layout | None:
 
 def _guesses(module: nn.Module) -> Iterator[Layout]:
     parameters = {name: p for name, p in module._parameters.items() if p is not None}
-    first = next((name for name in ("gate_up_proj", "up_proj") if name in parameters), None)
-    weights = (first, "down_proj")
-    biases = tuple(f"{name}_bias" for name in weights)
-    if first is None or set(parameters) not in ({*weights}, {*weights, *biases}) or isinstance(module, OpenedExperts):
+    if isinstance(module, Opened) or not parameters or any(p.ndim not in (2, 3) for p in parameters.values()):
         return
-    one, two = parameters[first], parameters["down_proj"]
-    if one.ndim != 3 or two.ndim != 3 or len(one) < len(two) or len(two) == 0:
-        return
+    weights = {name: tuple(p.shape) for name, p in parameters.items() if p.ndim == 3}
+    if list(parameters) == ["weight"] and weights:
+        shape = weights["weight"]
+        yield Layout((Stack("weight", shape, ("",)),), shape[0], SortedExperts)
+    elif weights.keys() == {"gate_proj", "up_proj", "down_proj"} == parameters.keys():
+        stacks = tuple(Stack(name, shape, (name,)) for name, shape in weights.items())
+        yield Layout(stacks, stacks[0].shape[0], SharedExperts)
+    for first in ("gate_up_proj", "up_proj"):
+        names = (first, "down_proj")
+        biases = tuple(f"{name}_bias" for name in names)
+        if weights.keys() == {*names} and parameters.keys() in ({*names}, {*names, *biases}):
+            yield from _of_two(module, parameters, first)
+
+
+def _of_two(module: nn.Module, parameters: dict[str, nn.Parameter], first: str) -> Iterator[Layout]:
+    one, two = tuple(parameters[first].shape), tuple(parameters["down_proj"].shape)
     parts = ("gate_proj", "up_proj") if first == "gate_up_proj" else ("up_proj",)
-    order = list(parameters)
-    own_gate = hasattr(module, "_apply_gate")
+    said = not getattr(module, "is_concatenated", True)
     for transposed in (False, True):
         into, out = (1, 2) if transposed else (2, 1)
-        if one.shape[into] != two.shape[out] or one.shape[out] != len(parts) * two.shape[into]:
+        if one[into] != two[out] or one[out] != len(parts) * two[into] or not one[0] >= two[0] > 0:
             continue
-        said = not getattr(module, "is_concatenated", True)
         for interleaved in (said, not said)[: len(parts)]:
-            stacks = [Stack(first, tuple(one.shape), parts, False, transposed, interleaved)]
-            stacks.append(Stack("down_proj", tuple(two.shape), ("down_proj",), False, transposed))
-            if biases[0] in parameters:
-                stacks.append(Stack(biases[0], tuple(parameters[biases[0]].shape), parts, True, False, interleaved))
-                stacks.append(Stack(biases[1], tuple(parameters[biases[1]].shape), ("down_proj",), True))
-            for passes_on in (False, True):
-                for apply_gate in (False, True) if own_gate and len(parts) == 2 else (False,):
-                    yield Layout(
-                        tuple(sorted(stacks, key=lambda stack: order.index(stack.name))),
-                        len(two),
-                        apply_gate,
-                        passes_on,
-                    )
+            stacks = []
+            for name, parameter in parameters.items():
+                of_bias, of_first = name.endswith("_bias"), name.startswith(first)
+                turned, by_turns = transposed and not of_bias, interleaved and of_first
+                held = parts if of_first else ("down_proj",)
+                stacks.append(Stack(name, tuple(parameter.shape), held, of_bias, turned, by_turns))
+            gates = (False, True) if hasattr(module, "_apply_gate") and len(parts) == 2 else (False,)
+            for apply_gate in gates:
+                yield Layout(tuple(stacks), two[0], OpenedExperts, apply_gate, False)
+                yield Layout(tuple(stacks), two[0], OpenedExperts, apply_gate, True)
+            yield Layout(tuple(stacks), two[0], ExpertsOnShares)
 
 
 @torch.no_grad()
@@ -89,21 +97,34 @@ def _proved(module: nn.Module, layout: Layout) -> bool:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         copied = _copied(module)
-        (down,) = (stack for stack in layout.stacks if stack.name == "down_proj")
-        width = down.shape[2 if down.transposed else 1]
-        inputs = rows(width, 0, _SCALES)
-        # The last index is no expert, which not every class allows.
-        places = torch.tensor([0, layout.experts - 1, layout.experts // 2, layout.experts], device="cpu")
-        drawn = torch.randint(len(places), (2, len(inputs), _CHOSEN), device="cpu")
-        factors = torch.rand(len(inputs), _CHOSEN, dtype=torch.float32, device="cpu")
         original = getattr(type(copied).forward, "__wrapped__", type(copied).forward)
-        for index in (places[drawn[0]], places[drawn[1] % 3]):
-            expected = output(original, copied, inputs, index, factors)
-            if expected is not None:
-                break
+        cases = list(_inputs(layout))
+        expected = [output(original, copied, *inputs) for inputs in cases]
         open_experts(copied, *layout)
-        found = output(copied, inputs, index, factors)
-    return agree(found, expected, _TOLERANCE)
+        # Some classes do not allow an index of no expert.
+        taken = next(
+            ((inputs, given) for inputs, given in zip(cases, expected, strict=True) if given is not None), None
+        )
+        return taken is not None and agree(output(copied, *taken[0]), taken[1], _TOLERANCE)
+
+
+def _inputs(layout: Layout) -> Iterator[tuple[Any, ...]]:
+    """What experts of a kind may be called with."""
+    one = layout.stacks[0]
+    states = rows(one.shape[1 if one.transposed else 2], 0, _SCALES)
+    count, experts = len(states), layout.experts
+    if layout.kind is ExpertsOnShares:
+        yield (states[:4].repeat(experts, 1),)
+    elif layout.kind is SortedExperts:
+        few = min(4, experts)
+        yield states[: 4 * few], [4] * few + [0] * (experts - few)
+    elif layout.kind is SharedExperts:
+        yield states, torch.rand(count, experts, dtype=torch.float32, device="cpu")
+    else:
+        places = torch.tensor([0, experts - 1, experts // 2, experts], device="cpu")
+        factors = torch.rand(count, _CHOSEN, dtype=torch.float32, device="cpu")
+        for kinds in (4, 3):
+            yield states, places[torch.randint(kinds, (count, _CHOSEN), device="cpu")], factors
 
 
 def _copied(module: nn.Module) -> nn.Module:

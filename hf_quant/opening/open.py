@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from hf_quant.modules.experts import OpenedExperts, close_experts, open_experts, opened_modules
+from hf_quant.modules.experts import Opened, close_experts, open_experts, opened_modules
 from hf_quant.opening.experts import layout_of
 
 
@@ -19,13 +19,13 @@ class Opening:
     """
 
     def __init__(self, model: nn.Module):
-        self.modules: dict[str, tuple[OpenedExperts, dict[str, nn.Parameter]]] = {}
+        self.modules: dict[str, tuple[Opened, dict[str, nn.Parameter]]] = {}
         for name, module in list(model.named_modules()):
             layout = layout_of(module)
             if layout is not None:
                 parameters = {key: p for key, p in module._parameters.items() if p is not None}
                 open_experts(module, *layout)
-                assert isinstance(module, OpenedExperts)
+                assert isinstance(module, Opened)
                 self.modules[name] = (module, parameters)
 
     def keep(self, names: Collection[str]) -> None:
@@ -50,7 +50,7 @@ def opened(model: nn.Module) -> Iterator[Opening]:
         opening.close()
 
 
-def close(model: nn.Module, is_done: Callable[[OpenedExperts], bool] = OpenedExperts.is_float) -> None:
+def close(model: nn.Module, is_done: Callable[[Opened], bool] = Opened.is_float) -> None:
     """Close all opened modules that hold no quantized weight, in place."""
     for _, module in list(opened_modules(model)):
         if is_done(module):
