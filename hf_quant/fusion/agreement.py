@@ -26,10 +26,10 @@ def rows(width: int, seed: int = 0, scales: Sequence[float] = SCALES) -> torch.T
     generator = torch.Generator(device="cpu").manual_seed(seed)
     made = []
     for scale in scales:
-        plain, shifted, positive, spiky = torch.randn(4, width, generator=generator, device="cpu")
+        plain, shifted, positive, spiky = torch.randn(4, width, generator=generator, dtype=torch.float32, device="cpu")
         spiky[torch.randint(width, (1 + width // 256,), generator=generator, device="cpu")] *= 1000.0
         made += [scale * row for row in (plain, shifted + 1.5, positive.abs(), spiky)]
-    return torch.stack([*made, *[torch.zeros(width, device="cpu")] * 4])
+    return torch.stack([*made, *[torch.zeros(width, dtype=torch.float32, device="cpu")] * 4])
 
 
 def shapes(given: torch.Tensor) -> list[torch.Tensor]:

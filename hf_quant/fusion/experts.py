@@ -95,13 +95,12 @@ class FusedExperts(Fused):
         return not (torch.is_grad_enabled() and input.requires_grad)
 
     def _outputs(self, states: torch.Tensor, offsets: torch.Tensor, stacked: tuple[Stacked, ...]) -> torch.Tensor:
-        results = [_experts_op(states, *each.arguments, offsets, each.channels) for each in stacked[:2]]
-        if len(stacked) == 1:
-            return results[0]
-        first: Any = self._modules["0"]  # type: ignore[attr-defined]
-        inner = first.gated(*results)
-        last = stacked[-1]
-        output: torch.Tensor = _experts_op(inner, *last.arguments, offsets, last.channels)
+        *before, last = stacked
+        results = [_experts_op(states, *each.arguments, offsets, each.channels) for each in before]
+        if results:
+            first: Any = self._modules["0"]  # type: ignore[attr-defined]
+            states = first.gated(*[None] * (_MOST - 1 - len(results)), *results)
+        output: torch.Tensor = _experts_op(states, *last.arguments, offsets, last.channels)
         return output
 
     def _current(self, offsets: list[int]) -> tuple[Stacked, ...] | None:
@@ -161,7 +160,7 @@ class FusedExperts(Fused):
             same = all(_same_grid(expert) for expert in found)
             if len(names) == _MOST - 1 or same:
                 return [(Call(names, activation, len(names) == _MOST),)]
-        return [tuple(Call((name,)) for name in names)] if len(names) == _MOST else []
+        return [tuple(Call((name,)) for name in names)]
 
     @classmethod
     def proved(cls, module: nn.Module, facts: Any) -> bool:

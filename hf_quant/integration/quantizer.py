@@ -30,7 +30,7 @@ from hf_quant.opening.open import Opening, close, opened
 from hf_quant.quantizing.algorithms import algorithms_of
 from hf_quant.quantizing.config import HfQuantConfig
 from hf_quant.quantizing.left_float import LeftFloat
-from hf_quant.quantizing.resolve import Resolution, resolve
+from hf_quant.quantizing.resolve import Resolution, resolve, with_closed
 from hf_quant.quantizing.solve import Outcome, check_data, quantize_weights
 from hf_quant.training import trainer
 from hf_quant.training.prepared import begin_training, check_config, go_on_training
@@ -109,7 +109,8 @@ class HfQuantQuantizer(HfQuantizer):
         if self.is_calibrated:
             # Float weights are loaded first: blocks need them to run.
             return False
-        opening.keep(self.resolution.plan.modules)
+        closed = opening.keep(self.resolution.plan.modules)
+        self.resolution = with_closed(self.resolution, model, closed)
         swap(model, self.resolution.plan, self.resolution.ties, device="meta")
         for _, experts in opened_modules(model):
             experts.expect_stacks()
@@ -137,8 +138,9 @@ class HfQuantQuantizer(HfQuantizer):
         for name in found:
             if name not in chosen.modules:
                 reasons.setdefault(name, "float in the checkpoint, or not in it")
-        self.resolution = Resolution(chosen, ties, reasons, inventory)
-        opening.keep(chosen.modules)
+        closed = opening.keep(chosen.modules)
+        self.resolution = with_closed(Resolution(chosen, ties, reasons, inventory), model, closed)
+        inventory = self.resolution.inventory
         swap(model, chosen, ties, device="meta")
         self.names_are_own = checkpoint.names_are_own(model, headers, inventory.prefix)
         headers = checkpoint.model_names(model, headers, converted=not self.names_are_own)
@@ -180,7 +182,6 @@ class HfQuantQuantizer(HfQuantizer):
         if self.quantization_config.qat:
             return self._trainable(model)
         if self.is_calibrated:
-            Opening(model).keep(self.resolution.plan.modules)
             self.resolution = as_loaded(model, self.resolution)
             outcome = quantize_weights(model, self.quantization_config, self.resolution)
         else:
@@ -201,7 +202,6 @@ class HfQuantQuantizer(HfQuantizer):
                 module.check_values(name)
             go_on_training(model, config, self.resolution)
         else:
-            Opening(model).keep(self.resolution.plan.modules)
             self.resolution = as_loaded(model, self.resolution)
             begin_training(model, config, self.resolution)
         trainer.install()
@@ -306,9 +306,11 @@ def require_pretrained(model: Any) -> None:
 
 
 def as_loaded(model: Any, resolution: Resolution) -> Resolution:
-    """`resolution` with the ties of the float model, which are only certain once it is loaded."""
+    """`resolution` with the ties of the float model, which are only certain once it is loaded, and is opened here."""
+    closed = Opening(model).keep(resolution.plan.modules)
     inventory = Inventory.of(model)
-    return replace(resolution, ties=inventory.ties_among(resolution.plan.modules), inventory=inventory)
+    opened = replace(resolution, ties=inventory.ties_among(resolution.plan.modules), inventory=inventory)
+    return with_closed(opened, model, closed)
 
 
 def _same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:

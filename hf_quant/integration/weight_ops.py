@@ -48,6 +48,8 @@ class QuantizeOnLoad(ConversionOps):
         if tuple(whole.shape) != stack.shape:
             self.failures.append(_misfit(f"{prefix}{stacked}", whole, stack.shape))
             whole = torch.zeros(1, dtype=whole.dtype).expand(stack.shape)
+        if stacked in module.unused:
+            module.unused[stacked] = whole[module.experts :].clone()
         converted: dict[str, torch.Tensor] = {}
         for name, view in stack.tensors(whole, module.experts):
             linear, _, tensor = name.rpartition(".")
@@ -55,7 +57,8 @@ class QuantizeOnLoad(ConversionOps):
             if tensor == "weight" and isinstance(child, QuantizedModule):
                 converted |= self._converted(child, view, prefix + linear)
             else:
-                converted[prefix + name] = view.clone(memory_format=torch.contiguous_format)
+                dtype = getattr(child, tensor).dtype
+                converted[prefix + name] = view.to(dtype, copy=True, memory_format=torch.contiguous_format)
         return converted
 
     def _converted(self, module: QuantizedModule, weight: torch.Tensor, name: str) -> dict[str, torch.Tensor]:

@@ -30,7 +30,7 @@ class SharedExperts(Opened):
     """Opened experts that all get every token, each with a weight, as the shared ones of Inkling."""
 
     def forward(self, hidden_states: torch.Tensor, gammas: torch.Tensor) -> torch.Tensor:
-        """Weighted sum ``[..., width]`` of the outputs for hidden states of that shape and weights ``[..., experts]``."""
+        """Weighted sum of the outputs for hidden states ``[..., width]`` and weights ``[..., experts]``."""
         rows = hidden_states.reshape(-1, hidden_states.shape[-1])
         weights = gammas.reshape(-1, self.experts, 1).float()
         outputs = [_call(self, index, rows).float() * weights[:, index] for index in range(self.experts)]

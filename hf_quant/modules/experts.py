@@ -113,6 +113,8 @@ class Opened(Mixed, nn.Module):
     stacks: tuple[Stack, ...]
     """The tensors that there were."""
     experts: int
+    unused: dict[str, torch.Tensor]
+    """What tensors hold beyond the experts, by name."""
     passes_on: bool
     """Whether indices beyond the experts mean the hidden states themselves, instead of nothing."""
 
@@ -124,6 +126,8 @@ class Opened(Mixed, nn.Module):
         for expert in range(self.experts):
             for part, view in stack.views(whole, expert):
                 view.copy_(getattr(self.get_submodule(stack.path(expert, part)), stack.tensor).detach())
+        if stack.name in self.unused and not self.unused[stack.name].is_meta:  # a quantized checkpoint lacks them
+            whole[self.experts :] = self.unused[stack.name]
         return whole
 
     def expect_stacks(self) -> None:
@@ -224,9 +228,12 @@ def open_experts(
     """
     interleaved = any(stack.interleaved for stack in stacks)
     activation = module._modules.get("act_fn")
-    parameters = {stack.name: module._parameters.pop(stack.name) for stack in stacks}
+    parameters: dict[str, Any] = {stack.name: module._parameters.pop(stack.name) for stack in stacks}
     module.__class__ = mixed(kind, type(module))
-    facts = {"stacks": stacks, "experts": experts, "passes_on": passes_on}
+    unused = {
+        stack.name: parameters[stack.name].detach()[experts:].clone() for stack in stacks if stack.shape[0] > experts
+    }
+    facts = {"stacks": stacks, "experts": experts, "unused": unused, "passes_on": passes_on}
     # Without the mark Transformers would look for the tensors.
     module.__dict__.update(facts, _is_hf_initialized=True)
     gate: Any = module._apply_gate if apply_gate else None
@@ -234,7 +241,6 @@ def open_experts(
         linears: dict[str, nn.Linear] = {}
         for stack in sorted(stacks, key=lambda stack: stack.of_bias):
             parameter = parameters[stack.name]
-            assert parameter is not None
             for part, view in stack.views(parameter.detach(), expert):
                 linear = linears[part] if stack.of_bias else linears.setdefault(part, _linear())
                 held = view.contiguous() if stack.of_bias else view  # kernels add biases of one piece
@@ -264,7 +270,7 @@ def close_experts(module: nn.Module, parameters: dict[str, nn.Parameter] | None 
         del module._modules[str(expert)]
     stacks = module.stacks
     module.__class__ = type(module).__bases__[1]
-    for name in ("stacks", "experts", "passes_on"):
+    for name in ("stacks", "experts", "unused", "passes_on"):
         del module.__dict__[name]
     for stack in stacks:
         module._parameters[stack.name] = found[stack.name]

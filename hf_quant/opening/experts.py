@@ -31,24 +31,32 @@ class Layout(NamedTuple):
     passes_on: bool = False
 
 
-_found: dict[Any, Layout | None] = {}
-
-
-def layout_of(module: nn.Module) -> Layout | None:
+def layout_of(module: nn.Module, found: dict[Any, Layout | None] | None = None) -> Layout | None:
     """The layout by which a module computes; None where it holds no stacked experts, or computes something else.
 
     Args:
         module: On any device; its weights are not read.
+        found: Layouts of other modules of the same model, which are not proved again.
     """
     guesses = list(_guesses(module))
     if not guesses:
         return None
-    shapes = tuple((name, tuple(p.shape)) for name, p in module._parameters.items() if p is not None)
-    plain = sorted((k, v) for k, v in vars(module).items() if isinstance(v, bool | int | float | str | None))
-    key = (type(module), shapes, str(plain), str(module._modules))
-    if key not in _found:
-        _found[key] = next((layout for layout in guesses if _proved(module, layout)), None)
-    return _found[key]
+    found = {} if found is None else found
+    if (kind := _kind(module)) not in found:
+        found[kind] = next((layout for layout in guesses if _proved(module, layout)), None)
+    return found[kind]
+
+
+def _kind(module: nn.Module) -> tuple[Any, ...]:
+    """What two modules have in common that compute the same but for their weights."""
+    own = nn.Module().__dict__
+    shapes = tuple((name, None if p is None else tuple(p.shape)) for name, p in module._parameters.items())
+    said = tuple(
+        (name, value if isinstance(value, bool | int | float | str | None) else id(value))
+        for name, value in module.__dict__.items()
+        if name not in own
+    )
+    return type(module), shapes, said, tuple((name, child and _kind(child)) for name, child in module._modules.items())
 
 
 def _guesses(module: nn.Module) -> Iterator[Layout]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
 from hf_quant.modules.experts import Opened, close_experts, open_experts, opened_modules
-from hf_quant.opening.experts import layout_of
+from hf_quant.opening.experts import Layout, layout_of
 
 
 class Opening:
@@ -20,20 +21,28 @@ class Opening:
 
     def __init__(self, model: nn.Module):
         self.modules: dict[str, tuple[Opened, dict[str, nn.Parameter]]] = {}
+        found: dict[Any, Layout | None] = {}
         for name, module in list(model.named_modules()):
-            layout = layout_of(module)
+            layout = layout_of(module, found)
             if layout is not None:
                 parameters = {key: p for key, p in module._parameters.items() if p is not None}
                 open_experts(module, *layout)
                 assert isinstance(module, Opened)
                 self.modules[name] = (module, parameters)
 
-    def keep(self, names: Collection[str]) -> None:
-        """Close all modules but those that hold one of these names, which are no longer this opening's to close."""
+    def keep(self, names: Collection[str]) -> list[str]:
+        """Close all modules but those that hold one of these names, which are no longer this opening's to close.
+
+        Returns:
+            Names of the modules that were closed.
+        """
+        closed = []
         for name, (module, parameters) in self.modules.items():
             if not any(each.startswith(f"{name}.") for each in names):
                 close_experts(module, parameters)
+                closed.append(name)
         self.modules = {}
+        return closed
 
     def close(self) -> None:
         """Make the model what it was."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 from transformers.quantizers.quantizers_utils import should_convert_module
@@ -58,6 +58,24 @@ def resolve(model: nn.Module, config: HfQuantConfig, in_checkpoint: Container[st
     ties = inventory.ties_among(chosen, in_checkpoint)
     unsupported = {name: LEFT_OUT if name in left_out else why for name, why in inventory.unsupported.items()}
     return Resolution(Plan(chosen), ties, {**reasons, **unsupported}, inventory)
+
+
+def with_closed(resolution: Resolution, model: nn.Module, closed: Collection[str]) -> Resolution:
+    """A resolution made while modules were open, of which nothing is quantized, for when they are closed again.
+
+    Args:
+        resolution: Made of the opened model.
+        model: As it is now, its other modules float still.
+        closed: Names of the closed modules: each stays float for the reason of the first of those that were in it.
+    """
+    if not closed:
+        return resolution
+    reasons = dict(resolution.kept_float)
+    for name in closed:
+        inner = [each for each in reasons if each.startswith(f"{name}.")]
+        first = [reasons.pop(each) for each in inner][:1]
+        reasons.update((name, reason) for reason in first)
+    return replace(resolution, kept_float=reasons, inventory=Inventory.of(model))
 
 
 def _left_out(model: nn.Module, entries: Collection[str]) -> set[str]:

@@ -14,7 +14,7 @@ from hf_quant.integration.quantizer import DTYPES, require_pretrained
 from hf_quant.kernels.openmp import no_threads_left
 from hf_quant.opening.open import opened
 from hf_quant.quantizing.config import HfQuantConfig
-from hf_quant.quantizing.resolve import Resolution, resolve
+from hf_quant.quantizing.resolve import Resolution, resolve, with_closed
 from hf_quant.quantizing.solve import quantize_weights
 
 
@@ -58,7 +58,8 @@ def quantize(
     with opened(model) as opening:
         resolution = resolve(model, config)
         _check_weights(model, resolution)
-        opening.keep(resolution.plan.modules)
+        closed = opening.keep(resolution.plan.modules)
+    resolution = with_closed(resolution, model, closed)
     outcome = quantize_weights(model, config, resolution, progress, resume, restart)
     become_quantized(model, config, resolution, outcome)
     return model

@@ -85,6 +85,17 @@ def block_arguments(name, gated=True, residual=True, norm=structs.LAYER_NORM, ac
     return (make_input(gate[0], 7), *blocks, spec, *biases, *tail), parts
 
 
+def experts_arguments(name, gated=True, counts=(3, 0, 4), beyond=2):
+    made = [block_arguments(name, gated, residual=False, norm=0)[0] for _ in counts]
+    blocks, biases = (
+        [torch.stack([each[place] for each in made]) for place in places] for places in ((1, 2, 3), (5, 6, 7))
+    )
+    blocks, biases = ([t if t.numel() else NONE for t in found] for found in (blocks, biases))
+    offsets = torch.tensor([0, *counts]).cumsum(0)
+    rows = torch.randn(sum(counts) + beyond, made[0][0].shape[-1])
+    return rows, *blocks, torch.stack([each[4] for each in made]), *biases, offsets, 64
+
+
 def attention_arguments(mask):
     # Heads side by side, turned.
     query, key, value = (torch.randn(2, *shape, 32).transpose(1, 2) for shape in ((5, 4), (9, 2), (9, 2)))
@@ -99,6 +110,8 @@ ARGUMENTS = {
     "native_linears two": lambda: linears_arguments("int4", 2)[0],
     "native_block": lambda: block_arguments("int8")[0],
     "native_block chain": lambda: block_arguments("w4a16", gated=False, residual=False, norm=0)[0],
+    "native_experts": lambda: experts_arguments("int8"),
+    "native_experts chain": lambda: experts_arguments("w4a16", gated=False),
     "native_embedding": lambda: (
         torch.tensor([[0, 47], [3, 3]]),
         *linear_arguments("w8a16")[1:3],
@@ -154,6 +167,29 @@ def test_a_block_computes_what_its_parts_compute(name, gated, residual, norm):
         expected = functional.layer_norm(expected, (64,), weight, bias, 1e-5)
     # A number between two codes may be rounded to either.
     assert relative_error(OPS.native_block(*arguments), expected) < 5e-3
+
+
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("name", ["int8", "int4", "w4a16"])
+def test_experts_compute_what_a_block_computes_on_the_rows_of_each(name, gated):
+    torch.manual_seed(0)
+    arguments = experts_arguments(name, gated)
+    rows, *weights, offsets, channels = arguments
+    found = OPS.native_experts(*arguments)
+    assert found.shape == (9, 64) and not found[7:].any()
+    for expert in range(3):
+        begin, end = offsets[expert : expert + 2].tolist()
+        own = [tensor[expert] if tensor.numel() else tensor for tensor in weights]
+        alone = OPS.native_block(rows[begin:end], *own, NONE, NONE, NONE, 0, 0.0, channels)
+        assert torch.equal(found[begin:end], alone)
+
+
+@pytest.mark.parametrize("offsets", [[0, 4, 3, 7], [0, 3, 3, 10], [1, 3, 3, 7], [-1, 3, 3, 7], [0, 3, 3], [0], []])
+def test_offsets_of_experts_that_do_not_ascend_within_the_rows_are_refused(offsets):
+    arguments = list(experts_arguments("int8"))
+    arguments[8] = torch.tensor(offsets, dtype=torch.int64)
+    with pytest.raises(RuntimeError, match="hf_quant"):
+        OPS.native_experts(*arguments)
 
 
 @pytest.mark.parametrize(
