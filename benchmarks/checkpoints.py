@@ -39,6 +39,18 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 32,
         "num_key_value_heads": 4,
     },
+    "qwen3-moe": {
+        "model_type": "qwen3_moe",
+        "vocab_size": 32000,
+        "hidden_size": 1024,
+        "moe_intermediate_size": 768,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "num_experts": 32,
+        "num_experts_per_tok": 4,
+    },
     "llama-7b": {"model_type": "llama", "dtype": "bfloat16"},
     "llama-13b": {
         "model_type": "llama",
@@ -58,7 +70,8 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 8,
     },
 }
-"""SmolLM2-135M and TinyLlama are the Llamas of 135 million and 1.1 billion weights."""
+"""SmolLM2-135M and TinyLlama are the Llamas of 135 million and 1.1 billion weights; the mixture of experts has the
+proportions of small ones, not the size of a real one."""
 
 LARGE = ("llama-7b", "llama-13b", "llama-70b")
 """Too large for float32, and only measured on request."""
@@ -90,7 +103,9 @@ def multiplied_weights(model: str, layers: int | None = None) -> int:
     empty = _empty(model, layers)
     embeddings = [module for module in empty.modules() if isinstance(module, nn.Embedding)]
     looked_up = {id(module.weight) for module in embeddings}
-    count = sum(p.numel() for p in empty.parameters() if p.ndim == 2 and id(p) not in looked_up)
+    active = getattr(empty.config, "num_experts_per_tok", 1) / getattr(empty.config, "num_experts", 1)
+    shares = {2: 1.0, 3: active}  # matrices, and those of all experts
+    count = int(sum(shares.get(p.ndim, 0.0) * p.numel() for p in empty.parameters() if id(p) not in looked_up))
     head = empty.get_output_embeddings()
     tied = head is not None and id(head.weight) in looked_up
     return count + (head.weight.numel() if tied else 0)
@@ -128,7 +143,7 @@ def _shards(model: nn.Module, dtype: torch.dtype) -> Iterator[dict[str, torch.Te
     # One at a time: no model has to fit into memory to be written.
     generator, shard, size = torch.Generator().manual_seed(0), {}, 0
     for name, parameter in model.named_parameters():
-        if parameter.ndim == 2:
+        if parameter.ndim > 1:
             tensor = torch.empty(parameter.shape, dtype=dtype).normal_(0.0, _SPREAD, generator=generator)
         else:
             tensor = torch.full(parameter.shape, 0.0 if name.endswith("bias") else 1.0, dtype=dtype)

@@ -66,22 +66,41 @@ def read_headers(files: Sequence[str]) -> Headers:
 def model_names(model: Any, headers: Headers, converted: bool = True) -> Headers:
     """`headers` under the names that Transformers will load them to: renamings applied, base prefix added or cut.
 
+    A tensor that is split while it is read, such as one of query, key and value, is there under the name of each part.
+
     Args:
         model: The model that is loaded.
         headers: Tensor name to shape and dtype, as in the files.
         converted: Whether the model's renamings and conversions are applied.
     """
+    targets = _targets(model, headers, converted)
+    return {target: headers[name] for name, found in targets.items() for target in found}
+
+
+def split_names(model: Any, headers: Headers) -> dict[str, list[str]]:
+    """Names of the parts of each tensor that is split while it is read, by the first of them.
+
+    Args:
+        model: The model that is loaded.
+        headers: Tensor name to shape and dtype, as in the files.
+    """
+    return {found[0]: found for found in _targets(model, headers).values() if len(found) > 1}
+
+
+def _targets(model: Any, headers: Headers, converted: bool = True) -> dict[str, list[str]]:
     transforms = get_model_conversion_mapping(model) if converted else []
     renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in transforms if isinstance(entry, WeightConverter)]
+    by_pattern = {pattern: entry for entry in converters for pattern in entry.source_patterns}
     expected = model.state_dict()
-    renamed = {}
-    for name, facts in headers.items():
-        target, _ = rename_source_key(name, renamings, converters, model.base_model_prefix, expected)
+    targets = {}
+    for name in headers:
+        target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, expected)
         if target not in expected and name in expected:
-            target = name
-        renamed[target] = facts
-    return renamed
+            target, pattern = name, None
+        first, *others = by_pattern[pattern].target_patterns if pattern is not None else [target]
+        targets[name] = [target, *(target.replace(first, other) for other in others)]
+    return targets
 
 
 def opened_names(model: Any, headers: Headers) -> Headers:

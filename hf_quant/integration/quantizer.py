@@ -55,6 +55,8 @@ class HfQuantQuantizer(HfQuantizer):
         """Whether a quantized checkpoint calls its tensors as the model does, so that none is renamed or converted."""
         self.failures: list[HfQuantError] = []
         self.in_checkpoint: set[str] = set()
+        self.split: dict[str, list[str]] = {}
+        """Names of the parts of each tensor that is split while it is read, by the first of them."""
         self.solver: Solver = SOLVERS["rtn"]()
         self.is_calibrated = False
         self.block_errors: dict[str, float] = {}
@@ -84,6 +86,7 @@ class HfQuantQuantizer(HfQuantizer):
             )
         headers = checkpoint.read_headers(checkpoint_files)
         names = checkpoint.model_names(model, headers)
+        self.split = checkpoint.split_names(model, headers)
         with opened(model) as opening:
             names = checkpoint.opened_names(model, names)
             self.in_checkpoint = set(names)
@@ -160,10 +163,7 @@ class HfQuantQuantizer(HfQuantizer):
         """Whether a tensor of the checkpoint has to become codes."""
         if self.pre_quantized:
             return False
-        module, tensor_name = get_module_from_name(model, param_name)
-        if isinstance(module, Opened):
-            return any(stack.name == tensor_name for stack in module.stacks)
-        return isinstance(module, QuantizedModule) and tensor_name == "weight"
+        return any(_is_quantized(model, name) for name in self.split.get(param_name, (param_name,)))
 
     def update_weight_conversions(self, weight_conversions: list[Any], model: Any) -> list[Any]:
         """None for a checkpoint that calls its tensors as the model does: other libraries' names may be among them."""
@@ -311,6 +311,13 @@ def as_loaded(model: Any, resolution: Resolution) -> Resolution:
     inventory = Inventory.of(model)
     opened = replace(resolution, ties=inventory.ties_among(resolution.plan.modules), inventory=inventory)
     return with_closed(opened, model, closed)
+
+
+def _is_quantized(model: Any, parameter: str) -> bool:
+    module, name = get_module_from_name(model, parameter)
+    if isinstance(module, Opened):
+        return any(stack.name == name for stack in module.stacks)
+    return isinstance(module, QuantizedModule) and name == "weight"
 
 
 def _same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:

@@ -33,15 +33,22 @@ class QuantizeOnLoad(ConversionOps):
     def convert(
         self, input_dict: dict[str, Any], *, full_layer_name: str, model: Any, **kwargs: Any
     ) -> dict[str, torch.Tensor]:
-        """Codes and scales of one weight."""
-        value = next(iter(input_dict.values()))
-        weight = value[0] if isinstance(value, list) else value
-        module, tensor_name = get_module_from_name(model, full_layer_name)
-        if isinstance(module, Opened):
-            if (missing := kwargs.get("missing_keys")) is not None:
-                missing.discard(full_layer_name)
-            return self._experts(module, tensor_name, weight, full_layer_name.removesuffix(tensor_name))
-        return self._converted(module, weight, full_layer_name.removesuffix(".weight"))
+        """Codes and scales of one weight, or of several that one tensor of the checkpoint was split into."""
+        converted: dict[str, torch.Tensor] = {}
+        for name, value in input_dict.items():
+            # Of a single tensor the name may be a pattern still.
+            full = full_layer_name if len(input_dict) == 1 else name
+            weight = value[0] if isinstance(value, list) else value
+            module, tensor_name = get_module_from_name(model, full)
+            if isinstance(module, Opened):
+                if (missing := kwargs.get("missing_keys")) is not None:
+                    missing.discard(full)
+                converted |= self._experts(module, tensor_name, weight, full.removesuffix(tensor_name))
+            elif isinstance(module, QuantizedModule) and tensor_name == "weight":
+                converted |= self._converted(module, weight, full.removesuffix(".weight"))
+            else:
+                converted[full] = weight.to(getattr(module, tensor_name).dtype)
+        return converted
 
     def _experts(self, module: Opened, stacked: str, whole: torch.Tensor, prefix: str) -> dict[str, torch.Tensor]:
         (stack,) = (stack for stack in module.stacks if stack.name == stacked)

@@ -73,8 +73,8 @@ def with_closed(resolution: Resolution, model: nn.Module, closed: Collection[str
     reasons = dict(resolution.kept_float)
     for name in closed:
         inner = [each for each in reasons if each.startswith(f"{name}.")]
-        first = [reasons.pop(each) for each in inner][:1]
-        reasons.update((name, reason) for reason in first)
+        for reason in [reasons.pop(each) for each in inner][:1]:
+            reasons.setdefault(name, reason)
     return replace(resolution, kept_float=reasons, inventory=Inventory.of(model))
 
 
