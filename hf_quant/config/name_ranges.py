@@ -33,13 +33,37 @@ def with_ranges(names: Iterable[str]) -> list[str]:
     Args:
         names: Names without braces. Two are of a kind if they differ only in numbers between dots.
     """
-    kinds: dict[tuple[str, ...], set[tuple[int, ...]]] = {}
-    for name in names:
-        kind, numbers = _kind(name)
-        kinds.setdefault(kind, set()).add(numbers)
     return [
-        _joined(kind, map(_written, product)) for kind, found in kinds.items() for product in _products(sorted(found))
+        _joined(kind, map(_written, product))
+        for kind, found in _kinds(names).items()
+        for product in _products(sorted(found))
     ]
+
+
+def kind_of(name: str) -> tuple[str, ...]:
+    """What a name has in common with those that differ from it only in numbers between dots."""
+    return _parts(name)[0]
+
+
+def in_short(names: Iterable[str]) -> list[str]:
+    """Names with ranges for people, one for each kind; numbers that depend on those before them are ``*``."""
+    short = []
+    for kind, found in _kinds(names).items():
+        first, *others = _products(sorted(found))
+        texts = [_written(numbers) for numbers in first]
+        if others:
+            columns = [tuple(sorted(set(column))) for column in zip(*found, strict=True)]
+            texts = [_written(columns[0]), *(_written(each) if len(each) == 1 else "*" for each in columns[1:])]
+        short.append(_joined(kind, texts))
+    return short
+
+
+def differing(values: Mapping[str, _Value]) -> list[dict[_Value, list[str]]]:
+    """For each kind of names of which not all have one value: value to the names that have it."""
+    kinds: dict[tuple[str, ...], dict[_Value, list[str]]] = {}
+    for name, value in values.items():
+        kinds.setdefault(kind_of(name), {}).setdefault(value, []).append(name)
+    return [found for found in kinds.values() if len(found) > 1]
 
 
 def expanded(patterns: Iterable[str]) -> dict[str, list[str]]:
@@ -80,7 +104,7 @@ def folded(values: Mapping[str, _Value]) -> tuple[dict[str, _Value], dict[str, _
     kinds: dict[tuple[tuple[str, ...], _Value], list[str]] = {}
     for name, value in values.items():
         if _NO_PATTERN.fullmatch(name):
-            kinds.setdefault((_kind(name)[0], value), []).append(name)
+            kinds.setdefault((kind_of(name), value), []).append(name)
     many = {key: names for key, names in kinds.items() if len(names) > FEW}
     ranges = {pattern: value for (_, value), names in many.items() for pattern in with_ranges(names)}
     # Numbers that are no range stand alone.
@@ -138,9 +162,17 @@ def as_expression(text: str) -> str:
     return _RANGES.sub(choice, text)
 
 
-def _kind(name: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _parts(name: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
     literals, numbers = _PART.split(name), _PART.findall(name)
     return ((name,), ()) if len(numbers) > _MOST_PARTS else (tuple(literals), tuple(map(int, numbers)))
+
+
+def _kinds(names: Iterable[str]) -> dict[tuple[str, ...], set[tuple[int, ...]]]:
+    kinds: dict[tuple[str, ...], set[tuple[int, ...]]] = {}
+    for name in names:
+        kind, numbers = _parts(name)
+        kinds.setdefault(kind, set()).add(numbers)
+    return kinds
 
 
 def _products(found: Sequence[tuple[int, ...]]) -> Iterator[_Product]:
@@ -154,8 +186,8 @@ def _products(found: Sequence[tuple[int, ...]]) -> Iterator[_Product]:
     alike: dict[tuple[tuple[int, ...], ...], list[int]] = {}
     for first, others in rests.items():
         alike.setdefault(tuple(others), []).append(first)
-    for others, firsts in alike.items():
-        for product in _products(others):
+    for same, firsts in alike.items():
+        for product in _products(same):
             yield (tuple(firsts), *product)
 
 
