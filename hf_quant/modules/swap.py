@@ -62,18 +62,22 @@ class Places:
     """Where each module of a model is, found once for many exchanges.
 
     Args:
-        model: Parents stay where they are while this is in use; what they hold is exchanged.
+        model: Only `exchange`, with this, changes its modules while this is in use.
     """
 
     def __init__(self, model: nn.Module):
         self._parents: WeakKeyDictionary[nn.Module, list[nn.Module]] = WeakKeyDictionary()
         for parent in model.modules():
-            for child in parent._modules.values():
-                if child is not None:
-                    self._parents.setdefault(child, []).append(parent)
+            self.add(parent)
+
+    def add(self, parent: nn.Module) -> None:
+        """Take note of a module's children."""
+        for child in parent._modules.values():
+            if child is not None:
+                self._parents.setdefault(child, []).append(parent)
 
     def parents(self, child: nn.Module) -> list[nn.Module]:
-        """Modules that hold `child`, itself one of the model since the beginning."""
+        """Modules that hold `child`."""
         return self._parents[child]
 
 
@@ -109,6 +113,8 @@ def swap(
 def exchange(model: nn.Module, replacements: Mapping[str, nn.Module], places: Places | None = None) -> None:
     """Put other modules in the places of those with these names, in place: in all, where one has several names."""
     places = Places(model) if places is None else places
+    for replacement in replacements.values():
+        places.add(replacement)
     for child, replacement in [(model.get_submodule(name), each) for name, each in replacements.items()]:
         for parent in places.parents(child):
             parent._modules.update({key: replacement for key, each in parent._modules.items() if each is child})
