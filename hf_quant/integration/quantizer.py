@@ -30,7 +30,7 @@ from hf_quant.modules.swap import quantized_modules, restore_float, share_tied, 
 from hf_quant.opening.open import Opening, close, opened
 from hf_quant.quantizing.algorithms import algorithms_of
 from hf_quant.quantizing.config import HfQuantConfig
-from hf_quant.quantizing.left_float import LeftFloat, of_modules
+from hf_quant.quantizing.left_float import LeftFloat
 from hf_quant.quantizing.resolve import Resolution, resolve
 from hf_quant.quantizing.solve import Outcome, check_data, quantize_weights
 from hf_quant.training import trainer
@@ -138,9 +138,8 @@ class HfQuantQuantizer(HfQuantizer):
         for name in found:
             if name not in chosen.modules:
                 reasons.setdefault(name, "float in the checkpoint, or not in it")
-        opening.keep(chosen.modules)
-        inventory = Inventory.of(model)  # without what was opened in vain
         self.resolution = Resolution(chosen, ties, reasons, inventory)
+        opening.keep(chosen.modules)
         swap(model, chosen, ties, device="meta")
         self.names_are_own = checkpoint.names_are_own(model, headers, inventory.prefix)
         headers = checkpoint.model_names(model, headers, converted=not self.names_are_own)
@@ -292,7 +291,6 @@ def finish(model: Any, config: HfQuantConfig, quantizer: HfQuantQuantizer) -> No
     quantizer.quantization_config = config
     tag(model)
     peft.install()
-    config.kept_float = of_modules(model, config.kept_float)
     kept = [name for name, reason in config.kept_float.items() if not reason.startswith("normalisation")]
     config.left_float = str(LeftFloat.of(model, config.kept_float))
     if config.left_float:

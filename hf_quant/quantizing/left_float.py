@@ -23,23 +23,6 @@ WORTH_A_WORD = 0.1
 _MOST = 3
 
 
-def of_modules(model: nn.Module, kept_float: Mapping[str, str]) -> dict[str, str]:
-    """Reasons by names of modules: those of experts that were opened in vain are of what holds them all.
-
-    Args:
-        model: Quantized.
-        kept_float: Module name to the reason why it stayed float.
-    """
-    modules = dict(model.named_modules(remove_duplicate=False))
-    reasons: dict[str, str] = {}
-    for name, reason in kept_float.items():
-        holder = name
-        while holder and holder not in modules:
-            holder = holder.rpartition(".")[0]
-        reasons.setdefault(holder if holder and modules[holder]._parameters else name, reason)
-    return reasons
-
-
 @dataclass(frozen=True)
 class LeftFloat:
     """Weights that stayed float for another reason than the user's wish.
