@@ -66,11 +66,18 @@ def run(
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away the progress of an earlier run.")] = False,
     keep_float: Annotated[
-        list[str] | None, typer.Option("--keep-float", help="Name of a module to keep float; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--keep-float",
+            help="Name of a module to keep float, also with ranges, 'layers.{0-3,7}'; may be repeated.",
+        ),
     ] = None,
     override: Annotated[
         list[str] | None,
-        typer.Option("--override", help="PATTERN=PRESET for modules that need another preset; may be repeated."),
+        typer.Option(
+            "--override",
+            help="PATTERN=PRESET for modules that need another preset, '*.layers.{0-3,7}.*=int8'; may be repeated.",
+        ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="Dtype of what stays float: auto, float32, bfloat16 or float16.")] = "auto",
     push_to_hub: Annotated[str | None, typer.Option(help="Repository id to push to, e.g. user/name-int4.")] = None,

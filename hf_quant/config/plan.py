@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+from hf_quant.config.name_ranges import folded, has_ranges, matching, unfolded
 from hf_quant.config.presets import get_preset
 from hf_quant.config.scheme import AUTO_GROUP_SIZES, Scheme
 from hf_quant.errors import ConfigError, PlanError
@@ -38,7 +39,8 @@ class Candidate:
 class Plan:
     """Module patterns to schemes.
 
-    A pattern is a module name, a glob (``*.mlp.*``) or, after ``re:``, a regular expression for the whole name.
+    A pattern is a module name, a glob (``*.mlp.*``) or, after ``re:``, a regular expression for the whole name. Names
+    and globs may have ranges of numbers (``*.layers.{0-3,7}.*``), each of which has to match a module.
     An exact name wins over patterns; among patterns the last that matches wins. None keeps a module float.
 
     Args:
@@ -90,42 +92,49 @@ class Plan:
         return Plan(resolved)
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as JSON-ready values: each scheme once under a label, and the label of each module."""
-        labels: dict[Scheme, str] = {}
-        modules = {}
-        for name, scheme in self.modules.items():
-            if scheme is None:
-                modules[name] = _FLOAT
-                continue
+        """The plan as JSON-ready values: each scheme once under a label, and the label of each module.
+
+        Many modules of a kind with one scheme, such as experts, are written as names with ranges, under ``"ranges"``.
+        """
+        labels: dict[Scheme | None, str] = {None: _FLOAT}
+        modules, ranges = folded(self.modules)
+        for scheme in [*modules.values(), *ranges.values()]:
             if scheme not in labels:
                 label = str(scheme)
                 taken = sum(other == label or other.startswith(f"{label} #") for other in labels.values())
                 labels[scheme] = f"{label} #{taken + 1}" if taken else label
-            modules[name] = labels[scheme]
-        schemes = {label: scheme.to_dict() for scheme, label in labels.items()}
-        return {"format_version": FORMAT_VERSION, "schemes": schemes, "modules": modules}
+        values: dict[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "schemes": {label: scheme.to_dict() for scheme, label in labels.items() if scheme is not None},
+            "modules": {name: labels[scheme] for name, scheme in modules.items()},
+        }
+        if ranges:
+            values["ranges"] = {name: labels[scheme] for name, scheme in ranges.items()}
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
-        """Read a plan that `to_dict` wrote; rejects unknown keys and newer versions."""
+        """Read a plan that `to_dict` wrote; rejects unknown keys, newer versions and more than a million names."""
         if not isinstance(values, Mapping):
             raise ConfigError(f"a plan is written as an object with keys, not as {values!r}")
         check_format_version(values.get("format_version"))
-        keys = ("format_version", "schemes", "modules")
+        keys = ("format_version", "schemes", "modules", "ranges")
         for key in values:
             if key not in keys:
                 raise ConfigError(unknown("plan key", key, keys))
-        written, modules = values.get("schemes"), values.get("modules")
+        written, modules, ranges = values.get("schemes"), values.get("modules"), values.get("ranges", {})
         if not isinstance(written, Mapping) or not isinstance(modules, Mapping):
             raise ConfigError('a plan needs the keys "schemes" and "modules", both objects')
+        if not isinstance(ranges, Mapping) or not all(isinstance(name, str) for name in ranges):
+            raise ConfigError(f'"ranges" of a plan maps names with ranges to schemes, not {str(ranges)[:80]}')
         if _FLOAT in written:
             raise ConfigError(f"{_FLOAT!r} is what a plan calls modules that stay float: give the scheme another label")
         schemes: dict[str, Scheme | None] = {label: Scheme.from_dict(scheme) for label, scheme in written.items()}
         schemes[_FLOAT] = None
-        for name, label in modules.items():
+        for name, label in [*modules.items(), *ranges.items()]:
             if not isinstance(label, str) or label not in schemes:
                 raise ConfigError(f"module {name!r} of the plan: " + unknown("scheme", label, schemes))
-        return cls({name: schemes[label] for name, label in modules.items()})
+        return cls({name: schemes[label] for name, label in unfolded(modules, ranges).items()})
 
 
 def winning_patterns(patterns: Iterable[str], names: Collection[str]) -> dict[str, str]:
@@ -142,8 +151,8 @@ def winning_patterns(patterns: Iterable[str], names: Collection[str]) -> dict[st
         PlanError: A pattern matches nothing; the nearest names are given.
     """
     chosen: dict[str, str] = {}
-    patterns = list(patterns)
-    exact = {pattern for pattern in patterns if pattern in names}
+    patterns, known = list(patterns), set(names)
+    exact = {pattern for pattern in patterns if pattern in known}
     for pattern in patterns:
         matched = [pattern] if pattern in exact else _matching(pattern, names)
         if not matched:
@@ -211,11 +220,14 @@ def unmatched(kind: str, pattern: str, names: Iterable[str]) -> str:
     """The message for a pattern that matches no module, with the nearest of `names`."""
     known = list(names)
     near = difflib.get_close_matches(pattern.removeprefix("re:"), known, n=3, cutoff=0.3) or known[:3]
-    return f"{kind} {pattern!r} matches no module; nearest: {', '.join(near)}"
+    hint = "; ranges of numbers are written as in layers.{0-3,7}.mlp" if "{" in pattern else ""
+    return f"{kind} {pattern!r} matches no module; nearest: {', '.join(near)}{hint}"
 
 
 def _matching(pattern: str, names: Iterable[str]) -> list[str]:
     if pattern.startswith("re:"):
         expression = re.compile(pattern[3:])
         return [name for name in names if expression.fullmatch(name)]
+    if has_ranges(pattern):
+        return matching(pattern, names)
     return [name for name in names if fnmatch.fnmatchcase(name, pattern)]

@@ -31,7 +31,8 @@ class Request:
         plan: Plan, patterns to schemes. Modules that no pattern matches stay float.
         overrides: Exceptions from `preset` or `scheme`: patterns to a preset's name, a scheme or None (keep float).
         rotation: Block size of Hadamard rotations in place of the preset's or scheme's; 0 turns them off.
-        modules_to_not_convert: Names, starts or ends of names of modules to keep float, with all that is in them.
+        modules_to_not_convert: Names, starts or ends of names of modules to keep float, with all that is in them; also
+            with ranges of numbers (``layers.{0-3,7}``).
 
     Raises:
         ConfigError: More than one of preset, scheme and plan, a plan with exceptions, or values of the wrong type.

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hf_quant.config.name_ranges import differing, in_short, unfolded
 from hf_quant.config.plan import Plan
 from hf_quant.config.recipe import Recipe
 from hf_quant.evaluation.benchmark_report import BenchmarkReport
@@ -17,7 +18,7 @@ from hf_quant.reporting.markdown import escaped, table_lines
 from hf_quant.reporting.report import Report
 from hf_quant.reporting.tables.accuracy import metrics_table
 from hf_quant.reporting.tables.speed import sizes_table, times_table
-from hf_quant.reporting.words import percent, sentence
+from hf_quant.reporting.words import percent, sentence, shortened
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Quantization:
         kept_float: Names of modules that stayed float, to the reason.
         recipe: Recipe of the algorithms; None where none was given.
         calibration_fingerprint: SHA-256 of the calibration data's tokens; None without data.
+        left_float: How much stays float though nobody asked for it, in a sentence; empty where that is little.
     """
 
     class_name: str
@@ -39,6 +41,7 @@ class Quantization:
     kept_float: Mapping[str, str]
     recipe: Recipe | None
     calibration_fingerprint: str | None
+    left_float: str = ""
 
     @classmethod
     def of(cls, class_name: str, settings: Mapping[str, Any]) -> Quantization:
@@ -52,9 +55,10 @@ class Quantization:
             class_name,
             settings.get("preset"),
             Plan.from_dict(settings["plan"]),
-            settings.get("kept_float") or {},
+            unfolded(settings.get("kept_float") or {}, settings.get("kept_float_ranges") or {}),
             None if recipe is None else Recipe.from_dict(recipe),
             settings.get("calibration_fingerprint"),
+            str(settings.get("left_float") or ""),
         )
 
 
@@ -90,15 +94,30 @@ def section(quantization: Quantization, source: str, report: Report) -> str:
         "",
         " ".join(recipe_in_words(quantization.recipe, quantization.calibration_fingerprint)),
     ]
+    schemes_of = {
+        name: "float" if scheme is None else str(scheme) for name, scheme in quantization.plan.modules.items()
+    }
+    if mixed := differing({**dict.fromkeys(quantization.kept_float, "float"), **schemes_of}):
+        lines += ["", "Where modules of a kind differ:", "", *(f"- {_differences(each)}" for each in mixed)]
     kept = Counter(quantization.kept_float.values())
     if kept:
         counted = ((reason, f"{count} module{'s' * (count > 1)}") for reason, count in kept.most_common())
         lines += ["", "Left in float:", "", *(f"- {modules}: {reason}" for reason, modules in counted)]
+    if quantization.left_float:
+        lines += ["", escaped(sentence(quantization.left_float))]
     for drop in report.drops:
         lines += ["", *_accuracy(drop)]
     for benchmark in report.benchmarks:
         lines += ["", *_speed(benchmark)]
     return "\n".join(lines)
+
+
+def _differences(found: Mapping[str, list[str]]) -> str:
+    # Names may come from anyone, and a backtick would end the code.
+    shown = {
+        scheme: [shortened(name, 200).replace("`", "'") for name in in_short(names)] for scheme, names in found.items()
+    }
+    return "; ".join(f"{scheme} `{name}`" for scheme, names in shown.items() for name in names)
 
 
 def _accuracy(drop: DropReport) -> Iterator[str]:

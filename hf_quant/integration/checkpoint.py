@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
+from hf_quant.config.name_ranges import has_ranges
 from hf_quant.errors import CheckpointError, WeightError
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.experts import opened_modules
@@ -290,7 +291,7 @@ def match_names(names: Collection[str], known: Iterable[str], prefix: str, same_
             matched[name] = name.removeprefix(dot)
         elif dot + name in known:
             matched[name] = dot + name
-        elif name.startswith("re:") or any(character in name for character in "*?["):
+        elif name.startswith("re:") or any(character in name for character in "*?[") or has_ranges(name):
             raise CheckpointError(
                 f"the plan in config.json holds the pattern {name[:80]!r}, but a saved plan names modules exactly: "
                 "quantize the model again with this plan and save it"

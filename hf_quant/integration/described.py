@@ -10,12 +10,14 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from hf_quant.config.name_ranges import with_ranges
 from hf_quant.config.plan import Plan
 from hf_quant.config.scheme import Scheme
 from hf_quant.integration.tags import untag
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.stored import StoredModule
 from hf_quant.quantizing.config import QUANT_METHOD, HfQuantConfig
+from hf_quant.quantizing.left_float import LeftFloat
 
 logger = logging.getLogger(__name__)
 
@@ -102,9 +104,11 @@ def _description(model: Any, said: Any) -> HfQuantConfig:
         if lost:
             logger.warning(
                 "not quantized any more, and saved as it is now: %s. Quantize the model anew to quantize all of it",
-                ", ".join(lost),
+                ", ".join(with_ranges(lost)),
             )
-    return said.resolved(plan, reasons)
+    config = said.resolved(plan, reasons)
+    config.left_float = str(LeftFloat.of(model, reasons))
+    return config
 
 
 def _inner(config: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from transformers.quantizers.quantizers_utils import get_module_from_name
 
 from hf_quant.algorithms import SOLVERS
 from hf_quant.algorithms.base import Solver
+from hf_quant.config.name_ranges import with_ranges
 from hf_quant.config.plan import Plan
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CheckpointError, ConfigError, HfQuantError, UnsupportedModel
@@ -291,10 +292,11 @@ def finish(model: Any, config: HfQuantConfig, quantizer: HfQuantQuantizer) -> No
     tag(model)
     peft.install()
     kept = [name for name, reason in config.kept_float.items() if not reason.startswith("normalisation")]
-    if warning := str(LeftFloat.of(model, config.kept_float)):
-        logger.warning("%s. hf_quant.inspect(model) lists every module", warning)
+    config.left_float = str(LeftFloat.of(model, config.kept_float))
+    if config.left_float:
+        logger.warning("%s. hf_quant.inspect(model) lists every module", config.left_float)
     elif kept:
-        logger.info("left float: %s. hf_quant.inspect(model) tells why.", ", ".join(kept))
+        logger.info("left float: %s. hf_quant.inspect(model) tells why.", ", ".join(with_ranges(kept)))
 
 
 def require_pretrained(model: Any) -> None:

@@ -12,6 +12,14 @@ import torch
 _PAUSE_SOFT = 1
 """`omp_pause_soft` of OpenMP 5.0: settings such as the number of threads stay."""
 
+_WORTH_A_THREAD = 2**15
+"""Numbers that one thread lays out in less time than it takes to wake up another."""
+
+
+def threads_for(numbers: int) -> int:
+    """How many of torch's threads are worth having for laying out so many numbers, 1 at least."""
+    return max(1, min(torch.get_num_threads(), numbers // _WORTH_A_THREAD))
+
 
 @contextmanager
 def no_threads_left() -> Iterator[None]:

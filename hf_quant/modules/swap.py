@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -57,7 +58,36 @@ SWAPS: dict[type[nn.Module], tuple[Build, Build]] = {
 alone: they may compute something else."""
 
 
-def swap(model: nn.Module, plan: Plan, ties: dict[str, str], device: torch.device | str | None = None) -> None:
+class Places:
+    """Where each module of a model is, found once for many exchanges.
+
+    Args:
+        model: Only `exchange`, with this, changes its modules while this is in use.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._parents: WeakKeyDictionary[nn.Module, list[nn.Module]] = WeakKeyDictionary()
+        for parent in model.modules():
+            self.add(parent)
+
+    def add(self, parent: nn.Module) -> None:
+        """Take note of a module's children."""
+        for child in parent._modules.values():
+            if child is not None:
+                self._parents.setdefault(child, []).append(parent)
+
+    def parents(self, child: nn.Module) -> list[nn.Module]:
+        """Modules that hold `child`."""
+        return self._parents[child]
+
+
+def swap(
+    model: nn.Module,
+    plan: Plan,
+    ties: dict[str, str],
+    device: torch.device | str | None = None,
+    places: Places | None = None,
+) -> None:
     """Replace the modules that `plan` names by quantized ones with uninitialised tensors, in place.
 
     Args:
@@ -65,6 +95,7 @@ def swap(model: nn.Module, plan: Plan, ties: dict[str, str], device: torch.devic
         plan: Resolved for this model.
         ties: Tied module to the owner of its weight, from an `Inventory` made before anything was replaced.
         device: Where new tensors are made; None keeps each module's own device.
+        places: Places of the modules, where they are known; None: found out.
     """
     replacements = {}
     for name, scheme in plan.modules.items():
@@ -76,15 +107,17 @@ def swap(model: nn.Module, plan: Plan, ties: dict[str, str], device: torch.devic
         assert isinstance(weight, torch.Tensor)
         replacement = build(module, scheme, name in ties, weight.device if device is None else device)
         replacements[name] = replacement.train(module.training)
-    exchange(model, replacements)
+    exchange(model, replacements, places)
 
 
-def exchange(model: nn.Module, replacements: Mapping[str, nn.Module]) -> None:
+def exchange(model: nn.Module, replacements: Mapping[str, nn.Module], places: Places | None = None) -> None:
     """Put other modules in the places of those with these names, in place: in all, where one has several names."""
-    meant = {id(model.get_submodule(name)): replacement for name, replacement in replacements.items()}
-    for parent in list(model.modules()):
-        for key, child in parent._modules.items():
-            parent._modules[key] = meant.get(id(child), child)
+    places = Places(model) if places is None else places
+    for replacement in replacements.values():
+        places.add(replacement)
+    for child, replacement in [(model.get_submodule(name), each) for name, each in replacements.items()]:
+        for parent in places.parents(child):
+            parent._modules.update({key: replacement for key, each in parent._modules.items() if each is child})
 
 
 def share_tied(model: nn.Module, ties: dict[str, str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from hf_quant.config.name_ranges import in_short, kind_of
 from hf_quant.evaluation.from_json import from_json
 from hf_quant.planner.budget import Budget
 from hf_quant.planner.pareto import front
@@ -14,6 +15,9 @@ from hf_quant.planner.problem import Problem
 from hf_quant.planner.repair import Repair
 from hf_quant.planner.search.base import Solution
 from hf_quant.reporting.tables.table import Table
+
+_MANY = 128
+"""Units of one kind and scheme up to which each is a row of its own."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,8 @@ class SearchReport:
         units = Table(
             ("modules", "scheme", "bytes", "bits", "loss", "why"),
             tuple(
-                (", ".join(u.modules), u.scheme, f"{u.bytes:,}", f"{u.bits:.2f}", f"{u.loss:.3g}", u.reason)
-                for u in self.units
+                (", ".join(in_short(u.modules)), u.scheme, f"{u.bytes:,}", f"{u.bits:.2f}", f"{u.loss:.3g}", u.reason)
+                for u in _merged(self.units)
             ),
             caption=self.summary(),
             title="Plan",
@@ -200,6 +204,28 @@ def search_report(
         ),
         metric=metric,
         rounding=rounding,
+    )
+
+
+def _merged(units: Sequence[ChosenUnit]) -> list[ChosenUnit]:
+    """Units in order, but many of a kind with one scheme, such as experts, as one."""
+    kinds: dict[tuple[str | tuple[str, ...], ...], list[ChosenUnit]] = {}
+    for unit in units:
+        kinds.setdefault((unit.scheme, *dict.fromkeys(map(kind_of, unit.modules))), []).append(unit)
+    first = {id(unit): alike for alike in kinds.values() for unit in (alike if len(alike) <= _MANY else alike[:1])}
+    return [_together(first[id(unit)]) if len(first[id(unit)]) > _MANY else unit for unit in units if id(unit) in first]
+
+
+def _together(units: Sequence[ChosenUnit]) -> ChosenUnit:
+    size = sum(unit.bytes for unit in units)
+    weights = sum(8 * unit.bytes / unit.bits for unit in units if unit.bits)
+    return ChosenUnit(
+        tuple(name for unit in units for name in unit.modules),
+        units[0].scheme,
+        size,
+        8 * size / max(1, weights),
+        sum(unit.loss for unit in units),
+        f"{len(units):,} choices of one scheme",
     )
 
 

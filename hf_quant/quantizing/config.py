@@ -11,6 +11,7 @@ from typing import Any
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from hf_quant.calibration.data import Calibration
+from hf_quant.config.name_ranges import folded, unfolded
 from hf_quant.config.overrides import Override
 from hf_quant.config.plan import FORMAT_VERSION, Candidate, Plan, check_format_version
 from hf_quant.config.recipe import Recipe
@@ -47,6 +48,8 @@ class HfQuantConfig(QuantizationConfigMixin):
         modules_to_not_convert: Names, starts or ends of names, or regular expressions, of modules to keep float, as in
             every Transformers quantizer, and all that is in them. A module tied to one of them stays float with it.
         kept_float: Module name to the reason why it stayed float; written when a model is quantized.
+        kept_float_ranges: The same for names with ranges, such as ``layers.{0-47}.mlp``.
+        left_float: How much stays float though nobody asked for it, in a sentence; written when a model is quantized.
         calibration_fingerprint: Digest of the data that a model was quantized with; written when it is.
         qat: Give a model that trains with quantization in the loop, in place of a quantized one. A checkpoint that is
             quantized already goes on from its codes and grids; nothing else need be said of it. `hf_quant.convert` then
@@ -71,6 +74,8 @@ class HfQuantConfig(QuantizationConfigMixin):
         calibration: Calibration | None = None,
         modules_to_not_convert: Sequence[str] | None = None,
         kept_float: Mapping[str, str] | None = None,
+        kept_float_ranges: Mapping[str, str] | None = None,
+        left_float: str = "",
         calibration_fingerprint: str | None = None,
         qat: bool = False,
         format_version: int = FORMAT_VERSION,
@@ -93,8 +98,11 @@ class HfQuantConfig(QuantizationConfigMixin):
         self.qat = qat
         self.quant_method = QUANT_METHOD
         self.format_version = format_version
-        if not isinstance(kept_float, Mapping | None):
-            raise ConfigError(f"kept_float takes a dict, not {kept_float!r}")
+        for key, value in (("kept_float", kept_float), ("kept_float_ranges", kept_float_ranges)):
+            if not isinstance(value, Mapping | None):
+                raise ConfigError(f"{key} takes a dict, not {value!r}")
+        if not isinstance(left_float, str):
+            raise ConfigError(f"left_float takes a sentence, not {left_float!r}")
         Request(preset)  # checks the name
         # A model's own config has the plan that was carried out, and the preset for people.
         is_written = kept_float is not None and plan is not None
@@ -109,7 +117,8 @@ class HfQuantConfig(QuantizationConfigMixin):
         self.scheme, self.plan = request.scheme, request.plan
         self.overrides, self.rotation = dict(request.overrides), request.rotation
         self.modules_to_not_convert = list(request.modules_to_not_convert) or None
-        self.kept_float = {str(name): str(reason) for name, reason in (kept_float or {}).items()}
+        self.kept_float = unfolded(_texts(kept_float), _texts(kept_float_ranges))
+        self.left_float = left_float
 
     @property
     def request(self) -> Request:
@@ -172,7 +181,11 @@ class HfQuantConfig(QuantizationConfigMixin):
         if self.preset is not None:
             values["preset"] = self.preset
         if self.plan is not None:
-            values["kept_float"] = dict(self.kept_float)
+            values["kept_float"], ranges = folded(self.kept_float)
+            if ranges:
+                values["kept_float_ranges"] = ranges
+        if self.left_float:
+            values["left_float"] = self.left_float
         if self.recipe is not None:
             values["recipe"] = self.recipe.to_dict()
         if self.calibration_fingerprint is not None:
@@ -189,3 +202,7 @@ class HfQuantConfig(QuantizationConfigMixin):
         return isinstance(other, HfQuantConfig) and self.to_dict() == other.to_dict()
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _texts(values: Mapping[Any, Any] | None) -> dict[str, str]:
+    return {str(key): str(value) for key, value in (values or {}).items()}

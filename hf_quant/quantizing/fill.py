@@ -13,7 +13,7 @@ from hf_quant.config.plan import Plan
 from hf_quant.config.scheme import Scheme
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.stored import StoredModule
-from hf_quant.modules.swap import swap
+from hf_quant.modules.swap import Places, swap
 
 
 def replace_module(
@@ -24,6 +24,7 @@ def replace_module(
     solved: QuantizedWeight | None,
     mean: torch.Tensor | None = None,
     input_grid: tuple[torch.Tensor, torch.Tensor | None] | None = None,
+    places: Places | None = None,
 ) -> Any:
     """Put a quantized module where the float module `name` was.
 
@@ -35,13 +36,14 @@ def replace_module(
         solved: Codes, or None where the module is tied or its scheme stores floats.
         mean: Means of the inputs, if the bias is to make up for the mean error.
         input_grid: Scale and zero point of static inputs.
+        places: Places of the model's modules, where they are known.
 
     Returns:
         The new module.
     """
     module = model.get_submodule(name)
     weight = None if name in ties else weight_matrix(module).detach()
-    swap(model, Plan({name: scheme}), ties)
+    swap(model, Plan({name: scheme}), ties, places=places)
     replaced = model.get_submodule(name)
     if getattr(module, "bias", None) is not None:
         replaced.bias = module.bias  # the parameter itself, which another module may share

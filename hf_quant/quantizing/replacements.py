@@ -13,6 +13,7 @@ from hf_quant.config.scheme import Scheme
 from hf_quant.formats import weight_facts
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.stored import StoredModule
+from hf_quant.modules.swap import Places
 from hf_quant.modules.weight import stored_name
 from hf_quant.quantizing.fill import replace_module
 from hf_quant.quantizing.resolve import Resolution
@@ -31,6 +32,7 @@ class Replacements:
         self.model = model
         self.resolution = resolution
         self.blocks = f"{blocks}."
+        self._places = Places(model)
 
     def outside(self, kind: str | None = None) -> dict[str, Scheme]:
         """Modules outside of blocks that get a scheme; those of one kind, if `kind` names one."""
@@ -62,7 +64,9 @@ class Replacements:
         input_grid: tuple[Tensor, Tensor | None] | None = None,
     ) -> None:
         """Exchange one module (`quantizing.fill.replace_module`); one within a block is made ready to compute."""
-        replaced = replace_module(self.model, name, scheme, self.resolution.ties, solved, mean, input_grid)
+        replaced = replace_module(
+            self.model, name, scheme, self.resolution.ties, solved, mean, input_grid, self._places
+        )
         if isinstance(replaced, QuantizedModule) and name.startswith(self.blocks):
             replaced.check_values(name)
             replaced.prepare()
@@ -78,7 +82,7 @@ class Replacements:
                     module = self.model.get_submodule(name)
                     facts = weight_facts(scheme.weight, *weight_matrix(module).shape)
                     solved = {key: tensors[f"{inner}.{stored_name('weight', key)}"] for key in facts}
-                replace_module(self.model, name, scheme, self.resolution.ties, solved)
+                replace_module(self.model, name, scheme, self.resolution.ties, solved, places=self._places)
         block = self.model.get_submodule(prefix[:-1])
         block.load_state_dict(tensors)
         for name, module in block.named_modules():

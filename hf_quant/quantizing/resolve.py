@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, replace
 
 from torch import nn
 from transformers.quantizers.quantizers_utils import should_convert_module
 
+from hf_quant.config.name_ranges import as_expression, has_ranges
 from hf_quant.config.plan import Plan, unmatched
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import PlanError
@@ -83,7 +85,7 @@ def _left_out(model: nn.Module, entries: Collection[str]) -> set[str]:
     names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     left_out: set[str] = set()
     for entry in entries:
-        matched = {name for name in names if not should_convert_module(name, [entry])}
+        matched = _left_out_by(entry, names)
         if not matched:
             ends = {".".join(name.split(".")[-1 - entry.count(".") :]): None for name in names}
             raise PlanError(unmatched("entry of modules_to_not_convert (--keep-float)", entry, [*ends, *names]))
@@ -92,6 +94,13 @@ def _left_out(model: nn.Module, entries: Collection[str]) -> set[str]:
         if name.rpartition(".")[0] in left_out:
             left_out.add(name)
     return left_out
+
+
+def _left_out_by(entry: str, names: Collection[str]) -> set[str]:
+    if not has_ranges(entry):
+        return {name for name in names if not should_convert_module(name, [entry])}
+    end = re.compile(rf".*(?:{as_expression(entry)})")
+    return {name for name in names if end.fullmatch(name) or not should_convert_module(name, [as_expression(entry)])}
 
 
 def _reason_for_float(

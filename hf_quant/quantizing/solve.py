@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.calibration.resume import Progress
 from hf_quant.errors import ConfigError
-from hf_quant.modules.swap import share_tied
+from hf_quant.modules.swap import Places, share_tied
 from hf_quant.quantizing.algorithms import Algorithms, algorithms_of
 from hf_quant.quantizing.calibrated import CalibratedRun
 from hf_quant.quantizing.config import HfQuantConfig
@@ -61,6 +61,7 @@ def quantize_weights(
     """
     algorithms = algorithms_of(config.recipe)
     if not check_data(algorithms, config, resolution):
+        places = Places(model)
         for name, scheme in tqdm(resolution.plan.modules.items(), desc="Quantizing", disable=not progress):
             if scheme is None:
                 continue
@@ -68,7 +69,7 @@ def quantize_weights(
             if scheme.weight.has_scales and name not in resolution.ties:
                 weight = weight_matrix(model.get_submodule(name))
                 solved = algorithms.solver.solve(weight, scheme.weight, f"{name}.weight")
-            replace_module(model, name, scheme, resolution.ties, solved)
+            replace_module(model, name, scheme, resolution.ties, solved, places=places)
         share_tied(model, resolution.ties)
         return Outcome()
     assert config.calibration is not None

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from hf_quant.config.name_ranges import in_short
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.stored import StoredModule
 from hf_quant.quantizing.left_float import LeftFloat
@@ -22,8 +23,8 @@ class ModuleRow:
         module: Name of the module.
         scheme: Short name of the scheme, such as ``"W4A8 g128 asym"``, or the dtype of a float module.
         kernel: What computes the module; ``""`` for float modules.
-        parameters: Number of elements of its weights and biases; a weight shared with an earlier module counts 0.
-        bytes: Bytes of its tensors in a checkpoint; a weight shared with an earlier module counts 0.
+        parameters: Number of elements of its weights and biases; what is shared with an earlier module counts 0.
+        bytes: Bytes of its tensors in a checkpoint; what is shared with an earlier module counts 0.
         note: Why the module is float, or which module it shares its weight with.
     """
 
@@ -46,7 +47,7 @@ class InspectReport:
     @property
     def bytes(self) -> int:
         """Bytes of all tensors in a checkpoint."""
-        return sum(row.bytes for row in self.rows)
+        return _bytes(self.rows)
 
     @property
     def parameters(self) -> int:
@@ -110,23 +111,23 @@ def inspect(model: nn.Module) -> InspectReport:
 
 def _row(name: str, module: nn.Module, reason: str, owners: dict[int, str]) -> ModuleRow:
     weight = getattr(module, "weight", None)
-    owner = owners.setdefault(id(weight), name) if isinstance(weight, nn.Parameter) else name
+    own = [p for p in module.parameters(recurse=False) if owners.setdefault(id(p), name) == name]
+    owner = owners.get(id(weight), name)
     tied = owner != name
     if isinstance(module, QuantizedModule):
         facts = {} if tied else module.saved_tensors()
         size = sum(_numel(shape) * dtype.itemsize for shape, dtype in facts.values())
-        bias = getattr(module, "bias", None)
-        size += 0 if bias is None else bias.numel() * bias.element_size()
         count = 0 if tied else module.spec.in_features * module.spec.out_features
-        count += 0 if bias is None else bias.numel()
+        others = [p for p in own if p is not weight]
+        size += sum(p.numel() * p.element_size() for p in others)
+        count += sum(p.numel() for p in others)
         kernel = (
             module.kernel or "gather" if isinstance(module, nn.Embedding) else module.kernel or "chosen at first use"
         )
         note = f"shares the codes of {owner}" if tied else ""
         return ModuleRow(name, str(module.spec.scheme), kernel, count, size, note)
-    parameters = [p for p in module.parameters(recurse=False) if not (tied and p is weight)]
-    size = sum(p.numel() * p.element_size() for p in parameters)
-    count = sum(p.numel() for p in parameters)
+    size = sum(p.numel() * p.element_size() for p in own)
+    count = sum(p.numel() for p in own)
     if isinstance(module, StoredModule):
         note = f"shares the weight of {owner}" if tied else ""
         return ModuleRow(name, str(module.scheme), "torch", count, size, note)
@@ -135,16 +136,18 @@ def _row(name: str, module: nn.Module, reason: str, owners: dict[int, str]) -> M
 
 
 def _condensed(rows: Iterable[ModuleRow]) -> list[tuple[str, ...]]:
-    merged: dict[tuple[str, str, str, str], list[int]] = {}
+    merged: dict[tuple[str, str, str, str], list[ModuleRow]] = {}
     for row in rows:
-        key = (re.sub(r"\.\d+(?=\.|$)", ".*", row.module), row.scheme, row.kernel, re.sub(r"\.\d+\.", ".*.", row.note))
-        entry = merged.setdefault(key, [0, 0])
-        entry[0] += 1
-        entry[1] += row.bytes
+        kind, note = (re.sub(r"\.\d+(?=\.|$)", ".*", text) for text in (row.module, row.note))
+        merged.setdefault((kind, row.scheme, row.kernel, note), []).append(row)
     return [
-        (module, str(count), scheme, kernel, f"{size:,}", note)
-        for (module, scheme, kernel, note), (count, size) in merged.items()
+        (*in_short(row.module for row in alike), str(len(alike)), scheme, kernel, f"{_bytes(alike):,}", note)
+        for (_, scheme, kernel, note), alike in merged.items()
     ]
+
+
+def _bytes(rows: Iterable[ModuleRow]) -> int:
+    return sum(row.bytes for row in rows)
 
 
 def _numel(shape: tuple[int, ...]) -> int:

@@ -213,3 +213,33 @@ def test_what_is_not_a_plan_is_refused(values, message):
 def test_preset_plans_are_resolved(name):
     plan = preset_plan(name, MODEL)
     assert plan.resolve(MODEL) == plan
+
+
+def test_ranges_choose_numbers():
+    plan = Plan({"layers.{0}.*": W4}).resolve(MODEL)
+    assert plan.modules == {name: W4 for name in MODEL if name.startswith("layers.0.")}
+
+
+def test_a_range_that_is_not_well_formed_matches_nothing_and_says_how_they_are_written():
+    with pytest.raises(PlanError, match=r"ranges of numbers are written as in layers.\{0-3,7\}.mlp"):
+        Plan({"layers.{0..1}.mlp": W8}).resolve(MODEL)
+
+
+def test_a_module_whose_name_looks_like_ranges_is_that_module():
+    candidates = {"a.{0-1}": MODEL["head"], "a.0": MODEL["head"], "a.1": MODEL["head"]}
+    assert list(Plan({"a.{0-1}": W8}).resolve(candidates)) == ["a.{0-1}"]
+
+
+@pytest.mark.parametrize(
+    ("ranges", "message"),
+    [
+        (["a"], '"ranges" of a plan maps names with ranges to schemes'),
+        ({1: "W8A16"}, '"ranges" of a plan maps names with ranges to schemes'),
+        ({"a.{0-1}": "W8A61"}, "no scheme 'W8A61'"),
+        ({"a.0": "W8A16"}, "'a.0' is not a name with ranges"),
+        ({"a.{0-99999}.{0-99999}": "W8A16"}, "more names than a model has modules"),
+    ],
+)
+def test_ranges_that_no_plan_has_are_refused(ranges, message):
+    with pytest.raises(ConfigError, match=message):
+        Plan.from_dict(edited(ranges=ranges))

@@ -199,3 +199,18 @@ def test_no_local_path_reaches_the_card(tmp_path):
     model = quantized()
     model.config._name_or_path = "/home/me/secret/base"
     assert "/home/me" not in write(model, tmp_path).content
+
+
+def test_layers_with_schemes_of_their_own_are_told_by_their_numbers():
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=64, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2
+    )
+    how = HfQuantConfig("int8", overrides={"*.layers.{0-1,3}.mlp.down_proj": "w8a16", "*.layers.0.*.q_proj": None})
+    section = quantization_section(quantized(config=config, how=how), "x")
+    assert "W8A16 rot64 `model.layers.{0-1,3}.mlp.down_proj`; W8A8 rot64 `model.layers.2.mlp.down_proj`" in section
+    assert "float `model.layers.0.self_attn.q_proj`; W8A8 rot64 `model.layers.{1-3}.self_attn.q_proj`" in section
+    assert "up_proj" not in section
+
+
+def test_a_plan_that_treats_all_layers_alike_names_none(model):
+    assert "differ" not in quantization_section(model, "x")

@@ -1,6 +1,7 @@
 """Float modules out, quantized modules in, and back: ties, names and everything else stay as they were."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from hf_quant.modules.embedding import QuantizedEmbedding
 from hf_quant.modules.inventory import Inventory
 from hf_quant.modules.linear import QuantizedLinear
 from hf_quant.modules.state import stored_state
-from hf_quant.modules.swap import quantized_modules, restore_float, swap
+from hf_quant.modules.swap import Places, exchange, quantized_modules, restore_float, swap
 from tests.quantized_linear import relative_error
 from tests.quantized_modules import COPIES, IDS, Body, Model, quantize, quantized_model
 
@@ -219,3 +220,25 @@ def test_two_linears_that_share_a_weight_share_its_codes():
     assert torch.equal(model["one"].dequantized_weight(), model["two"].dequantized_weight())
     restore_float(model, torch.float32)
     assert torch.equal(model["one"].weight, model["two"].weight)
+
+
+def test_places_that_are_known_serve_one_exchange_after_another():
+    first, second, shared = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+    model = nn.ModuleDict({"a": nn.Sequential(first, shared), "b": nn.Sequential(second, shared)})
+    places, gone = Places(model), weakref.ref(first)
+    made = [nn.Linear(2, 2) for _ in range(3)]
+    exchange(model, {"a.0": made[0]}, places)
+    del first
+    assert gone() is None
+    exchange(model, {"b.1": made[1]}, places)
+    exchange(model, {"b.0": made[2]}, places)
+    assert [*model["a"], *model["b"]] == [made[0], made[1], made[2], made[1]]
+
+
+def test_a_child_is_exchanged_in_what_took_the_place_of_its_parent():
+    child, new = nn.Linear(2, 2), nn.Linear(2, 2)
+    model = nn.Sequential(nn.Sequential(child))
+    places, parent = Places(model), nn.Sequential(child)
+    exchange(model, {"0": parent}, places)
+    exchange(model, {"0.0": new}, places)
+    assert model[0] is parent and parent[0] is new

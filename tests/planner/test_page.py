@@ -55,6 +55,15 @@ def test_a_grid_has_blocks_across_and_kinds_down_in_words_that_tell_them_apart()
     assert grid_of(["fc", "head"]).places == {}
 
 
+def test_experts_of_a_block_are_one_row_with_their_mean():
+    names = [f"layers.{i}.experts.{e}.{part}" for i in range(2) for e in range(40) for part in ("up", "down")]
+    grid = grid_of([*names, "layers.0.attn", "layers.1.attn"])
+    assert grid.kinds == ("up", "down", "attn")
+    values = {name: float(index) for index, name in enumerate(names)}
+    assert grid.means(values)[:2].tolist() == [[39.0, 119.0], [40.0, 120.0]]
+    assert np.isnan(grid.means(values)[2]).all()
+
+
 def test_the_heat_map_shows_each_loss_at_its_module():
     with style():
         picture = heat_map(table())

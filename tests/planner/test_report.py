@@ -52,3 +52,14 @@ def test_the_screen_shows_plan_repairs_and_alternatives(report, capsys):
     print_section("Search", [], report.tables())
     shown = capsys.readouterr().out
     assert all(words in shown for words in ("layers.0", "Measured and repaired", "Alternatives", "4.5bpw"))
+
+
+def test_many_units_of_a_kind_are_a_row_for_each_scheme(report):
+    problem = model(units=900)
+    found = search_report(problem, "4.5bpw", evolutionary(problem, "4.5bpw", tangled(problem), 12))
+    many = {s for s in {u.scheme for u in found.units} if sum(u.scheme == s for u in found.units) > 128}
+    assert many
+    rows = found.tables()[0].rows
+    assert len(rows) == sum(unit.scheme not in many for unit in found.units) + len(many)
+    assert sum(int(row[2].replace(",", "")) for row in rows) == sum(unit.bytes for unit in found.units)
+    assert len(report.tables()[0].rows) == len(report.units)

@@ -9,6 +9,8 @@ from transformers import (
     BartForConditionalGeneration,
     BertConfig,
     BertForMaskedLM,
+    LlamaConfig,
+    LlamaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
 )
@@ -26,6 +28,20 @@ def mixtral():
     return MixtralForCausalLM(config)
 
 
+class Convolved(LlamaForCausalLM):
+    """A language model with many weights that have no quantized counterpart."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.extra = torch.nn.ModuleList(torch.nn.Conv1d(64, 64, 3) for _ in range(4))
+        self.post_init()
+
+
+def convolved():
+    torch.manual_seed(0)
+    return Convolved(LlamaConfig(**SIZES, intermediate_size=128, num_key_value_heads=2))
+
+
 def bert():
     torch.manual_seed(0)
     return BertForMaskedLM(BertConfig(**SIZES, intermediate_size=128))
@@ -35,30 +51,41 @@ def warnings_of(caplog):
     return [each.getMessage() for each in caplog.records if "stay float" in each.getMessage()]
 
 
-def test_experts_that_stay_float_are_warned_of_with_their_share(mixtral, caplog):
-    experts = sum(p.numel() for name, p in mixtral.named_parameters() if ".experts." in name)
-    norms = sum(p.numel() for name, p in mixtral.named_parameters() if "norm" in name or ".gate." in name)
-    share = (experts + norms) / mixtral.num_parameters()
+def test_weights_that_stay_float_are_warned_of_with_their_share(caplog):
+    model = convolved()
+    left = sum(p.numel() for name, p in model.named_parameters() if "norm" in name or "extra" in name)
+    share = left / model.num_parameters()
     with caplog.at_level(logging.WARNING, "hf_quant"):
-        model = hf_quant.quantize(mixtral, "int8", progress=False)
+        model = hf_quant.quantize(model, "int8", progress=False)
     (warning,) = warnings_of(caplog)
     assert warning.startswith(f"{share:.1%} of the weights stay float")
-    assert "no quantized counterpart for MixtralExperts (model.layers.*.mlp.experts)" in warning
+    assert "no quantized counterpart for Conv1d (extra.*)" in warning
     report = hf_quant.inspect(model)
     assert report.left_float in warning
     assert str(report).endswith(report.left_float)
     assert report.to_dict()["left_float"] == report.left_float
 
 
-def test_loading_warns_on_the_fly_and_of_a_saved_checkpoint(mixtral, caplog, tmp_path):
-    mixtral.save_pretrained(tmp_path / "float")
+def test_loading_warns_on_the_fly_and_of_a_saved_checkpoint(caplog, tmp_path):
+    convolved().save_pretrained(tmp_path / "float")
     config = hf_quant.HfQuantConfig("w8a16")
     with caplog.at_level(logging.WARNING, "hf_quant"):
-        model = MixtralForCausalLM.from_pretrained(tmp_path / "float", quantization_config=config)
+        model = Convolved.from_pretrained(tmp_path / "float", quantization_config=config)
         model.save_pretrained(tmp_path / "quantized")
-        MixtralForCausalLM.from_pretrained(tmp_path / "quantized")
+        again = Convolved.from_pretrained(tmp_path / "quantized")
     first, second = warnings_of(caplog)
     assert first == second
+    assert again.config.quantization_config == model.config.quantization_config
+
+
+def test_the_model_card_says_it_also_when_it_is_written_anew(tmp_path):
+    model = hf_quant.quantize(convolved(), "int8", progress=False)
+    said = hf_quant.inspect(model).left_float.split(";")[0].split(" (")[0]
+    model.save_pretrained(tmp_path)
+    assert said in (tmp_path / "README.md").read_text()
+    (tmp_path / "README.md").unlink()
+    hf_quant.write_model_card(tmp_path)
+    assert said in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -69,11 +96,14 @@ def test_loading_warns_on_the_fly_and_of_a_saved_checkpoint(mixtral, caplog, tmp
     ],
     ids=["themselves", "what they are in"],
 )
-def test_experts_that_the_user_leaves_out_are_not_warned_of(config, mixtral, caplog):
+def test_experts_that_the_user_leaves_out_are_not_warned_of(config, mixtral, caplog, tmp_path):
     with caplog.at_level(logging.WARNING, "hf_quant"):
         model = hf_quant.quantize(mixtral, config, progress=False)
     assert not warnings_of(caplog)
     assert hf_quant.inspect(model).float_modules["model.layers.0.mlp.experts"] == "listed in modules_to_not_convert"
+    model.save_pretrained(tmp_path)
+    again = MixtralForCausalLM.from_pretrained(tmp_path)
+    assert hf_quant.inspect(again).float_modules == hf_quant.inspect(model).float_modules
 
 
 @pytest.mark.parametrize(

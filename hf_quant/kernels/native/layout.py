@@ -12,7 +12,7 @@ from hf_quant.formats.zero_points import zero_point_words
 from hf_quant.kernels.base import LinearOperands, LinearSpec
 from hf_quant.kernels.native import structs
 from hf_quant.kernels.native.library import load
-from hf_quant.kernels.openmp import end_threads
+from hf_quant.kernels.openmp import end_threads, threads_for
 from hf_quant.kernels.weights import weight_zero_points
 
 GROUP_MULTIPLE = 32
@@ -44,7 +44,7 @@ def pack(operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
     scale = scale if group_of(spec) else scale.to(torch.float32)  # exact, whatever it is stored in
     neutral = _neutral(operands, scale, zeros, spec)
     blocks = torch.empty(library.hf_quant_packed_bytes(ctypes.byref(neutral)), dtype=torch.uint8, device="cpu")
-    library.hf_quant_pack(ctypes.byref(neutral), blocks.data_ptr(), torch.get_num_threads())
+    library.hf_quant_pack(ctypes.byref(neutral), blocks.data_ptr(), threads_for(spec.out_features * spec.in_features))
     return blocks
 
 
@@ -73,8 +73,10 @@ def unpack(blocks: torch.Tensor, spec: LinearSpec) -> torch.Tensor:
     ):
         raise KernelError(f"not a packed weight of {spec.out_features} x {spec.in_features} in {spec.scheme}")
     words = torch.empty(spec.out_features, row, dtype=torch.int32, device="cpu")
-    library.hf_quant_unpack(ctypes.byref(neutral), blocks.data_ptr(), words.data_ptr(), torch.get_num_threads())
-    end_threads()  # saving and copying a float model starts none
+    threads = threads_for(spec.out_features * spec.in_features)
+    library.hf_quant_unpack(ctypes.byref(neutral), blocks.data_ptr(), words.data_ptr(), threads)
+    if threads > 1:
+        end_threads()  # saving and copying a float model starts none
     return words
 
 

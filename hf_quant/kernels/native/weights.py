@@ -12,6 +12,7 @@ from hf_quant.formats import AffineFormat, format_of, scale_dtype
 from hf_quant.formats.packing import words_per_row
 from hf_quant.kernels.native import structs
 from hf_quant.kernels.native.library import load
+from hf_quant.kernels.openmp import threads_for
 
 _ROWS_BYTES = 1 << 26
 """Bytes of a weight that lies transposed that are turned at a time."""
@@ -94,7 +95,7 @@ def quantize_rows(
             steps=trials,
             narrowest=narrowest,
         )
-        status = library.hf_quant_quantize(ctypes.byref(request), torch.get_num_threads())
+        status = library.hf_quant_quantize(ctypes.byref(request), threads_for(real.numel()))
         if status == 2:
             return False
         if status:

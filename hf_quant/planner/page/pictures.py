@@ -21,12 +21,12 @@ _RANGE = 1e4
 def heat_map(table: LossTable) -> Picture | None:
     """Heat map of sensitivities, a panel for each scheme; None without blocks. Call and write in `canvas.style`."""
     grid = grid_of(table.modules)
-    values = np.full((len(table.schemes), len(grid.kinds), len(grid.blocks)), np.nan)
-    for name, losses in zip(table.modules, table.losses, strict=True):
-        if name in grid.places:
-            for number, loss in enumerate(losses):
-                # What is lost by chance or not at all has no place on a logarithmic scale.
-                values[(number, *grid.places[name])] = loss if loss is not None and loss > 0 else np.nan
+    # What is lost by chance or not at all has no place on a logarithmic scale.
+    lost = [
+        {name: loss for name, loss in zip(table.modules, losses, strict=True) if loss is not None and loss > 0}
+        for losses in zip(*table.losses, strict=True)
+    ]
+    values = np.array([grid.means(each) for each in lost])
     if not np.isfinite(values).any():
         return None
     scale = normal(float(np.nanmin(values)), float(np.nanmax(values)), logarithmic=True)
@@ -48,9 +48,7 @@ def bit_map(report: SearchReport) -> Picture | None:
     """Map of bits per weight, a column for each block; None without blocks."""
     bits = {name: unit.bits for unit in report.units for name in unit.modules}
     grid = grid_of(bits)
-    values = np.full((len(grid.kinds), len(grid.blocks)), np.nan)
-    for name, place in grid.places.items():
-        values[place] = bits[name]
+    values = grid.means(bits)
     if not np.isfinite(values).any():
         return None
     figure, panels = new_panels(1, _height(grid))
