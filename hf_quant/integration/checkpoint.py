@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Sequence
 from typing import Any
@@ -135,6 +136,36 @@ def names_are_own(model: Any, headers: Headers, prefix: str) -> bool:
     return all(
         name in headers or dot + name in headers or name.removeprefix(dot) in headers for name in base or expected
     )
+
+
+def check_layers(model: Any, headers: Headers) -> None:
+    """Refuse a checkpoint that has other tensors in its layers than the model: Transformers would draw them at random.
+
+    Args:
+        model: Float model, on the meta device.
+        headers: Tensor name to shape and dtype, under the model's names (`model_names`).
+
+    Raises:
+        CheckpointError: A weight of a layer is missing, and there are tensors of layers that the model does not know.
+    """
+    expected = model.state_dict()
+    unknown = next((name for name in headers if name not in expected and _is_of_layer(name)), None)
+    if unknown is None:
+        return
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    ignored = model._keys_to_ignore_on_load_missing or ()
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2 or name in headers or name in tied or not _is_of_layer(name):
+            continue
+        if not any(re.search(pattern, name) for pattern in ignored):
+            raise CheckpointError(
+                f"the checkpoint lacks {name}, and holds {unknown[:200]}, which {type(model).__name__} does not know: "
+                "was it written by another quantizer or another library? Take the float checkpoint that it was made of"
+            )
+
+
+def _is_of_layer(name: str) -> bool:
+    return any(part.isdigit() for part in name.split("."))
 
 
 def check_float_headers(names: Iterable[str], headers: Headers) -> None:

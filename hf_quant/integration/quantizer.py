@@ -88,6 +88,8 @@ class HfQuantQuantizer(HfQuantizer):
         headers = checkpoint.read_headers(checkpoint_files)
         names = checkpoint.model_names(model, headers)
         self.split = checkpoint.split_names(model, headers)
+        if not self.pre_quantized:
+            checkpoint.check_layers(model, names)
         with opened(model) as opening:
             names = checkpoint.opened_names(model, names)
             self.in_checkpoint = set(names)

@@ -12,7 +12,7 @@ import hf_quant
 from hf_quant import HfQuantConfig
 from hf_quant.errors import CheckpointError
 from hf_quant.modules.base import QuantizedModule
-from tests.integration.tiny import error, outputs, token_ids
+from tests.integration.tiny import error, outputs, tiny_model, token_ids
 from tests.naming import naming
 
 SIZES = {
@@ -89,3 +89,22 @@ def test_codes_are_written_under_the_names_of_the_parts(tmp_path):
     save_file({n: t for n, t in names.items() if n != lost}, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(CheckpointError, match="k_proj"):
         AutoModel.from_pretrained(tmp_path)
+
+
+def test_layers_under_names_that_nobody_knows_are_refused_not_drawn_at_random(tmp_path):
+    model = tiny_model("llama")
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    # As other quantizers write them, when their config is lost.
+    name = "model.layers.1.self_attn.k_proj"
+    other = {f"{name}.qweight": torch.zeros(8, 64, dtype=torch.int32), f"{name}.scales": torch.ones(1, 64)}
+    kept = {n: t for n, t in tensors.items() if n != f"{name}.weight"}
+    save_file({**kept, **other}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"lacks \S*k_proj.weight, and holds \S*k_proj.(qweight|scales)"):
+        AutoModel.from_pretrained(tmp_path, quantization_config=HfQuantConfig("int8"))
+    # More layers than the model has, or a head it lacks, do no harm.
+    extra = {f"model.layers.7.{part}": torch.zeros(4, 4) for part in ("a.weight", "b.weight")}
+    save_file(
+        {**tensors, **extra, "classifier.weight": torch.zeros(3, 64)}, tmp_path / "model.safetensors", {"format": "pt"}
+    )
+    AutoModel.from_pretrained(tmp_path, quantization_config=HfQuantConfig("int8"))
