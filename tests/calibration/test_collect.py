@@ -26,7 +26,7 @@ class Projections(nn.Module):
 
 
 def collector(module, names=("query", "key", "out"), **options):
-    return Collector({name: module.get_submodule(name) for name in names}, **options)
+    return Collector(module, {name: module.get_submodule(name) for name in names}, **options)
 
 
 def watch(module, found, inputs, keep=None):
