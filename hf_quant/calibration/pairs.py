@@ -167,7 +167,7 @@ def _of_experts(
         rows = torch.cat([each.flatten(0, -2) for each in run.inputs[name]])
         rows = torch.cat([rows * scale for scale in _EXPERT_SCALES])
         found: list[str] = []
-        previous = None if likely is None else _those_of(likely, f"{name}.0")
+        first = None if likely is None else _those_of(likely, f"{name}.0")
         for expert in range(experts.experts):
             prefix = f"{name}.{expert}"
             tracer = Tracer(experts.get_submodule(str(expert)), (rows,), {})
@@ -177,9 +177,11 @@ def _of_experts(
                 for linear, inputs in alone.inputs.items()
                 if all(input.untyped_storage().data_ptr() == rows.untyped_storage().data_ptr() for input in inputs)
             ]
-            if previous is None or not all(_is_proved(tracer, pair, alone) for pair in previous):
-                previous = _searched(tracer, alone, {})
-            pairs += [pair.within(prefix) for pair in previous]
+            if first is None:
+                first = _searched(tracer, alone, {})
+            # Experts compute alike: what the first does not have is not searched for in each.
+            is_alike = all(_is_proved(tracer, pair, alone) for pair in first)
+            pairs += [pair.within(prefix) for pair in (first if is_alike else _searched(tracer, alone, {}))]
         readers[name] = tuple(found)
     return pairs, readers
 
