@@ -13,6 +13,7 @@ from hf_quant.modules.experts import opened_modules
 from hf_quant.modules.swap import quantized_modules
 from hf_quant.qat.convert import take_out
 from hf_quant.qat.distillation import Distillation
+from hf_quant.qat.options import QATOptions
 from hf_quant.qat.prepare import fake_quantized_modules
 from hf_quant.workflows.distill import make_teacher
 from hf_quant.workflows.qat import convert, prepare
@@ -86,13 +87,12 @@ def test_experts_without_tokens_have_no_gradient_and_stay_as_they_are():
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_without_a_step_min_max_training_converts_to_what_quantize_gives(name):
-    from hf_quant.qat.options import QATOptions
-
     model = prepare(expert_model(name), "int4", QATOptions(weights="minmax"))
     quantized = hf_quant.quantize(expert_model(name), "int4", progress=False)
     assert torch.equal(outputs(convert(model)), outputs(quantized))
 
 
+@pytest.mark.filterwarnings("ignore:You passed `quantization_config`:UserWarning")
 def test_a_model_is_loaded_to_be_trained_from_floats_and_from_codes(tmp_path):
     expert_model("mixtral").save_pretrained(tmp_path / "float")
     given = HfQuantConfig("int4", qat=True)
@@ -159,7 +159,6 @@ def test_an_optimizer_made_before_trains_the_opened_experts(tmp_path):
     run.train()
     key = "model.layers.0.mlp.experts.gate_up_proj"
     assert not torch.equal(state(run.model)[key], before[key])
-    used = torch.optim.AdamW(expert_model("mixtral").parameters())
     model = expert_model("mixtral")
     used = torch.optim.AdamW(model.parameters())
     ids = token_ids()
