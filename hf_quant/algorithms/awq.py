@@ -52,7 +52,7 @@ def activation_scales(error: PairError, ratio: float) -> Tensor:
         return torch.ones_like(mean_abs)
     scales = mean_abs.pow(ratio).clamp(min=_LEAST)
     low, high = torch.aminmax(scales[alive])
-    return (scales / (low * high).sqrt()).where(alive, 1.0)
+    return error.allowed((scales / (low * high).sqrt()).where(alive, 1.0))
 
 
 def _best_scales(error: PairError) -> tuple[Tensor, str]:

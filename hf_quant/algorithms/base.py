@@ -13,6 +13,9 @@ from hf_quant.calibration.pairs import Pair
 from hf_quant.calibration.statistics import InputStatistics
 from hf_quant.config.scheme import Scheme, TensorScheme
 
+MEANS = 16
+"""Tokens whose mean is taken for that of all inputs: a correction by it adds a sixteenth of a token's error."""
+
 QuantizedWeight = dict[str, torch.Tensor]
 """A weight as it goes to disk: the tensors of its format by their names (`formats.base.Format.tensors`)."""
 
@@ -79,6 +82,9 @@ class Solver(Protocol):
     needs: frozenset[str]
     """Fields of `InputStatistics` that `solve` takes: any of ``"mean"``, ``"hessian"`` and the others, or none."""
 
+    def least_tokens(self, width: int) -> int:
+        """Tokens below which statistics of `width` inputs are worse than none; 0 where `solve` takes none."""
+
     def solve(
         self, weight: torch.Tensor, scheme: TensorScheme, name: str, inputs: InputStatistics | None = None
     ) -> QuantizedWeight:
@@ -93,6 +99,9 @@ class Solver(Protocol):
 
 class BlockSolver(Protocol):
     """Weights of a block of a model to codes, together, for the least error of the block's output."""
+
+    def least_tokens(self, width: int) -> int:
+        """Tokens below which a weight of `width` inputs had better be rounded to nearest."""
 
     def check_scheme(self, scheme: Scheme, name: str) -> None:
         """Raise ConfigError, which names the formats that fit, if weights of `scheme` cannot be solved.

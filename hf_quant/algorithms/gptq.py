@@ -73,6 +73,10 @@ class GPTQ:
         if self.grid not in GRIDS:
             raise ConfigError(unknown("grid", self.grid, GRIDS))
 
+    def least_tokens(self, width: int) -> int:
+        """As many as inputs: errors go where the Hessian of fewer tokens, which is singular, has seen nothing."""
+        return width
+
     def solve(
         self, weight: torch.Tensor, scheme: TensorScheme, name: str, inputs: InputStatistics | None = None
     ) -> QuantizedWeight:

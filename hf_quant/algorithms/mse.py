@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hf_quant.algorithms.base import InputStatistics, QuantizedWeight
+from hf_quant.algorithms.base import MEANS, InputStatistics, QuantizedWeight
 from hf_quant.algorithms.grids import Clipping
 from hf_quant.algorithms.hessian import hessian_of
 from hf_quant.algorithms.rtn import check_shape, rounded
@@ -43,6 +43,10 @@ class ClippedToNearest:
     def needs(self) -> frozenset[str]:
         """Needed input statistics: the Hessian, for the mean squares on its diagonal, where `importance` is on."""
         return frozenset({"hessian"} if self.importance else ())
+
+    def least_tokens(self, width: int) -> int:
+        """Enough for mean squares, where `importance` is on."""
+        return MEANS if self.importance else 0
 
     def solve(
         self, weight: torch.Tensor, scheme: TensorScheme, name: str, inputs: InputStatistics | None = None

@@ -25,6 +25,10 @@ class RoundToNearest:
 
     needs: frozenset[str] = frozenset()
 
+    def least_tokens(self, width: int) -> int:
+        """None: the weight says all."""
+        return 0
+
     def solve(
         self, weight: torch.Tensor, scheme: TensorScheme, name: str, inputs: InputStatistics | None = None
     ) -> QuantizedWeight:

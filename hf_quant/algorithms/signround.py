@@ -106,6 +106,10 @@ class SignRound:
                 raise ConfigError(unknown("option of signround", name, known))
         self.options = SignRoundOptions(**{**asdict(options or SignRoundOptions()), **changes})
 
+    def least_tokens(self, width: int) -> int:
+        """As many as each row has roundings to learn: fewer can be fitted at the cost of all others."""
+        return width
+
     def check_scheme(self, scheme: Scheme, name: str) -> None:
         """Raise ConfigError if weights of a scheme have no even grid, in whose steps roundings are learned."""
         check_scheme(scheme, name)

@@ -68,9 +68,11 @@ class LearnedRounding:
     def step(self, rate: float, clip_rate: float) -> None:
         """Move every number against the sign of its gradient: ``V`` by `rate`, ``alpha`` and ``beta`` by `clip_rate`.
 
-        Takes the gradient of `weight`, and leaves it None.
+        Takes the gradient of `weight`, and leaves it None. Without one, as of an expert that no token of a step was
+        sent to, nothing moves.
         """
-        assert self.weight.grad is not None
+        if self.weight.grad is None:
+            return
         gradient = self.weight.grad.view_as(self._real)
         by_scale = torch.empty(*self._real.shape[:2], 1, device=gradient.device)
         by_zero_point = torch.zeros_like(by_scale)

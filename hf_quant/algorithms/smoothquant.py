@@ -77,7 +77,7 @@ def smoothing_scales(error: PairError, alpha: float) -> Tensor:
     largest = error.shared(largest.to(torch.float32), "amax")
     reached = error.shared(error.inputs.max_abs, "amax")
     scales = (reached.pow(alpha) / largest.pow(1 - alpha)).clamp(1 / _BOUND, _BOUND)
-    return scales.where((largest > 0) & (reached > 0), 1.0)
+    return error.allowed(scales.where((largest > 0) & (reached > 0), 1.0))
 
 
 def _best_scales(error: PairError) -> tuple[Tensor, str]:

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.calibration.statistics import InputStatistics
 from hf_quant.errors import CalibrationError
 from hf_quant.formats.rotation import rotate
+from hf_quant.modules.experts import OpenedExperts, opened_modules, rerouted
 from hf_quant.observers.base import Observer
 
 
@@ -50,7 +52,10 @@ class _Sums:
 class Collector:
     """Sums up the inputs of linears over batches. Linears that get the very same tensor share their sums.
 
+    While it watches, padding is sent to no expert: what experts get are rows of tokens, which no mask fits.
+
     Args:
+        root: What is run; its opened experts are those of `modules` that only get some of the tokens.
         modules: Linears and ``Conv1D`` to watch, by name.
         hessian: Whether ``x x^T`` is summed up, too.
         observers: Observers of inputs that get a static grid, by the name of the module.
@@ -60,13 +65,23 @@ class Collector:
 
     def __init__(
         self,
+        root: nn.Module,
         modules: Mapping[str, nn.Module],
         hessian: bool = False,
         observers: Mapping[str, Observer] | None = None,
         rotations: Mapping[str, int] | None = None,
         prefix: str = "",
     ):
+        self.root = root
         self.modules = dict(modules)
+        within = {
+            id(module): layer
+            for layer, experts in opened_modules(root)
+            for module in experts.modules()
+            if module != experts
+        }
+        self.layers = {name: within[id(module)] for name, module in modules.items() if id(module) in within}
+        """Linears within experts, to the name of the layer of experts."""
         self.hessian = hessian
         self.observers = dict(observers or {})
         self.rotations = dict(rotations or {})
@@ -85,7 +100,8 @@ class Collector:
             for name, module in self.modules.items()
         ]
         try:
-            yield self
+            with rerouted(self.root, self._without_padding):
+                yield self
         finally:
             self._seen = []
             for handle in handles:
@@ -98,12 +114,15 @@ class Collector:
     def statistics(self) -> dict[str, InputStatistics]:
         """Input statistics of every module, over all ranks of ``torch.distributed``. Once: sums are handed over.
 
+        Linears of an expert that no token was sent to have none, as long as others of its layer have.
+
         Raises:
             CalibrationError: A module was never called, or with NaN or infinite values.
         """
         found = {}
-        for leader in list(self._sums):
-            sums = self._sums.pop(leader)
+        self._agree()
+        for leader in [name for name in self.modules if self._leaders.get(name) == name]:
+            sums = self._sums.pop(leader, None) or self._no_sums(leader)
             sums.reduce()
             found[leader] = sums.statistics()
             if not bool(torch.isfinite(sums.total_abs).all() & torch.isfinite(sums.max_abs).all()):
@@ -111,15 +130,41 @@ class Collector:
                     f"{self.prefix}{leader} gets NaN or infinite inputs: load the model in bfloat16 or float32, or "
                     "keep what makes them float with modules_to_not_convert"
                 )
+        reached = {name for name in self.modules if (own := found.get(self._leaders.get(name, ""))) and own.count}
+        layers = {self.layers[name] for name in reached & self.layers.keys()}
         for name in self.modules:
-            if found.get(self._leaders.get(name, "")) is None or found[self._leaders[name]].count == 0:
+            if name not in reached and self.layers.get(name) not in layers:
                 raise CalibrationError(
                     f"{self.prefix}{name} was never called with a token that counts: calibrate on data that reaches "
                     "it, or list it in modules_to_not_convert"
                 )
         for observer in self.observers.values():
             observer.reduce()
-        return {name: found[leader] for name, leader in self._leaders.items()}
+        return {name: found[self._leaders[name]] for name in self.modules if name in reached}
+
+    def _agree(self) -> None:
+        """Learn which linears share their sums from the ranks that called them: not all see each expert."""
+        if self.layers and distributed.is_available() and distributed.is_initialized():
+            ranks: list[dict[str, str]] = [{} for _ in range(distributed.get_world_size())]
+            distributed.all_gather_object(ranks, self._leaders)
+            self._leaders = {name: leader for leaders in ranks for name, leader in leaders.items()}
+
+    def width(self, name: str) -> int:
+        """Number of inputs of a watched module."""
+        return int(weight_matrix(self.modules[name]).shape[1])
+
+    def _no_sums(self, name: str) -> _Sums:
+        return _Sums(self.width(name), weight_matrix(self.modules[name]).device, self.hessian)
+
+    def _without_padding(self, experts: OpenedExperts, index: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        if self.keep is None:
+            return index, weights
+        if len(index) != self.keep.numel():
+            raise CalibrationError(
+                f"experts get {len(index)} rows of {self.keep.numel()} tokens, and nothing tells which of them are "
+                "padding: calibrate on sequences of one length, such as those of packing=True"
+            )
+        return index.masked_fill(~self.keep.reshape(-1, 1), experts.experts), weights
 
     def _hook(self, name: str) -> Any:
         def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -127,25 +172,31 @@ class Collector:
 
         return watch
 
+    def _keep_of(self, input: Tensor) -> Tensor | None:
+        """Tokens of an input that count, bool; None where all do, or the input is not of tokens."""
+        if self.keep is None:
+            return None
+        shapes = (self.keep.shape, (self.keep.numel(),))
+        return self.keep.view(input.shape[:-1]) if input.shape[:-1] in shapes else None
+
     @torch.no_grad()
     def _take(self, name: str, input: Tensor) -> None:
         version = 0 if input.is_inference() else input._version
         same = next((leader for seen, at, leader in self._seen if seen is input and at == version), None)
         leader = self._leaders.setdefault(name, same or name)
-        fits = self.keep is not None and input.shape[:-1] == self.keep.shape
+        keep = None if name in self.layers else self._keep_of(input)
         if name in self.observers:
             rotation = self.rotations.get(name)
             seen_by_kernel = input if rotation is None else rotate(input.to(torch.float32), rotation)
             try:
-                self.observers[name].update(seen_by_kernel, self.keep if fits else None)
+                self.observers[name].update(seen_by_kernel, keep)
             except CalibrationError as error:
                 raise CalibrationError(f"{self.prefix}{name}: {error}") from error
         if leader != name and same == leader:
             return
         rows = input.detach().flatten(0, -2)
-        if fits:
-            assert self.keep is not None
-            rows = rows[self.keep.flatten()]
+        if keep is not None:
+            rows = rows[keep.flatten()]
         sums = self._sums.get(leader)
         if sums is None:
             sums = self._sums[leader] = _Sums(input.shape[-1], input.device, self.hessian)

@@ -4,12 +4,15 @@ Nothing here knows a model's name. Candidates are read off runs of the block, an
 the producer by random factors, inputs of its consumers by their reciprocals. Whatever else the producer feeds shows,
 since nothing compensates there: a norm whose output is also the residual, as after the attention of BERT, is no
 producer. Neither is a linear before an activation, unless that is a ReLU, which positive factors pass.
+
+Opened experts are looked into one by one. What feeds a layer of them feeds the router, too, and the first linears of
+each: all are consumers of one pair, or there is none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,12 +21,16 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_quant.calibration.tracing import Run, Tracer, channel_maps, is_linear, norm_consumers, out_features
 from hf_quant.errors import CalibrationError
+from hf_quant.modules.experts import opened_modules
 
 _SAME = 1e-4
 """Relative change of a block's output that is still rounding, in float32."""
 
 _COMPENSATED = 1e-3
 """Share of the change that scaling the producer alone makes, which may be left once its consumers are scaled, too."""
+
+_EXPERT_SCALES = (1.0, 100.0)
+"""Factors of the rows on which an expert is run: large ones show where it clamps."""
 
 _OFFSETS = (0.0, 1.0)
 """What norms add to their weight before they multiply with it."""
@@ -37,7 +44,7 @@ class Pair:
 
     Args:
         producer: Name of a norm or linear within the block.
-        consumers: Names of linears; all have the same input.
+        consumers: Names of linears and routers; all have the same input, of which experts get the rows of their tokens.
         expand: Channel of the producer that each input of the consumers comes from. Several inputs may share one, as
             query heads share a key-value head; channels may feed none, as queries and keys of a fused linear.
         channels: Output width of the producer.
@@ -63,6 +70,11 @@ class Pair:
         """
         empty = per_input.new_zeros(self.channels)
         return empty.scatter_reduce(0, self._index(per_input), per_input, reduce, include_self=False)
+
+    def within(self, prefix: str) -> Pair:
+        """The same pair of a module whose own name is `prefix`, as a pair of what that module is in."""
+        consumers = tuple(f"{prefix}.{consumer}" for consumer in self.consumers)
+        return replace(self, producer=f"{prefix}.{self.producer}", consumers=consumers)
 
     def _index(self, like: Tensor) -> Tensor:
         return torch.tensor(self.expand, device=like.device)
@@ -105,26 +117,90 @@ def find_pairs(
             f"{type(block).__name__} gives NaN or another output each time it is run: "
             "call eval() on the model, and capture its inputs with use_cache=False"
         )
-    if likely is not None and all(_is_proved(tracer, pair, run) for pair in likely):
-        return list(likely)
+    inner, readers = _of_experts(block, run, likely)
+    known = None if likely is None else [pair for pair in likely if not _is_within(pair, readers)]
+    outer = known if known is not None and all(_is_proved(tracer, pair, run) for pair in known) else None
+    outer = _searched(tracer, run, readers) if outer is None else outer
+    order = {name: at for at, name in enumerate(name for found in run.inputs for name in readers.get(found, (found,)))}
+    return [*sorted(outer, key=lambda pair: order[pair.consumers[0]]), *inner]
+
+
+def _searched(tracer: Tracer, run: Run, readers: Mapping[str, tuple[str, ...]]) -> list[Pair]:
+    """Pairs of a block, without those within experts."""
+
+    def expanded(consumers: Iterable[str]) -> tuple[str, ...]:
+        return tuple(name for consumer in consumers for name in readers.get(consumer, (consumer,)))
+
     pairs: list[Pair] = []
     for norm, consumers in norm_consumers(run).items():
         channels = run.norm_outputs[norm][0].shape[-1]
-        candidates = (Pair(norm, consumers, tuple(range(channels)), channels, offset) for offset in _OFFSETS)
+        names = expanded(consumers)
+        candidates = (Pair(norm, names, tuple(range(channels)), channels, offset) for offset in _OFFSETS)
         pairs.extend(_first_proved(tracer, candidates, run))
     for producer in run.inputs:
-        channels = out_features(block.get_submodule(producer))
+        module = tracer.block.get_submodule(producer)
+        if not is_linear(module):
+            continue
+        channels = out_features(module)
         for found in channel_maps(tracer, producer, run):
             proved = [
                 pair
                 for expand in dict.fromkeys(found.values())
-                for consumers in [tuple(name for name in found if found[name] == expand)]
+                for consumers in [expanded(name for name in found if found[name] == expand)]
                 for pair in _first_proved(tracer, [Pair(producer, consumers, expand, channels)], run)
             ]
             if proved:
                 pairs.extend(proved)
                 break
-    return sorted(pairs, key=lambda pair: list(run.inputs).index(pair.consumers[0]))
+    return pairs
+
+
+def _of_experts(
+    block: nn.Module, run: Run, likely: Sequence[Pair] | None
+) -> tuple[list[Pair], dict[str, tuple[str, ...]]]:
+    """Pairs within each of the block's experts, and the linears that read what comes in, by the name of the layer."""
+    pairs: list[Pair] = []
+    readers: dict[str, tuple[str, ...]] = {}
+    for name, experts in opened_modules(block):
+        if name not in run.inputs:
+            continue
+        rows = torch.cat([each.flatten(0, -2) for each in run.inputs[name]])
+        rows = torch.cat([rows * scale for scale in _EXPERT_SCALES])
+        found: list[str] = []
+        first = None if likely is None else _those_of(likely, f"{name}.0")
+        for expert in range(experts.experts):
+            prefix = f"{name}.{expert}"
+            tracer = Tracer(experts.get_submodule(str(expert)), (rows,), {})
+            alone = tracer.run()
+            found += [
+                f"{prefix}.{linear}"
+                for linear, inputs in alone.inputs.items()
+                if all(input.untyped_storage().data_ptr() == rows.untyped_storage().data_ptr() for input in inputs)
+            ]
+            if first is None:
+                first = _searched(tracer, alone, {})
+            # Experts compute alike: what the first does not have is not searched for in each.
+            is_alike = all(_is_proved(tracer, pair, alone) for pair in first)
+            pairs += [pair.within(prefix) for pair in (first if is_alike else _searched(tracer, alone, {}))]
+        readers[name] = tuple(found)
+    return pairs, readers
+
+
+def _is_within(pair: Pair, layers: Collection[str]) -> bool:
+    return any(pair.producer.startswith(f"{layer}.") for layer in layers)
+
+
+def _those_of(pairs: Sequence[Pair], expert: str) -> list[Pair]:
+    """Pairs within one expert, under their names in it."""
+    inside = [pair for pair in pairs if pair.producer.startswith(f"{expert}.")]
+    return [
+        replace(
+            pair,
+            producer=pair.producer.removeprefix(f"{expert}."),
+            consumers=tuple(name.removeprefix(f"{expert}.") for name in pair.consumers),
+        )
+        for pair in inside
+    ]
 
 
 @torch.no_grad()
@@ -188,7 +264,8 @@ def _is_proved(tracer: Tracer, pair: Pair, run: Run) -> bool:
     alone = {name: value for name, value in changed.items() if name.startswith(f"{pair.producer}.")}
     left = _change(tracer.run(changed), run)
     # A block may hardly notice a wrong scale, its residual being so large: the change is held against that, too.
-    return left <= min(_SAME, _COMPENSATED * _change(tracer.run(alone), run))
+    made = _change(tracer.run(alone), run)
+    return made > 0 and left <= min(_SAME, _COMPENSATED * made)
 
 
 def _change(run: Run, reference: Run) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,3 +25,29 @@ class InputStatistics:
     mean_abs: torch.Tensor
     max_abs: torch.Tensor
     hessian: torch.Tensor | None = None
+
+
+def of_all(statistics: Iterable[InputStatistics]) -> InputStatistics:
+    """Statistics over the tokens of several modules with inputs of one kind, such as experts of a layer.
+
+    Tokens that several modules saw count as often; the very same statistics, which linears on one tensor share, once.
+    """
+    parts = list({id(each): each for each in statistics}.values())
+    if len(parts) == 1:
+        return parts[0]
+    count = sum(each.count for each in parts)
+
+    def mean(numbers: Sequence[torch.Tensor]) -> torch.Tensor:
+        total = torch.zeros_like(numbers[0])
+        for tensor, part in zip(numbers, parts, strict=True):
+            total.add_(tensor, alpha=part.count / count)
+        return total
+
+    hessians = [each.hessian for each in parts if each.hessian is not None]
+    return InputStatistics(
+        count,
+        mean([each.mean for each in parts]),
+        mean([each.mean_abs for each in parts]),
+        torch.stack([each.max_abs for each in parts]).amax(0),
+        mean(hessians) if len(hessians) == len(parts) else None,
+    )

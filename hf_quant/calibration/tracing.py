@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
+from hf_quant.modules.experts import OpenedExperts, opened_modules, rerouted
+
 _LOWEST_CODE, _HIGHEST_CODE = 1.25, 5.0
 """Factors that mark channels in a probe: 1 is none of them, so an input that the channels do not reach has no code."""
 
@@ -19,6 +21,13 @@ _LOWEST_CODE, _HIGHEST_CODE = 1.25, 5.0
 def is_linear(module: nn.Module) -> bool:
     """Whether `module` multiplies the last dimension of its input with a matrix, ``weight``."""
     return isinstance(module, nn.Linear | Conv1D)
+
+
+def is_router(module: nn.Module) -> bool:
+    """Whether `module`, no linear, may multiply its input with a matrix, ``weight``, as routers of experts do."""
+    weight = module._parameters.get("weight")
+    is_matrix = weight is not None and weight.ndim == 2 and not any(True for _ in module.children())
+    return is_matrix and not is_linear(module) and not isinstance(module, nn.Embedding)
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -38,7 +47,8 @@ class Run:
 
     Args:
         output: Tensors that the block returned, float32.
-        inputs: Inputs of each linear, by its name, in the order of first calls.
+        inputs: Inputs of each linear, router and module of opened experts, by its name, in the order of first calls;
+            without those of linears within experts.
         norm_outputs: Outputs of each norm, by its name, in the order of first calls.
     """
 
@@ -49,6 +59,9 @@ class Run:
 
 class Tracer:
     """Runs a block in float32, with some of its parameters or outputs replaced; the block itself is never changed.
+
+    Experts get every token, beside those that the router sends to them: so each counts in what is found, and does the
+    router.
 
     Args:
         block: A module that gives the same output for the same inputs.
@@ -80,14 +93,17 @@ class Tracer:
     @contextmanager
     def _recording(self, run: Run, constant: tuple[str, Tensor] | None) -> Iterator[None]:
         handles = []
+        within = {id(module) for _, experts in opened_modules(self.block) for module in experts.modules()}
         for name, module in self.block.named_modules():
-            if is_linear(module):
+            if isinstance(module, OpenedExperts) or (
+                id(module) not in within and (is_linear(module) or is_router(module))
+            ):
 
                 def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
                     run.inputs.setdefault(name, []).extend(_tensors((args, kwargs))[:1])
 
                 handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-            elif is_norm(module):
+            elif is_norm(module) and id(module) not in within:
 
                 def leave(norm: nn.Module, _: Any, output: Any, name: str = name) -> None:
                     if isinstance(output, Tensor) and output.shape[-1:] == norm.weight.shape:
@@ -100,14 +116,15 @@ class Tracer:
             # Of its own memory, since an activation may work in place.
             handles.append(module.register_forward_hook(lambda _, __, output: row.to(output).expand_as(output).clone()))
         try:
-            yield
+            with rerouted(self.block, _also_to_all):
+                yield
         finally:
             for handle in handles:
                 handle.remove()
 
 
 def norm_consumers(run: Run) -> dict[str, tuple[str, ...]]:
-    """Linears that read a norm's output, by the name of the norm; what else reads it is not known."""
+    """What reads a norm's output, of `Run.inputs`, by the name of the norm; what else reads it is not known."""
     found = {}
     for norm, outputs in run.norm_outputs.items():
         # `run` keeps the tensors, so that no storage is another's that has gone.
@@ -189,6 +206,13 @@ def _origins(before: Sequence[Tensor], after: Sequence[Tensor], codes: Tensor) -
         nearest, fits = places, fits | ~alive
     follows = (second - first * codes[nearest]).abs() <= 1e-3 * second.abs().amax(0)
     return nearest if bool(fits.all()) and bool(alive.any()) and bool(follows.all()) else None
+
+
+def _also_to_all(experts: OpenedExperts, index: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    every = torch.arange(experts.experts, device=index.device).expand(len(index), -1)
+    # As large, all together, as one of them.
+    shares = weights.new_full(every.shape, experts.experts**-0.5)
+    return torch.cat([index, every.to(index)], -1), torch.cat([weights, shares], -1)
 
 
 def _tensors(value: Any) -> list[Tensor]:

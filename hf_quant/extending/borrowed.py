@@ -43,6 +43,19 @@ BORROWED = (
     Borrowed("transformers.core_model_loading:rename_source_key", "integration/checkpoint.py", "names in checkpoints"),
     Borrowed("transformers.quantizers.quantizers_utils:should_convert_module", "quantizing/resolve.py", "skips"),
     Borrowed("peft.tuners.lora.model:LoraModel._create_new_module", "integration/peft.py", "LoRA that merges", True),
+    Borrowed("peft.tuners.tuners_utils:BaseTuner._inject_parameters", "integration/peft_experts.py", "a refusal", True),
+    Borrowed(
+        "peft.utils.transformers_weight_conversion:convert_peft_config_for_transformers",
+        "integration/peft_experts.py",
+        "adapters of opened experts",
+        True,
+    ),
+    Borrowed(
+        "peft.utils.transformers_weight_conversion:convert_peft_adapter_state_dict_for_transformers",
+        "integration/peft_experts.py",
+        "saved adapters of opened experts",
+        True,
+    ),
     Borrowed("torch._dynamo.config:install_free_tensors", "integration/compile.py", "weights within a graph"),
     Borrowed("torch.serialization:add_safe_globals", "integration/register.py", "state dicts in files"),
     Borrowed(

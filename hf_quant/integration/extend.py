@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from hf_quant.extending.original import ORIGINAL
 from hf_quant.integration import footprint, resizing, saving
 from hf_quant.integration.described import is_quantized, says_quantized
+from hf_quant.training.prepared import prepared
 
 EXTENSIONS: dict[str, Callable[..., Any]] = {
     "save_pretrained": saving.save_pretrained,
@@ -19,7 +20,7 @@ EXTENSIONS: dict[str, Callable[..., Any]] = {
     "resize_token_embeddings": resizing.resize_token_embeddings,
 }
 """Method of ``PreTrainedModel`` to the function that takes its place for models that are quantized, or
-whose config says so."""
+whose config says so; in training with quantization in the loop, the first does, too."""
 
 
 def install() -> None:
@@ -33,13 +34,14 @@ def install() -> None:
     for name, function in EXTENSIONS.items():
         original = getattr(PreTrainedModel, name)
         if not hasattr(original, ORIGINAL):
-            setattr(PreTrainedModel, name, _extended(original, function))
+            setattr(PreTrainedModel, name, _extended(original, function, name == "save_pretrained"))
 
 
-def _extended(original: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
+def _extended(original: Callable[..., Any], function: Callable[..., Any], in_training: bool) -> Callable[..., Any]:
     @functools.wraps(original)
     def method(model: Any, *args: Any, **kwargs: Any) -> Any:
-        if says_quantized(model.config) or is_quantized(model):
+        is_trained = in_training and prepared(model) is not None
+        if is_trained or says_quantized(model.config) or is_quantized(model):
             return function(model, *args, **kwargs)
         return original(model, *args, **kwargs)
 

@@ -19,7 +19,7 @@ def become_quantized(model: Any, config: HfQuantConfig, resolution: Resolution, 
         model: Changed in place.
         config: What to quantize to, as the user said it.
         resolution: Schemes and ties that the config means for the model.
-        outcome: Fingerprint and block errors of a run with data; empty without.
+        outcome: What a run with data leaves beside the codes; empty without.
 
     Raises:
         CheckpointError: A tensor holds values that no quantizer writes.
@@ -29,6 +29,7 @@ def become_quantized(model: Any, config: HfQuantConfig, resolution: Resolution, 
     model.quantization_method = config.quant_method
     model.hf_quantizer = quantizer
     quantizer.resolution, quantizer.block_errors = resolution, outcome.block_errors
+    quantizer.starved_experts = outcome.starved_experts
     finish(model, config.resolved(resolution.plan, resolution.kept_float, outcome.fingerprint), quantizer)
     for module in model.modules():
         if isinstance(module, PreTrainedModel):

@@ -25,6 +25,7 @@ def install() -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     from hf_quant.errors import UnsupportedModel
+    from hf_quant.integration import peft_experts
     from hf_quant.integration.lora import LoraOnQuantized
     from hf_quant.modules.base import QuantizedModule
     from hf_quant.modules.linear import QuantizedLinear
@@ -51,4 +52,5 @@ def install() -> None:
         return LoraOnQuantized(target, adapter_name, config=own_config, **kwargs)
 
     LoraModel._create_new_module = staticmethod(create_new_module)
+    peft_experts.install()
     _installed = True

@@ -62,6 +62,8 @@ class HfQuantQuantizer(HfQuantizer):
         self.is_calibrated = False
         self.block_errors: dict[str, float] = {}
         """Errors of the blocks, if the model was calibrated in this process; see `Outcome`."""
+        self.starved_experts: dict[str, int] = {}
+        """Linears of experts that calibration in this process had too few tokens for; see `Outcome`."""
 
     def validate_environment(self, *args: Any, device_map: Any = None, **kwargs: Any) -> None:
         """Refuse what would give wrong results."""
@@ -190,7 +192,7 @@ class HfQuantQuantizer(HfQuantizer):
         else:
             outcome = Outcome()
             self._share_tied(model)
-        self.block_errors = outcome.block_errors
+        self.block_errors, self.starved_experts = outcome.block_errors, outcome.starved_experts
         self.quantization_config = self.quantization_config.resolved(
             self.resolution.plan, self.resolution.kept_float, outcome.fingerprint
         )

@@ -26,6 +26,7 @@ from hf_quant.integration.described import described, drop_unfounded, is_quantiz
 from hf_quant.integration.readable import check_readable
 from hf_quant.modules.state import stored_state
 from hf_quant.modules.stored import StoredModule
+from hf_quant.training.prepared import prepared
 
 _SHARED_ARGUMENTS = ("token", "max_shard_size")
 """Arguments of both `save_pretrained` and `push_to_hub`."""
@@ -59,6 +60,9 @@ def save_pretrained(
         drop_unfounded(model)
     write = functools.partial(original_method("save_pretrained"), model, is_main_process=is_main_process)
     is_float = not (is_quantized(model) or says_quantized(model.config))
+    if prepared(model) is not None:
+        # Trainer loads checkpoints under the names that the model has.
+        kwargs["save_original_format"] = False
     if is_float or getattr(model, "_hf_peft_config_loaded", False) or not _writes(is_main_process):
         write(save_directory, state_dict=state_dict, **kwargs)
         return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,7 +195,8 @@ class OpenedExperts(Opened):
         for expert, count in enumerate(counts.tolist()):
             if count:
                 rows = order[start : start + count]
-                outputs[rows] = self.expert(expert, hidden_states[rows // chosen])
+                # Under autocast they are of another dtype.
+                outputs[rows] = self.expert(expert, hidden_states[rows // chosen]).to(outputs.dtype)
                 start += count
         if self.passes_on:
             rows = order[start:]
@@ -274,6 +277,33 @@ def close_experts(module: nn.Module, parameters: dict[str, nn.Parameter] | None 
         del module.__dict__[name]
     for stack in stacks:
         module._parameters[stack.name] = found[stack.name]
+
+
+Reroute = Callable[[OpenedExperts, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+@contextmanager
+def rerouted(model: nn.Module, reroute: Reroute) -> Iterator[None]:
+    """Context in which the tokens of opened experts go elsewhere than the router says.
+
+    Args:
+        model: Model or a part of one; it gets hooks until the context ends.
+        reroute: Function of opened experts, indices of experts and weights of their outputs, both ``[tokens, chosen]``;
+            gives those to take.
+    """
+    signature = inspect.signature(OpenedExperts.forward)
+
+    def enter(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        _, hidden_states, index, weights = signature.bind(module, *args, **kwargs).args
+        return (hidden_states, *reroute(module, index, weights)), {}
+
+    routed = [module for _, module in opened_modules(model) if isinstance(module, OpenedExperts)]
+    handles = [module.register_forward_pre_hook(enter, with_kwargs=True) for module in routed]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def opened_modules(model: nn.Module) -> Iterator[tuple[str, Opened]]:

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from hf_quant.modules.swap import exchange, share_tied
+from hf_quant.opening.open import close
 from hf_quant.qat.check import check_grids
-from hf_quant.qat.input import StaticInput
 from hf_quant.qat.prepare import fake_quantized_modules
+from hf_quant.qat.ranges import initialise_inputs
 from hf_quant.qat.sharded import unwrap
 from hf_quant.qat.twin import float_twin, quantized_twin, stored_twin
 
@@ -29,18 +30,17 @@ def convert(model: nn.Module, ties: dict[str, str]) -> None:
     check_grids(model)
     unwrap(model)
     made: dict[str, nn.Module] = {}
+    initialise_inputs(model)
     for name, module in fake_quantized_modules(model):
         if not module.scheme.weight.has_scales:
             made[name] = stored_twin(module)
             continue
-        if isinstance(module.input_quantizer, StaticInput) and not module.is_ready:
-            module.input_quantizer.next_step(name)
-            module.input_quantizer.initialise(name)
         made[name] = quantized_twin(module, tied=name in ties)
     exchange(model, made)
     share_tied(model, ties)
 
 
 def take_out(model: nn.Module) -> None:
-    """Put the float modules back, with the masters as training left them, in place."""
+    """Put the float modules back, with the masters as training left them, in place; experts are stacked again."""
     exchange(model, {name: float_twin(module) for name, module in fake_quantized_modules(model)})
+    close(model)

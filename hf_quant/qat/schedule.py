@@ -13,6 +13,7 @@ from hf_quant.qat.input import StaticInput
 from hf_quant.qat.learned_grid import LearnedGrid
 from hf_quant.qat.modules import FakeQuantized
 from hf_quant.qat.prepare import fake_quantized_modules
+from hf_quant.qat.ranges import initialise_inputs
 from hf_quant.qat.sharded import reshard, whole
 
 
@@ -134,11 +135,7 @@ def change(model: nn.Module, before: Phase, now: Phase) -> bool:
                 module.weight_quantizer.initialise(matrix, f"{name}.weight", bits)
                 new = True
     if before.observes and not now.observes:
-        for name, module in fake_quantized_modules(model):
-            static = getattr(module, "input_quantizer", None)
-            if isinstance(static, StaticInput) and not static.grid.is_initialised:
-                static.initialise(name)
-                new = True
+        new = initialise_inputs(model) or new
     hold(model, now)
     return new
 

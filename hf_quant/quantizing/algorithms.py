@@ -44,6 +44,10 @@ class Algorithms:
         needs |= frozenset() if self.block_solver is not None else self.solver.needs
         return needs | ({"mean"} if self.bias_correction else frozenset())
 
+    def least_tokens(self, width: int) -> int:
+        """Tokens below which the weight of a linear of `width` inputs is rounded to nearest instead of solved."""
+        return (self.block_solver or self.solver).least_tokens(width)
+
     def needs_data(self, plan: Plan) -> bool:
         """Whether the plan cannot be carried out without calibration data."""
         schemes = plan.modules.values()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, distributed, nn
 from tqdm.auto import tqdm
 
-from hf_quant.algorithms.base import InputStatistics, QuantizedWeight
+from hf_quant.algorithms.base import MEANS, InputStatistics, QuantizedWeight
 from hf_quant.calibration.blocks import BlockInput, find_blocks, first_inputs, passed_over, run_block
 from hf_quant.calibration.collect import Collector
 from hf_quant.calibration.data import Calibration
@@ -20,12 +21,13 @@ from hf_quant.calibration.resume import Progress
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CalibrationError
 from hf_quant.hardware.free_memory import give_back_memory
+from hf_quant.modules.experts import opened_modules
 from hf_quant.modules.state import stored_state
 from hf_quant.modules.swap import share_tied
-from hf_quant.observers.base import grid
 from hf_quant.quantizing.algorithms import Algorithms, is_static
 from hf_quant.quantizing.replacements import Replacements
 from hf_quant.quantizing.resolve import Resolution
+from hf_quant.quantizing.starved import Starved, grids_of, tokens_of_experts
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,9 @@ Inputs = dict[str, InputStatistics]
 
 _LOSS = "error of the block"
 """Among the tensors of a block that is kept; no parameter is called so."""
+
+_STARVED = "tokens of starved experts"
+"""Likewise; JSON as bytes."""
 
 _TRACED_TOKENS = 128
 """Tokens of the one sequence that pairs are found and proved on, which takes dozens of runs of a block."""
@@ -71,6 +76,7 @@ class CalibratedRun:
         self._pairs: dict[Any, list[Pair]] = {}
         self.losses: dict[str, float] = {}
         """Relative error of each block's output on the first batch, against the float block on the same inputs."""
+        self.starved = Starved(experts=sum(experts.experts for _, experts in opened_modules(self.blocks)))
 
     @torch.no_grad()
     def quantize(self, kept: Progress | None = None) -> None:
@@ -108,6 +114,7 @@ class CalibratedRun:
                 if kept is not None and index < kept.done:
                     tensors = kept.load(index)
                     self.losses[name] = float(tensors.pop(_LOSS))
+                    self.starved.tokens.update(json.loads(tensors.pop(_STARVED).numpy().tobytes()))
                     self.modules.restore(index, tensors)
                     if index + 1 == kept.done:
                         _go_on_from(entries, kept.carried())
@@ -115,12 +122,16 @@ class CalibratedRun:
                 self._quantize_block(index, entries, traced)
                 bar.set_postfix({"error": f"{self.losses[name]:.2e}"})
                 if kept is not None:
+                    starved = {each: n for each, n in self.starved.tokens.items() if each.startswith(f"{name}.")}
                     tensors = {
                         **stored_state(self.blocks[index], self.blocks[index].state_dict()),
                         _LOSS: torch.tensor(self.losses[name]).double(),
+                        _STARVED: torch.tensor(list(json.dumps(starved).encode()), dtype=torch.uint8),
                     }
                     kept.save(index, tensors, _carried(entries))
             self._quantize_rest(entries)
+            if warning := str(self.starved):
+                logger.warning("%s", warning)
         finally:
             self.model.train(training)
 
@@ -149,11 +160,15 @@ class CalibratedRun:
         inputs: Inputs = {}
         is_observed = any(is_static(scheme) for scheme in coded.values())
         collector = self._collector(block, prefix, coded, observe=is_observed and not algorithms.transforms)
-        if bool(algorithms.needs) or (is_observed and not algorithms.transforms):
+        counts_tokens = bool(collector.layers) and algorithms.block_solver is not None
+        if bool(algorithms.needs) or counts_tokens or (is_observed and not algorithms.transforms):
             expected = self._pass(block, index, entries, collector)
             inputs = collector.statistics()
         else:
             expected = run_block(block, index, entries[0])
+        tokens = tokens_of_experts(collector, inputs)
+        few = {name for name, count in tokens.items() if count < MEANS}
+        fed = {name: scheme for name, scheme in coded.items() if name not in few}
         for entry in entries if algorithms.block_solver is not None else []:
             entry.reference = run_block(block, index, entry, entry.reference)
         if traced is not None and coded:
@@ -163,7 +178,7 @@ class CalibratedRun:
             structure = structure_of(block)
             pairs = self._pairs[structure] = find_pairs(block, args, kwargs, self._pairs.get(structure))
             for transform in algorithms.transforms:
-                transformed = transform.apply(block, pairs, inputs, coded)
+                transformed = transform.apply(block, pairs, inputs, fed)
                 inputs = transformed.inputs
                 for line in transformed.report:
                     logger.debug("%s%s", prefix, line)
@@ -171,10 +186,13 @@ class CalibratedRun:
                 collector = self._collector(block, prefix, coded, observe=True, with_hessian=False)
                 self._pass(block, index, entries, collector)
                 collector.statistics()
-        grids = {name: grid(observer) for name, observer in collector.observers.items()}
-        solved = self._solve_block(block, index, coded, inputs, entries, prefix)
+        grids = grids_of(collector, coded, few)
+        rounded = {name for name, count in tokens.items() if count < algorithms.least_tokens(collector.width(name))}
+        solved = self._solve_block(block, index, coded, inputs, entries, prefix, rounded)
+        starved = rounded | (few if algorithms.transforms or algorithms.bias_correction or grids else set())
+        self.starved.tokens.update((prefix + name, tokens[name]) for name in tokens if name in starved)
         for name, scheme in schemes.items():
-            mean = inputs[name].mean if algorithms.bias_correction and name in inputs else None
+            mean = inputs[name].mean if algorithms.bias_correction and name in inputs and name not in few else None
             self.modules.replace(prefix + name, scheme, solved.get(name), mean, grids.get(name))
         for position, entry in enumerate(entries):
             output = run_block(block, index, entry)
@@ -191,16 +209,21 @@ class CalibratedRun:
         inputs: Inputs,
         entries: list[BlockInput],
         prefix: str,
+        rounded: Collection[str],
     ) -> dict[str, QuantizedWeight]:
+        solved: dict[str, QuantizedWeight] = {}
+        for name in rounded:
+            codes = self.modules.rounded(prefix + name, schemes[name])
+            solved.update({} if codes is None else {name: codes})
+        schemes = {name: scheme for name, scheme in schemes.items() if name not in rounded}
         if self.algorithms.block_solver is not None and schemes:
             calls = [entry.call(index) for entry in entries]
             keep = [entry.keep for entry in entries]
             targets = [entry.reference for entry in entries if entry.reference is not None]
             with torch.enable_grad():
-                return self.algorithms.block_solver.solve_block(
+                return solved | self.algorithms.block_solver.solve_block(
                     block, schemes, calls, targets, keep, self.calibration.seed
                 )
-        solved = {}
         for name, scheme in schemes.items():
             weight = weight_matrix(block.get_submodule(name))
             solved[name] = self.algorithms.solver.solve(
@@ -227,14 +250,14 @@ class CalibratedRun:
                     collector.next_batch(entry.keep)
                     self.model(**batch)
             inputs = collector.statistics()
+        grids = grids_of(collector, coded, ())
         for name, scheme in rest.items():
             solved = None
             if name in untied:
                 weight = weight_matrix(self.model.get_submodule(name))
                 solved = self.algorithms.solver.solve(weight, scheme.weight, f"{name}.weight", inputs.get(name))
             mean = inputs[name].mean if self.algorithms.bias_correction and name in inputs else None
-            observer = collector.observers.get(name)
-            self.modules.replace(name, scheme, solved, mean, None if observer is None else grid(observer))
+            self.modules.replace(name, scheme, solved, mean, grids.get(name))
         share_tied(self.model, self.resolution.ties)
 
     def _collector(
@@ -242,6 +265,7 @@ class CalibratedRun:
     ) -> Collector:
         static = {name: scheme for name, scheme in schemes.items() if observe and is_static(scheme)}
         return Collector(
+            root,
             {name: root.get_submodule(name) for name in schemes},
             with_hessian and "hessian" in self.algorithms.needs,
             {name: self.algorithms.observe(scheme) for name, scheme in static.items()},

@@ -32,10 +32,12 @@ class Outcome:
         block_errors: Name of each block to the relative error of its output on the first batch, against the float block
             on the same inputs.
         fingerprint: Digest of the calibration data; None without any.
+        starved_experts: Name of each linear of an expert that got too few tokens for the recipe, to their number.
     """
 
     block_errors: dict[str, float] = field(default_factory=dict)
     fingerprint: str | None = None
+    starved_experts: dict[str, int] = field(default_factory=dict)
 
 
 def quantize_weights(
@@ -84,7 +86,7 @@ def quantize_weights(
     if resume is not None:
         kept = Progress(Path(resume), fingerprint(model, resolution, config.recipe, config.calibration), restart)
     run.quantize(kept)
-    return Outcome(run.losses, config.calibration.fingerprint(model.config))
+    return Outcome(run.losses, config.calibration.fingerprint(model.config), run.starved.tokens)
 
 
 def check_data(algorithms: Algorithms, config: HfQuantConfig, resolution: Resolution) -> bool:

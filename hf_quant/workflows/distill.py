@@ -10,6 +10,7 @@ import torch
 from hf_quant.errors import ConfigError
 from hf_quant.integration.in_memory import become_quantized
 from hf_quant.integration.quantizer import require_pretrained
+from hf_quant.opening.open import opened
 from hf_quant.qat.distillation import Distillation, hidden_loss, kept_positions, outputs_loss
 from hf_quant.qat.options import QATOptions
 from hf_quant.quantizing.config import HfQuantConfig
@@ -72,7 +73,9 @@ def _quantize(teacher: Any) -> None:
         return
     require_pretrained(teacher)
     config = HfQuantConfig("int8")
-    resolution = resolve(teacher, config)
+    with opened(teacher) as opening:
+        resolution = resolve(teacher, config)
+        opening.keep(resolution.plan.modules)
     # One module at a time, so that no second copy of the weights is ever held.
     with torch.no_grad():
         become_quantized(teacher, config, resolution, quantize_weights(teacher, config, resolution, progress=False))

@@ -10,6 +10,7 @@ from hf_quant.errors import ConfigError, UnsupportedModel
 from hf_quant.integration.in_memory import become_quantized
 from hf_quant.integration.quantizer import DTYPES, require_pretrained
 from hf_quant.kernels.openmp import no_threads_left
+from hf_quant.opening.open import opened
 from hf_quant.qat.convert import convert as convert_modules
 from hf_quant.qat.options import QATOptions
 from hf_quant.qat.prepare import fake_quantized_modules
@@ -31,7 +32,8 @@ def prepare(model: Any, config: HfQuantConfig | str, options: QATOptions | None 
     """Let a float model compute, in training, with the numbers it will be quantized to; in place.
 
     Args:
-        model: Float, weights in memory. Its parameters stay the same objects; learned scales and offsets are added.
+        model: Float, weights in memory. Its parameters stay the same objects, but for tensors of stacked experts, whose
+            parts become parameters in the same memory; learned scales and offsets are added.
         config: A config or a preset's name. Static inputs take their range from observing, not from calibration data.
         options: How grids are found; None for the defaults.
         observes: Whether training is going to observe static inputs.
@@ -64,10 +66,12 @@ def prepare(model: Any, config: HfQuantConfig | str, options: QATOptions | None 
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError("all parameters are frozen, so there is nothing to train: model.requires_grad_(True)")
     if adapted is None:
-        resolution = resolve(model, config)
-        if not observes and has_static_inputs(resolution):
-            raise ConfigError(UNOBSERVED)
-        begin_training(model, config, resolution, options)
+        with opened(model) as opening:
+            resolution = resolve(model, config)
+            if not observes and has_static_inputs(resolution):
+                raise ConfigError(UNOBSERVED)
+            begin_training(model, config, resolution, options)
+            opening.keep(resolution.plan.modules)
     else:
         _begin_adapted(Adapters(adapted), config, options)
     trainer.install()
@@ -78,9 +82,11 @@ def _begin_adapted(adapters: Adapters, config: HfQuantConfig, options: QATOption
     base = adapters.base
     adapters.take_out()
     try:
-        resolution = resolve(base, config)
-        check_options(config, resolution, options)
-        begin_training(base, config, resolution, options)
+        with opened(base) as opening:
+            resolution = resolve(base, config)
+            check_options(config, resolution, options)
+            begin_training(base, config, resolution, options)
+            opening.keep(resolution.plan.modules)
     finally:
         adapters.put_back()
 

@@ -30,6 +30,7 @@ from hf_quant.qat.schedule import (
 from hf_quant.qat.statistics import TrainingStatistics
 from hf_quant.quantizing.config import HfQuantConfig
 from hf_quant.training.grid_groups import add_groups, base_rate, update_rates
+from hf_quant.training.opened_parameters import take_parts
 from hf_quant.training.prepared import prepared
 from hf_quant.training.qat_record import check_record, write_record
 from hf_quant.training.sharded_training import ShardedTraining
@@ -130,6 +131,7 @@ class QATCallback(TrainerCallback):
         if getattr(model, _CONTROL, None) is control:
             raise ConfigError("there are two QATCallbacks: give one only")
         is_prepared = prepared(model) is not None
+        before = dict(model.named_parameters())
         if is_prepared and self._owns(model):  # another Trainer goes on with it
             hold(model, self.schedule.at(0))  # grids that were frozen at the end learn again
         else:
@@ -137,6 +139,7 @@ class QATCallback(TrainerCallback):
         setattr(model, _CONTROL, control)
         optimizer = kwargs.get("optimizer")
         if optimizer is not None:
+            take_parts(optimizer, before, model)
             base = base_rate(optimizer, args)
             add_groups(optimizer, model, self.scale_learning_rate, base, kwargs.get("lr_scheduler"))
 

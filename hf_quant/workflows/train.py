@@ -17,6 +17,7 @@ from hf_quant.evaluation import TASKS
 from hf_quant.evaluation.fingerprint import checkpoint_fingerprint
 from hf_quant.evaluation.models import model_facts
 from hf_quant.evaluation.report import DropReport
+from hf_quant.opening.open import opened
 from hf_quant.qat.schedule import Schedule
 from hf_quant.quantizing.resolve import resolve
 from hf_quant.registry import unknown
@@ -136,7 +137,9 @@ def train(
         restart,
     )
     rounded = None
-    if compare and not has_static_inputs(resolve(loaded, config)):
+    with opened(loaded):
+        is_static = has_static_inputs(resolve(loaded, config))
+    if compare and not is_static:
         alone = quantize(load_model(model, dtype="float32"), config, progress=progress)
         rounded = evaluate_drop(
             model, alone, task, held_out.dataset, tokenizer=facts.tokenizer, progress=progress, **options

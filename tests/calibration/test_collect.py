@@ -1,12 +1,15 @@
 import pytest
 import torch
 from torch import nn
+from transformers import MixtralConfig
+from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 from hf_quant.calibration.collect import Collector
 from hf_quant.errors import CalibrationError
 from hf_quant.formats.affine import AffineFormat
 from hf_quant.formats.rotation import rotate
 from hf_quant.observers import OBSERVERS
+from hf_quant.opening.open import Opening
 
 WIDTH = 16
 KEEP = torch.arange(5) < torch.tensor([5, 3])[:, None]
@@ -26,7 +29,7 @@ class Projections(nn.Module):
 
 
 def collector(module, names=("query", "key", "out"), **options):
-    return Collector({name: module.get_submodule(name) for name in names}, **options)
+    return Collector(module, {name: module.get_submodule(name) for name in names}, **options)
 
 
 def watch(module, found, inputs, keep=None):
@@ -123,3 +126,86 @@ def test_nothing_counts_outside_the_watch():
     watch(module, found, inputs())
     module(inputs()[0])
     assert found.statistics()["query"].count == 30
+
+
+class Flattened(Projections):
+    """Looks at tokens in a row, as OPT does."""
+
+    def forward(self, hidden):
+        return super().forward(hidden.reshape(-1, WIDTH)).view(hidden.shape)
+
+
+def test_padding_does_not_count_where_tokens_are_in_a_row():
+    given = inputs()
+    module = Flattened()
+    observers = {"query": OBSERVERS["minmax"](AffineFormat(8))}
+    found = run(module, collector(module, hessian=True, observers=observers), given, KEEP)["query"]
+    rows = torch.cat([input[KEEP] for input in given])
+    assert found.count == len(rows) and torch.equal(found.max_abs, rows.abs().amax(0))
+    assert float(observers["query"].range()[1]) == float(rows.max())
+
+
+class Routed(nn.Module):
+    """Experts, of which each token goes to the two that `index` says."""
+
+    def __init__(self, index):
+        super().__init__()
+        config = MixtralConfig(hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_local_experts=4)
+        self.experts = MixtralExperts(config)
+        for parameter in self.experts.parameters():
+            nn.init.normal_(parameter)
+        self.index = index
+
+    def forward(self, hidden):
+        rows = hidden.reshape(-1, WIDTH)
+        return self.experts(rows, self.index, torch.ones(self.index.shape)).view(hidden.shape)
+
+
+def routed(*, of_padding=3):
+    """Opened experts, no token of which goes to the last but those of padding."""
+    index = torch.tensor([[token % 3, (token + 1) % 3] for token in range(10)])
+    index[~KEEP.flatten()] = torch.tensor([0, of_padding])
+    module = Routed(index)
+    Opening(module)
+    return module
+
+
+def expert_names(module, part="gate_proj"):
+    return [f"experts.{expert}.{part}" for expert in range(module.experts.experts)]
+
+
+def test_experts_count_the_tokens_that_are_sent_to_them_and_no_padding():
+    module, given = routed(), inputs()
+    names = expert_names(module)
+    found = run(module, collector(module, names, hessian=True), given, KEEP)
+    assert names[3] not in found
+    for expert, name in enumerate(names[:3]):
+        sent = (module.index == expert).any(-1) & KEEP.flatten()
+        rows = torch.cat([input.flatten(0, 1)[sent] for input in given]).double()
+        assert found[name].count == len(rows)
+        assert torch.equal(found[name].max_abs.double(), rows.abs().amax(0))
+        torch.testing.assert_close(found[name].hessian.double(), rows.T @ rows / len(rows), atol=1e-4, rtol=1e-5)
+
+
+def test_a_layer_of_which_no_expert_gets_a_token_is_an_error():
+    module = routed()
+    with pytest.raises(CalibrationError, match=r"experts\.0\.gate_proj was never called with a token that counts"):
+        run(module, collector(module, expert_names(module)), inputs(), torch.zeros(2, 5, dtype=torch.bool))
+
+
+def test_rows_of_experts_that_are_not_the_tokens_of_the_mask_are_refused():
+    module = routed()
+    with pytest.raises(CalibrationError, match="nothing tells which of them are padding"):
+        run(module, collector(module, expert_names(module)), inputs(), KEEP[:1])
+
+
+def test_watching_changes_nothing_but_padding():
+    module, given = routed(), inputs()[0]
+    with torch.no_grad():
+        expected = module(given)
+        found = collector(module, expert_names(module))
+        with found.watching():
+            found.next_batch(KEEP)
+            seen = module(given)
+        assert torch.equal(seen[KEEP], expected[KEEP]) and not torch.equal(seen, expected)
+        assert torch.equal(module(given), expected)
