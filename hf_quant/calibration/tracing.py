@@ -112,9 +112,12 @@ class Tracer:
                 handles.append(module.register_forward_hook(leave))
         if constant is not None:
             row = constant[1]
-            module = self.block.get_submodule(constant[0])
-            # Of its own memory, since an activation may work in place.
-            handles.append(module.register_forward_hook(lambda _, __, output: row.to(output).expand_as(output).clone()))
+
+            def exchange(_: nn.Module, __: Any, output: Any) -> Any:
+                # Of its own memory, since an activation may work in place. A router may give several tensors.
+                return row.to(output).expand_as(output).clone() if isinstance(output, Tensor) else output
+
+            handles.append(self.block.get_submodule(constant[0]).register_forward_hook(exchange))
         try:
             with rerouted(self.block, _also_to_all):
                 yield

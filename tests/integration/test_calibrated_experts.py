@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.multiprocessing.reductions import StorageWeakRef
 
 import hf_quant
 from hf_quant import HfQuantConfig
@@ -18,6 +19,7 @@ from hf_quant.observers.base import grid
 from hf_quant.opening.open import opened
 from hf_quant.quantizing.calibrated import CalibratedRun
 from tests.integration.calibration_data import HELD_OUT, calibration, config, sequences
+from tests.integration.moe import moe_model
 from tests.integration.test_distributed_runs import in_all_ranks
 from tests.integration.tiny import error, outputs, saved_tensors
 from tests.integration.tiny_experts import FAMILIES, expert_model
@@ -186,24 +188,21 @@ def test_an_interrupted_run_is_gone_on_with_bit_for_bit(data, tmp_path, monkeypa
 def test_stacks_of_a_block_are_freed_before_the_next(recipe, monkeypatch):
     model = expert_model("qwen3-moe")
     first = model.model.layers[0].mlp.experts
-    stacks = {p.data_ptr(): p.numel() for p in first.parameters()}
+    stacks = [StorageWeakRef(p.untyped_storage()) for p in first.parameters()]
     seen = []
     original = CalibratedRun._quantize_block
 
     def quantize_block(run, index, *args):
         if index == 1:
             gc.collect()
-            tensors = [each for each in gc.get_objects() if type(each) in (torch.Tensor, torch.nn.Parameter)]
-            seen.append([t.shape for t in tensors if t.untyped_storage().data_ptr() in stacks and t.numel()])
-            sizes = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() // 4 for t in tensors}
-            seen.append(list(sizes.values()).count(next(iter(stacks.values()))))
+            seen.append([stack.expired() for stack in stacks])
         return original(run, index, *args)
 
     monkeypatch.setattr(CalibratedRun, "_quantize_block", quantize_block)
     hf_quant.quantize(
         model, HfQuantConfig("int8-static", recipe=recipe or None, calibration=calibration()), progress=False
     )
-    assert seen[0] == [] and seen[1] <= 1
+    assert seen == [[True, True]]
 
 
 RANKS = """
@@ -224,3 +223,13 @@ def test_ranks_that_see_other_experts_end_with_the_same_bits(tmp_path):
     assert same(*(load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)))
     assert [each.split()[-1] for each in printed] == [str(3 * 2 * 2 * 13)] * 2
     assert saved_tensors(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*found no pair of modules to scale:UserWarning")
+@pytest.mark.parametrize("family", ["DeepseekV3", "Llama4", "JetMoe", "NemotronH"])
+@pytest.mark.parametrize("recipe", [{"solver": "gptq"}, {"transforms": ["awq"]}], ids=str)
+def test_experts_that_are_held_or_called_in_other_ways_are_calibrated(family, recipe):
+    model = moe_model(family)
+    expected = outputs(model, HELD_OUT)
+    config = HfQuantConfig("w8a16", recipe=recipe, calibration=calibration())
+    assert error(outputs(hf_quant.quantize(model, config, progress=False), HELD_OUT), expected) < 0.1
