@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_quant.evaluation.from_json import from_json
 from hf_quant.planner.budget import Budget
+from hf_quant.planner.groups import condensed
 from hf_quant.planner.pareto import front
 from hf_quant.planner.problem import Problem
 from hf_quant.planner.repair import Repair
@@ -106,7 +107,7 @@ class SearchReport:
         units = Table(
             ("modules", "scheme", "bytes", "bits", "loss", "why"),
             tuple(
-                (", ".join(u.modules), u.scheme, f"{u.bytes:,}", f"{u.bits:.2f}", f"{u.loss:.3g}", u.reason)
+                (", ".join(condensed(u.modules)), u.scheme, f"{u.bytes:,}", f"{u.bits:.2f}", f"{u.loss:.3g}", u.reason)
                 for u in self.units
             ),
             caption=self.summary(),

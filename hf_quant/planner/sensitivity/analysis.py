@@ -18,7 +18,7 @@ from hf_quant.modules.inventory import Inventory
 from hf_quant.opening.open import opens_model
 from hf_quant.planner.processes import place
 from hf_quant.planner.sensitivity import MEASURES
-from hf_quant.planner.sensitivity.base import Losses, Measure
+from hf_quant.planner.sensitivity.base import Losses, Measure, fitted
 from hf_quant.planner.sensitivity.interrupts import Interrupts
 from hf_quant.planner.sensitivity.kept_sums import KeptSums
 from hf_quant.planner.sensitivity.sequences import sequences_of
@@ -124,7 +124,12 @@ def _kept_table(file: Path, fingerprint: str, measure: str, schemes: Sequence[Sc
 
 def _warn_of_unknown(table: LossTable, inventory: Inventory) -> None:
     experts = {name: row for name, row in zip(table.modules, table.losses, strict=True) if name in inventory.experts}
-    unknown = [name for name, row in experts.items() if all(loss is None for loss in row)]
+    unknown = [
+        name
+        for name, row in experts.items()
+        if all(loss is None for loss in row)
+        and any(fitted(scheme, inventory.candidates[name], name) for scheme in table.schemes)
+    ]
     if unknown:
         logger.warning(
             "no token of the data came to %s and the like of the layer's other experts (%d of %d such): what they lose "

@@ -54,7 +54,7 @@ class Measure(ABC):
         """Name of each module that losses are told of to all modules that they are of: itself, or experts."""
         self.fitted: dict[str, tuple[Scheme | None, ...]] = {}
         for first, members in self.members.items():
-            schemes_that_fit = tuple(_fitted(scheme, self.candidates[first], first) for scheme in self.schemes)
+            schemes_that_fit = tuple(fitted(scheme, self.candidates[first], first) for scheme in self.schemes)
             self.fitted |= dict.fromkeys(members, schemes_that_fit)
         self.owners = {name: self.inventory.ties.get(name, name) for name in self.candidates}
         """Name of each module to the name of the module that owns its weight, mostly itself."""
@@ -154,7 +154,8 @@ class Measure(ABC):
         return count
 
 
-def _fitted(scheme: Scheme, candidate: Candidate, name: str) -> Scheme | None:
+def fitted(scheme: Scheme, candidate: Candidate, name: str) -> Scheme | None:
+    """A scheme as it applies to a module; None where it does not fit."""
     try:
         return fit(scheme, candidate, name)
     except PlanError:
