@@ -31,7 +31,9 @@ class DiskCosts:
 
     The header of a safetensors file names the place of every tensor, so its length depends on all choices together.
     Here each place is counted with as many digits as the largest can have. Sums are therefore never below what is
-    written, by a few bytes for each tensor at most above it, and additive; `exact` is to the byte.
+    written, by a few bytes for each tensor at most above it, and additive; `exact` is to the byte. Experts that stay
+    float with all others of their layer are written as few tensors, and counted here as many. A model of which nothing
+    is quantized is written by Transformers, which may have other names for its experts.
 
     Args:
         model: Float model on any device; no weights are read, so the meta device serves.

@@ -84,7 +84,7 @@ def _observe(model: Any, names: dict[str, int], chosen: dict[str, int]) -> None:
     config = copy.deepcopy(model.config)
     # Others look into masks to choose a kernel.
     config._attn_implementation = "eager"
-    with torch.random.fork_rng(devices=[]), FakeTensorMode(), torch.no_grad():
+    with torch.random.fork_rng(devices=[]), FakeTensorMode(), torch.device("cpu"), torch.no_grad():
         empty = type(model)(config).eval()
         for name in names:
             module: nn.Module = empty.get_submodule(name)
