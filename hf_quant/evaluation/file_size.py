@@ -11,9 +11,13 @@ from typing import Any
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from hf_quant.errors import EvaluationError
 from hf_quant.modules.base import QuantizedModule, TensorFacts
+from hf_quant.modules.experts import Opened
+from hf_quant.modules.stored import StoredModule
 
 MAX_SHARD = "50GB"
 """Size of a file above which ``save_pretrained`` splits it."""
@@ -76,6 +80,12 @@ def computed_bytes(model: nn.Module, max_shard: str = MAX_SHARD) -> int:
     facts = saved_tensors(model)
     # On the meta device the tensors cost nothing; which file each goes to is the library's own rule.
     stand_ins = {name: torch.empty(shape, dtype=dtype, device="meta") for name, (shape, dtype) in facts.items()}
+    if isinstance(model, PreTrainedModel) and not any(
+        isinstance(m, QuantizedModule | StoredModule) for m in model.modules()
+    ):
+        # Float models are saved as the library that they come from would save them, such as with experts apart.
+        stand_ins = revert_weight_conversion(model, stand_ins)
+        facts = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in stand_ins.items()}
     shards = split_torch_state_dict_into_shards(stand_ins, max_shard_size=max_shard).filename_to_tensors.values()
     return sum(safetensors_bytes({name: facts[name] for name in names}) for names in shards)
 
@@ -98,12 +108,17 @@ def header_entry(shape: tuple[int, ...], dtype: torch.dtype, start: int, end: in
     return {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
 
 
-def saved_tensors(model: nn.Module) -> TensorFacts:
-    """Name, shape and dtype of every tensor that a checkpoint of the model holds, tied ones once."""
+def saved_tensors(model: nn.Module, closed: bool = True) -> TensorFacts:
+    """Name, shape and dtype of every tensor that a checkpoint of the model holds, tied ones once.
+
+    Args:
+        model: Quantized or float model.
+        closed: Whether opened experts without a quantized weight count as the stacked tensors that are saved of them.
+    """
     declared = getattr(model, "all_tied_weights_keys", None) or {}
     seen: set[object] = set()
     facts: TensorFacts = {}
-    for name, identity, found in _tensors(model):
+    for name, identity, found in _tensors(model, closed):
         if name in declared or identity in seen:
             continue
         seen.add(identity)
@@ -113,10 +128,19 @@ def saved_tensors(model: nn.Module) -> TensorFacts:
     return facts
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, object, tuple[tuple[int, ...], torch.dtype]]]:
+def _tensors(model: nn.Module, closed: bool) -> Iterator[tuple[str, object, tuple[tuple[int, ...], torch.dtype]]]:
     """Name, identity, shape and dtype of each tensor that is saved; tied tensors have one identity."""
+    inside: set[nn.Module] = set()
     for prefix, module in model.named_modules():
         dot = f"{prefix}." if prefix else ""
+        if module in inside:
+            continue
+        if closed and isinstance(module, Opened) and module.is_float():
+            for expert in range(module.experts):
+                inside.update(module.get_submodule(str(expert)).modules())
+            for stack in module.stacks:
+                like = getattr(module.get_submodule(f"0.{stack.parts[0]}"), stack.tensor)
+                yield dot + stack.name, (id(module), stack.name), (stack.shape, like.dtype)
         quantized: TensorFacts = {}
         if isinstance(module, QuantizedModule):
             quantized = module.tensor_facts()

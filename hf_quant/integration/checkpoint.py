@@ -286,7 +286,9 @@ def check_same_model(model: Any, headers: Headers, kept_float: Container[str], i
 
 
 def _left_float(model: Any, inventory: Inventory) -> list[str]:
-    return [n for n in inventory.candidates if not isinstance(model.get_submodule(n), QuantizedModule | StoredModule)]
+    # Experts of which all stay float are closed again.
+    found = dict(model.named_modules())
+    return [n for n in inventory.candidates if n in found and not isinstance(found[n], QuantizedModule | StoredModule)]
 
 
 def written_by(model: Any) -> bool:

@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from hf_quant.config.plan import Candidate
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import PlanError
+from hf_quant.modules.experts import opened_modules
 from hf_quant.modules.swap import SWAPS
 from hf_quant.modules.ties import shared_parameters
 
@@ -30,6 +31,8 @@ class Inventory:
         heads: Linears that make an output, quantized or not.
         unsupported: Other modules with parameters of their own, to the reason why they cannot be quantized.
         prefix: ``base_model_prefix``; empty where the class has none.
+        experts: Linear of an expert in an opened model, to that of the layer's first expert: all of these are planned
+            as one.
     """
 
     candidates: Mapping[str, Candidate] = field(default_factory=dict)
@@ -38,6 +41,7 @@ class Inventory:
     heads: frozenset[str] = frozenset()
     unsupported: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
+    experts: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: nn.Module) -> Inventory:
@@ -66,11 +70,18 @@ class Inventory:
                 others = [each for each in names if axes.get(each) != axes[name]]
                 if others:
                     held[name] = others[0]
-        return cls(candidates, ties, held, heads, _unsupported(modules, found), prefix)
+        return cls(candidates, ties, held, heads, _unsupported(modules, found), prefix, _experts(model, found))
 
     def linears(self) -> list[str]:
         """Candidates that are neither embeddings nor heads."""
         return [name for name, candidate in self.candidates.items() if candidate.kind == "linear"]
+
+    def measured(self) -> dict[str, list[str]]:
+        """Candidates whose sensitivity is measured, each with all that it stands for: itself, or experts of a layer."""
+        members: dict[str, list[str]] = {}
+        for name in self.candidates:
+            members.setdefault(self.experts.get(name, name), []).append(name)
+        return members
 
     def group(self, name: str) -> list[str]:
         """All candidates that share the weight of one, the owner first; itself alone where none does."""
@@ -136,6 +147,16 @@ def _heads(model: nn.Module, modules: Mapping[str, nn.Module], groups: list[list
         if members & heads or any(isinstance(modules.get(name), nn.Embedding) for name in members):
             heads |= members & linears.keys()
     return frozenset(heads)
+
+
+def _experts(model: nn.Module, found: Collection[str]) -> dict[str, str]:
+    return {
+        f"{name}.{expert}.{part}": f"{name}.0.{part}"
+        for name, module in opened_modules(model)
+        for part in (each.removeprefix(f"{name}.0.") for each in found if each.startswith(f"{name}.0."))
+        for expert in range(module.experts)
+        if f"{name}.{expert}.{part}" in found
+    }
 
 
 def _output_embeddings(model: nn.Module) -> Iterator[nn.Module]:

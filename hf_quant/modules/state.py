@@ -32,7 +32,8 @@ def stored_state(module: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
     split: dict[str, Any] = {}
     for name, tensor in state.items():
         if name not in quantized:
-            split[name] = tensor
+            # Floats of opened experts may be views with strides, which no file holds.
+            split[name] = tensor.contiguous() if isinstance(tensor, torch.Tensor) else tensor
         elif name not in others or tensor.of not in saved:  # the owner may be outside of a part that is saved alone
             saved.add(tensor.of)
             split.update((stored_name(name, key), value) for key, value in tensor.of.neutral().items())

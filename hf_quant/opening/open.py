@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from torch import nn
 
 from hf_quant.modules.experts import Opened, close_experts, open_experts, opened_modules
 from hf_quant.opening.experts import Layout, layout_of
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Opening:
@@ -57,6 +60,17 @@ def opened(model: nn.Module) -> Iterator[Opening]:
         yield opening
     finally:
         opening.close()
+
+
+def opens_model(function: _Function) -> _Function:
+    """Decorator of functions whose first argument is a float `model`: it is open while they run, and then as it was."""
+
+    @functools.wraps(function)
+    def call(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        with opened(model):
+            return function(model, *args, **kwargs)
+
+    return cast(_Function, call)
 
 
 def close(model: nn.Module, is_done: Callable[[Opened], bool] = Opened.is_float) -> None:

@@ -27,7 +27,9 @@ def build_problem(
     groups: Mapping[str, str] | None = None,
     alignment: int = 1,
 ) -> Problem:
-    """A model as the problem a search solves: one unit for modules that are tied or fused, one for each other module.
+    """A model as the problem a search solves: one unit for modules that are tied, fused or experts of one layer.
+
+    Each other module is a unit of its own.
 
     Args:
         costs: Bytes of each choice for the model's modules.
@@ -40,7 +42,10 @@ def build_problem(
             and heads; embeddings are not affected.
     """
     known = [scheme for scheme in schemes if times is None or _is_timed(times, scheme)]
-    leaders = {name: costs.inventory.ties.get(name, (groups or {}).get(name, name)) for name in costs.candidates}
+    inventory = costs.inventory
+    # Later ones win: what is fused is said of the first experts, which stand for the others.
+    together = {**inventory.experts, **(groups or {}), **inventory.ties}
+    leaders = {name: together.get(name, name) for name in costs.candidates}
     members: dict[str, list[str]] = {}
     for name in costs.candidates:
         members.setdefault(_root(leaders, name), []).append(name)
@@ -81,7 +86,8 @@ def _unit(
     options = [Option(None, costs.of_unit(names, None), 0.0, milliseconds(None))]
     # What is tied to something that stays float has no choice.
     for scheme in [] if costs.inventory.held.keys() & names else schemes:
-        losses = [0.0 if table is None else table.loss(name, scheme) for name in names]
+        measured = [name for name in names if costs.inventory.experts.get(name, name) == name]
+        losses = [0.0 if table is None else table.loss(name, scheme) for name in measured]
         fitted = _fitted(costs, scheme, names, alignment)
         # One that is fitted to the width may be the same as another.
         if fitted is None or any(loss is None for loss in losses) or any(one.scheme == fitted for one in options):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -15,10 +15,10 @@ from hf_quant.modules.inventory import Inventory
 def fusion_groups(model: Any, example: Mapping[str, Any], inventory: Inventory) -> dict[str, str]:
     """Groups of linears that share one input and one parent, such as query, key and value, or gate and up.
 
-    One forward pass finds them; names do not matter.
+    One forward pass finds them; names do not matter. What is found of any expert is said of the layer's first.
 
     Args:
-        model: Float model; it is left unchanged.
+        model: Float model, opened; it is left unchanged.
         example: Keyword arguments to call the model with.
         inventory: The model's inventory.
 
@@ -49,4 +49,17 @@ def fusion_groups(model: Any, example: Mapping[str, Any], inventory: Inventory) 
         model.train(training)
         for handle in handles:
             handle.remove()
-    return {name: members[0] for members in seen.values() if len(members) > 1 for name in members}
+    first = {name: inventory.experts.get(name, name) for name in names}
+    return {first[name]: first[members[0]] for members in seen.values() if len(members) > 1 for name in members}
+
+
+def condensed(modules: Iterable[str]) -> list[str]:
+    """Names of modules, those that differ in a number alone as one pattern: ``layers.0.mlp.experts.*.down_proj``."""
+    alike: dict[tuple[str, ...], list[list[str]]] = {}
+    for name in modules:
+        parts = name.split(".")
+        alike.setdefault(tuple("*" if part.isdigit() else part for part in parts), []).append(parts)
+    return [
+        ".".join(part[0] if len(set(part)) == 1 else "*" for part in zip(*names, strict=True))
+        for names in alike.values()
+    ]

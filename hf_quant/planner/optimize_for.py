@@ -15,6 +15,7 @@ from hf_quant.errors import ConfigError
 from hf_quant.hardware.profile import Profile
 from hf_quant.hardware.profiles import get_profile
 from hf_quant.modules.inventory import Inventory
+from hf_quant.opening.open import opens_model
 from hf_quant.planner.cost.disk import plan_bytes
 from hf_quant.planner.offered import is_aligned
 from hf_quant.registry import unknown
@@ -109,6 +110,7 @@ def optimize_for(model: nn.Module, hardware: str | Profile, target: str = "speed
     return advice.plan
 
 
+@opens_model
 def advise(model: Any, hardware: str | Profile, target: str = "speed") -> Advice:
     """A plan for a machine, with the reason for each choice and whether the model fits its memory.
 

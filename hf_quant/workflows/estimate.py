@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 
 from hf_quant.evaluation.file_size import MAX_SHARD, computed_bytes
 from hf_quant.modules.swap import share_tied, swap
+from hf_quant.opening.open import Opening
 from hf_quant.quantizing.config import HfQuantConfig
 from hf_quant.quantizing.resolve import resolve
 
@@ -37,7 +38,9 @@ def estimate_file_bytes(
         model = model_class._from_config(config, dtype=dtype)
     if quantization is not None:
         quantization = HfQuantConfig(quantization) if isinstance(quantization, str) else quantization
+        opening = Opening(model)
         resolution = resolve(model, quantization)
+        opening.keep(resolution.plan.modules)
         swap(model, resolution.plan, resolution.ties, device="meta")
         share_tied(model, resolution.ties)
     return computed_bytes(model, max_shard)

@@ -17,6 +17,7 @@ from hf_quant.config.plan import Plan
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CalibrationError, ConfigError
 from hf_quant.modules.inventory import Inventory
+from hf_quant.opening.open import opens_model
 from hf_quant.planner.budget import Budget
 from hf_quant.planner.confirm import confirmed
 from hf_quant.planner.cost.disk import DiskCosts
@@ -44,6 +45,7 @@ _MEASURED = 0.25
 """Share of the sequences that is kept for measuring plans; sensitivities are analysed on the others."""
 
 
+@opens_model
 def search_plan(
     model: Any,
     data: Calibration | Sequence[Mapping[str, Tensor]],
@@ -56,6 +58,8 @@ def search_plan(
     **options: Any,
 ) -> tuple[Plan, SearchReport]:
     """Find the plan that loses least within a budget, predict what it loses, and measure that.
+
+    Experts of a layer are given one scheme for each of their linears: a plan names every expert.
 
     Sensitivities of all modules come from one analysis; a search makes a plan of them; the model is quantized by it,
     and measured on sequences that the analysis did not see; and what promises most is changed for as long as
@@ -127,6 +131,7 @@ def search_plan(
     return plan, search_report(problem, budget, solution, log, alternatives, judge.metric, rounding, exact)
 
 
+@opens_model
 def search_space(
     model: Any, budgets: Sequence[Budget | str | float], offer: Offer, progress: bool = True
 ) -> SearchSpace:

@@ -16,6 +16,7 @@ from hf_quant.evaluation.file_size import MAX_SHARD, computed_bytes, header_entr
 from hf_quant.modules.base import TensorFacts
 from hf_quant.modules.inventory import Inventory
 from hf_quant.modules.swap import SWAPS
+from hf_quant.opening.open import opened
 from hf_quant.planner.cost.skeleton import quantized_skeleton, require_float, skeleton
 from hf_quant.registry import unknown
 
@@ -30,7 +31,9 @@ class DiskCosts:
 
     The header of a safetensors file names the place of every tensor, so its length depends on all choices together.
     Here each place is counted with as many digits as the largest can have. Sums are therefore never below what is
-    written, by a few bytes for each tensor at most above it, and additive; `exact` is to the byte.
+    written, by a few bytes for each tensor at most above it, and additive; `exact` is to the byte. Experts that stay
+    float with all others of their layer are written as few tensors, and counted here as many. A model of which nothing
+    is quantized is written by Transformers, which may have other names for its experts.
 
     Args:
         model: Float model on any device; no weights are read, so the meta device serves.
@@ -43,12 +46,14 @@ class DiskCosts:
 
     def __init__(self, model: nn.Module, dtype: torch.dtype | None = None, inventory: Inventory | None = None):
         require_float(model)
-        self.inventory = Inventory.of(model) if inventory is None else inventory
+        with opened(model):
+            self.inventory = Inventory.of(model) if inventory is None else inventory
+            self.model = skeleton(model)
+        if dtype is not None:
+            self.model.to(dtype)
         self.candidates = self.inventory.candidates
-        self.model = model if dtype is None else skeleton(model).to(dtype)
-        model = self.model
-        self.facts = saved_tensors(model)
-        self.float_bytes = computed_bytes(model)
+        self.facts = saved_tensors(self.model, closed=False)
+        self.float_bytes = computed_bytes(self.model)
         """Exact bytes of the whole float model."""
         # A float model in 16 bits can be stored in 32.
         self._digits = len(str(2 * self.float_bytes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,10 @@ from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.conv1d import QuantizedConv1D
 from hf_quant.modules.inventory import Inventory
 from hf_quant.modules.stored import StoredModule
+from hf_quant.opening.open import opened, opens_model
 from hf_quant.planner.cost.interpolate import Interpolation
 from hf_quant.planner.cost.kv_cache import key_value_heads, kv_cache_bytes
+from hf_quant.planner.cost.routing import Routing, routing_of, routings
 from hf_quant.planner.cost.table import KernelTable, Overhead
 from hf_quant.registry import unknown
 
@@ -29,13 +31,25 @@ _BLOCK = re.compile(r".*?\.\d+\.")
 
 @dataclass(frozen=True)
 class LinearFacts:
-    """One linear of a model: its shape, and its scheme if it is quantized."""
+    """One linear of a model: its shape, its scheme if it is quantized, and its routing if it is an expert's."""
 
     name: str
     inputs: int
     outputs: int
     is_head: bool
     scheme: Scheme | None
+    routing: Routing | None = None
+
+    def milliseconds(self, interpolation: Interpolation, scheme: Scheme | None, step: Pass) -> float:
+        """Mean milliseconds in a pass under a scheme, from the times of kernels: an expert may not be called at all."""
+        taken = interpolation.milliseconds(scheme, self.inputs, self.outputs, self.rows(step))
+        return taken if self.routing is None else taken * self.routing.calls(step.rows) / self.routing.experts
+
+    def rows(self, step: Pass) -> int:
+        """Rows given to the linear in a pass where it is called."""
+        if self.routing is not None:
+            return self.routing.rows_of_call(step.rows)
+        return step.head_rows if self.is_head else step.rows
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,8 @@ class Latency:
 class LatencyCosts:
     """Milliseconds of each choice for each module of a model, on the machine that a kernel table was measured on.
 
-    Every linear is taken to be called once in a pass, which does not hold for mixtures of experts.
+    Every linear is taken to be called once in a pass. Experts count by how many of them get a token: at one token as
+    many as it goes to, at many tokens all, each with its part of the tokens. Routing itself counts as nothing.
 
     Args:
         model: Float model on any device: only shapes are read.
@@ -122,9 +137,10 @@ class LatencyCosts:
         self.interpolation = Interpolation(table)
         self.step = step
         self.refuse_slower = refuse_slower
-        inventory = Inventory.of(model) if inventory is None else inventory
+        with opened(model):
+            inventory = Inventory.of(model) if inventory is None else inventory
+            self.linears = {linear.name: linear for linear in linears(model, inventory)}
         self.candidates = inventory.candidates
-        self.linears = {linear.name: linear for linear in linears(model, inventory)}
         self.fixed_milliseconds = max(0.0, sum(_besides_linears(model, table, step, {"mixed": 1.0})))
         """Milliseconds that no choice changes, in a model whose blocks have several schemes."""
 
@@ -141,23 +157,22 @@ class LatencyCosts:
         if name not in self.linears:
             return 0.0
         fitted = None if scheme is None else fit(scheme, self.candidates[name], name)
-        shape, rows = self._shape(name)
         if fitted is not None and self.refuse_slower:
-            self.interpolation.require_faster(fitted, *shape, rows)
-        return self.interpolation.milliseconds(fitted, *shape, rows)
+            self.interpolation.require_faster(fitted, *self._call(name))
+        return self.linears[name].milliseconds(self.interpolation, fitted, self.step)
 
     def is_slower_than_float(self, name: str, scheme: Scheme) -> bool:
         """Whether a scheme makes one module slower than float32."""
         if name not in self.linears:
             return False
-        shape, rows = self._shape(name)
-        return self.interpolation.is_slower_than_float(fit(scheme, self.candidates[name], name), *shape, rows)
+        return self.interpolation.is_slower_than_float(fit(scheme, self.candidates[name], name), *self._call(name))
 
-    def _shape(self, name: str) -> tuple[tuple[int, int], int]:
+    def _call(self, name: str) -> tuple[int, int, int]:
         linear = self.linears[name]
-        return (linear.inputs, linear.outputs), self.step.head_rows if linear.is_head else self.step.rows
+        return linear.inputs, linear.outputs, linear.rows(self.step)
 
 
+@opens_model
 def predict_latency(model: Any, table: KernelTable, step: Pass, plan: Plan | None = None) -> Latency:
     """Predicted milliseconds of a forward pass, of a model as it is or as a plan would quantize it.
 
@@ -180,15 +195,16 @@ def predict_latency(model: Any, table: KernelTable, step: Pass, plan: Plan | Non
         scheme = linear.scheme if schemes is None else schemes.get(linear.name)
         if not linear.is_head:
             chosen[linear.name] = scheme
-        rows = step.head_rows if linear.is_head else step.rows
-        taken = interpolation.milliseconds(scheme, linear.inputs, linear.outputs, rows)
+        taken = linear.milliseconds(interpolation, scheme, step)
         blocks, heads = (blocks, heads + taken) if linear.is_head else (blocks + taken, heads)
     return Latency(blocks, heads, *_besides_linears(model, table, step, kinds_of_blocks(chosen)))
 
 
-def linears(model: nn.Module, inventory: Inventory | None = None) -> Iterator[LinearFacts]:
+@opens_model
+def linears(model: nn.Module, inventory: Inventory | None = None) -> list[LinearFacts]:
     """Every linear of a model and how it is quantized; the inventory is made unless it is given."""
     heads = (Inventory.of(model) if inventory is None else inventory).heads
+    routed, found = routings(model), []
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             inputs, outputs = module.in_features, module.out_features
@@ -201,7 +217,9 @@ def linears(model: nn.Module, inventory: Inventory | None = None) -> Iterator[Li
             scheme = module.spec.scheme
         elif isinstance(module, StoredModule):
             scheme = module.scheme
-        yield LinearFacts(name, int(inputs), int(outputs), name in heads, scheme)
+        routing = routing_of(name, routed)
+        found.append(LinearFacts(name, int(inputs), int(outputs), name in heads, scheme, routing))
+    return found
 
 
 def takes_logits_to_keep(model: Any) -> bool:

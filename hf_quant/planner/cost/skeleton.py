@@ -13,6 +13,7 @@ from hf_quant.errors import UnsupportedModel
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.inventory import Inventory
 from hf_quant.modules.swap import share_tied, swap
+from hf_quant.opening.open import opens_model
 
 
 def require_float(model: nn.Module) -> None:
@@ -33,6 +34,7 @@ def skeleton(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, stand_ins)
 
 
+@opens_model
 def quantized_skeleton(model: nn.Module, plan: Plan, inventory: Inventory | None = None) -> nn.Module:
     """A float model quantized by a plan, on the meta device.
 

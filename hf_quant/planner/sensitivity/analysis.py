@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,19 @@ from hf_quant.algorithms.rtn import checked_range
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CalibrationError, ConfigError
 from hf_quant.modules.inventory import Inventory
+from hf_quant.opening.open import opens_model
 from hf_quant.planner.processes import place
 from hf_quant.planner.sensitivity import MEASURES
-from hf_quant.planner.sensitivity.base import Losses, Measure
+from hf_quant.planner.sensitivity.base import Losses, Measure, fitted
 from hf_quant.planner.sensitivity.interrupts import Interrupts
 from hf_quant.planner.sensitivity.kept_sums import KeptSums
 from hf_quant.planner.sensitivity.sequences import sequences_of
 from hf_quant.planner.sensitivity.table import LossTable, read_losses, write_losses
 
+logger = logging.getLogger(__name__)
 
+
+@opens_model
 def analyse(
     model: Any,
     batches: Sequence[Mapping[str, Tensor]],
@@ -35,6 +40,10 @@ def analyse(
     inventory: Inventory | None = None,
 ) -> LossTable:
     """Measure the sensitivity of each module to each scheme: the predicted rise of the model's loss.
+
+    Experts of one layer are measured together, under the name of the first. Those that get no token add nothing to
+    what the others lose by all tokens; where none gets one, no scheme has a loss, with a warning, so that plans keep
+    these experts float.
 
     In ``torch.distributed``, processes share the sequences (or the modules, if there are few sequences), then the
     rounding of weights by modules, and all get the whole table.
@@ -59,8 +68,11 @@ def analyse(
         SaveError: The file, or progress beside it, cannot be written.
     """
     kind: type[Measure] = MEASURES[measure]
+    inventory = Inventory.of(model) if inventory is None else inventory
     if file is not None and file.is_file():
-        return _kept_table(file, fingerprint, measure, schemes)
+        table = _kept_table(file, fingerprint, measure, schemes)
+        _warn_of_unknown(table, inventory)
+        return table
     _check_parameters(model)
     rows = list(sequences_of(batches, model, kind.labelled))
     if not rows:
@@ -88,8 +100,12 @@ def analyse(
             if kept is not None and kept.is_due():
                 kept.write(work, done)
     found = work.losses(len(rows)) if ranks == 1 else _losses_in_parts(work, len(rows), rank, ranks)
-    rows_of_losses = tuple(map(tuple, found))
-    table = LossTable(measure, work.unit, tuple(work.candidates), work.schemes, rows_of_losses, fingerprint)
+    unknown = work.not_reached()
+    rows_of_losses = tuple(
+        (None,) * len(row) if name in unknown else tuple(row) for name, row in zip(work.members, found, strict=True)
+    )
+    table = LossTable(measure, work.unit, tuple(work.members), work.schemes, rows_of_losses, fingerprint)
+    _warn_of_unknown(table, work.inventory)
     if file is not None and rank == 0:
         write_losses(table, file)
     if kept is not None:
@@ -104,6 +120,24 @@ def _kept_table(file: Path, fingerprint: str, measure: str, schemes: Sequence[Sc
             f"{file} has losses by {table.measure}, or for other schemes: give another file, or delete it"
         )
     return table
+
+
+def _warn_of_unknown(table: LossTable, inventory: Inventory) -> None:
+    experts = {name: row for name, row in zip(table.modules, table.losses, strict=True) if name in inventory.experts}
+    unknown = [
+        name
+        for name, row in experts.items()
+        if all(loss is None for loss in row)
+        and any(fitted(scheme, inventory.candidates[name], name) for scheme in table.schemes)
+    ]
+    if unknown:
+        logger.warning(
+            "no token of the data came to %s and the like of the layer's other experts (%d of %d such): what they lose "
+            "is not known, and plans keep them float; give data that reaches them",
+            unknown[0],
+            len(unknown),
+            len(experts),
+        )
 
 
 def _check_parameters(model: Any) -> None:
@@ -122,21 +156,25 @@ def _shared(rows: int, parts: int, rank: int, ranks: int) -> list[tuple[int, int
 
 def _losses_in_parts(work: Measure, sequences: int, rank: int, ranks: int) -> Losses:
     """Losses from the sums of all processes, each of which rounds some of the weights and gets the sums for them."""
-    sizes = {name: work.model.get_submodule(name).weight.numel() for name in work.candidates}
-    modules = _dealt({name: size if work.counts_weight(name) else 0 for name, size in sizes.items()}, ranks)
+    weights = {name: work.model.get_submodule(name).weight.numel() for name in work.candidates}
+    sizes = {
+        name: sum(map(weights.__getitem__, filter(work.counts_weight, work.members[name]))) for name in work.members
+    }
+    modules = _dealt(sizes, ranks)
+    ranks_of = {member: modules[name] for name, members in work.members.items() for member in members}
     for name in sorted(work.sums):
-        if name in modules:
-            distributed.reduce(work.sums[name], dst=modules[name])
+        if name in ranks_of:
+            distributed.reduce(work.sums[name], dst=ranks_of[name])
         else:
             distributed.all_reduce(work.sums[name])
     losses = work.zeros()
-    for name, number in work.places.items():
+    for number, name in enumerate(work.members):
         if modules[name] == rank:
             losses[number] = torch.tensor(
                 [0.0 if loss is None else loss for loss in work.losses_of(name, sequences)], dtype=losses.dtype
             )
     distributed.all_reduce(losses)
-    return [work.where_fitted(name, row) for name, row in zip(work.candidates, losses.tolist(), strict=True)]
+    return [work.where_fitted(name, row) for name, row in zip(work.members, losses.tolist(), strict=True)]
 
 
 def _dealt(sizes: Mapping[str, int], ranks: int) -> dict[str, int]:

@@ -10,6 +10,7 @@ and likewise for inputs, whose errors are those of each token. One backward pass
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -42,16 +43,22 @@ class Fisher(Measure):
         self.weights: dict[str, nn.Parameter] = {
             name: model.get_submodule(name).weight for name in self.candidates if self.counts_weight(name)
         }
-        self.sums = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in self.weights.items()}
+        self.sums |= {
+            name: torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+            for name, weight in self.weights.items()
+        }
         self.sums[_INPUTS] = self.zeros()
         self._counted = 1
+        # Of experts that are measured as one, inputs are rounded together.
+        self._called: Counter[int] = Counter()
+        self._seen: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Context in which `add` works: gradients of the weights, and hooks on modules whose inputs may be rounded."""
         handles = [
-            self.model.get_submodule(name).register_forward_pre_hook(self._hook(index, schemes))
-            for index, (name, schemes) in enumerate(self.fitted.items())
+            self.model.get_submodule(name).register_forward_pre_hook(self._hook(self.places[name]))
+            for name, schemes in self.fitted.items()
             if any(scheme is not None and scheme.input is not None for scheme in schemes)
         ]
         try:
@@ -63,7 +70,7 @@ class Fisher(Measure):
 
     def add(self, row: Row, part: int) -> None:
         """Add the squared gradients of a sequence's weights, and its weighted input errors, to `sums`."""
-        self._counted = counted_losses(row)
+        self._counted, self._called, self._seen = counted_losses(row), Counter(), {}
         loss = self.model(**row).loss
         require_finite(loss)
         (loss * self._counted).backward()
@@ -71,29 +78,41 @@ class Fisher(Measure):
             if weight.grad is not None:
                 self.sums[name].addcmul_(weight.grad.float(), weight.grad.float(), value=1 / self._counted)
                 weight.grad = None
+        for index in list(self._seen):
+            self._add_inputs(index)
 
     def losses_of(self, name: str, sequences: int) -> list[float | None]:
         """Losses of one module, for its weight and its inputs, in the order of `schemes`."""
         by_input = (0.5 * self.sums[_INPUTS][self.places[name]] / sequences).tolist()
         by_weight = [0.0] * len(self.schemes)
-        if self.counts_weight(name):
-            module = self.model.get_submodule(name)
-            mean = weight_matrix(module, self.sums[name]) / sequences
-            for column, change in weight_changes(module, self.fitted[name], name):
-                by_weight[column] = 0.5 * float((change.square_() * mean).sum())
+        for piece in self.pieces(name):
+            modules = [self.model.get_submodule(member) for member in piece]
+            squares = [weight_matrix(m, self.sums[member]) for m, member in zip(modules, piece, strict=True)]
+            mean = torch.cat(squares).div_(sequences)
+            for column, change in weight_changes(modules, self.fitted[name], name):
+                by_weight[column] += 0.5 * float((change.square_() * mean).sum())
         return self.where_fitted(name, [one + other for one, other in zip(by_weight, by_input, strict=True)])
 
-    def _hook(self, index: int, schemes: Sequence[Scheme | None]) -> Any:
+    def _hook(self, index: int) -> Any:
         def watch(module: nn.Module, args: tuple[Any, ...]) -> None:
             if not args or not isinstance(args[0], Tensor) or not args[0].requires_grad:
                 return
             real = args[0].detach()
+            self._called[index] += 1
 
             def take(gradient: Tensor) -> None:
-                tokens, square = real.flatten(0, -2).float(), gradient.detach().flatten(0, -2).float().square()
-                for column, error in input_errors(tokens, schemes, lambda change: (square * change.square_()).sum()):
-                    self.sums[_INPUTS][index, column] += error / self._counted
+                seen = self._seen.setdefault(index, [])
+                seen.append((real.flatten(0, -2).float(), gradient.detach().flatten(0, -2).float()))
+                if len(seen) == self._called[index]:
+                    self._add_inputs(index)
 
             args[0].register_hook(take)
 
         return watch
+
+    def _add_inputs(self, index: int) -> None:
+        calls, gradients = zip(*self._seen.pop(index), strict=True)
+        square = torch.cat(gradients).square_()
+        schemes = self.fitted[list(self.members)[index]]
+        for column, error in input_errors(calls, schemes, lambda change: (square * change.square_()).sum()):
+            self.sums[_INPUTS][index, column] += error / self._counted

@@ -9,6 +9,7 @@ taken from gradients, but one number stands for all of a module's weights.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -44,9 +45,9 @@ class HessianTrace(Measure):
             name: model.get_submodule(name).weight for name in self.candidates if self.counts_weight(name)
         }
         # Traces of the weights' Hessians, means of the inputs', and squared changes of inputs.
-        self.sums = {
-            _WEIGHTS: torch.zeros(len(self.candidates), dtype=torch.float64),
-            _INPUTS: torch.zeros(len(self.candidates), dtype=torch.float64),
+        self.sums |= {
+            _WEIGHTS: torch.zeros(len(self.members), dtype=torch.float64),
+            _INPUTS: torch.zeros(len(self.members), dtype=torch.float64),
             _CHANGES: self.zeros(),
         }
         self._generator = torch.Generator()
@@ -60,8 +61,8 @@ class HessianTrace(Measure):
     def running(self) -> Iterator[None]:
         """Context in which `add` works: gradients of the weights, and hooks on modules whose inputs may be rounded."""
         handles = [
-            self.model.get_submodule(name).register_forward_pre_hook(self._hook(index, name, schemes))
-            for index, (name, schemes) in enumerate(self.fitted.items())
+            self.model.get_submodule(name).register_forward_pre_hook(self._hook(name, schemes))
+            for name, schemes in self.fitted.items()
             if any(scheme is not None and scheme.input is not None for scheme in schemes)
         ]
         try:
@@ -83,13 +84,16 @@ class HessianTrace(Measure):
         names = [*self.weights, *(name for name, _ in calls)]
         points = [*self.weights.values(), *(given for _, given in calls)]
         gradients = torch.autograd.grad(loss, points, create_graph=True, allow_unused=True)
+        numbers: Counter[int] = Counter()
+        for name, given in calls:
+            numbers[self.places[name]] += given.numel()
         for group in self._groups(names):
             for number, trace in self._traces(group, points, gradients):
                 place = self.places[names[number]]
                 if number < len(self.weights):
                     self.sums[_WEIGHTS][place] += trace
                 else:
-                    self.sums[_INPUTS][place] += trace / points[number].numel()
+                    self.sums[_INPUTS][place] += trace / numbers[place]
 
     def _groups(self, names: Sequence[str]) -> list[list[int]]:
         """Indices of names whose traces are estimated together: those of a block, or of one module outside them."""
@@ -124,26 +128,28 @@ class HessianTrace(Measure):
         place = self.places[name]
         of_input = max(0.0, float(self.sums[_INPUTS][place]) / sequences)
         losses = (0.5 * of_input * self.sums[_CHANGES][place] / sequences).tolist()
-        if self.counts_weight(name):
-            of_weight = max(0.0, float(self.sums[_WEIGHTS][place]) / sequences)
-            for column, change in weight_changes(self.model.get_submodule(name), self.fitted[name], name):
+        of_weight = max(0.0, float(self.sums[_WEIGHTS][place]) / sequences)
+        numbers = sum(self.model.get_submodule(member).weight.numel() for member in self.members[name])
+        for piece in self.pieces(name):
+            modules = [self.model.get_submodule(member) for member in piece]
+            for column, change in weight_changes(modules, self.fitted[name], name):
                 moved = float(change.square_().sum(dtype=torch.float64))
-                losses[column] += 0.5 * of_weight / change.numel() * moved
+                losses[column] += 0.5 * of_weight / numbers * moved
         return self.where_fitted(name, losses)
 
     def _signs(self, like: Tensor) -> Tensor:
         drawn = torch.randint(0, 2, like.shape, generator=self._generator, dtype=torch.int8)
         return drawn.to(like.device, like.dtype).mul_(2).sub_(1)
 
-    def _hook(self, index: int, name: str, schemes: Sequence[Scheme | None]) -> Any:
+    def _hook(self, name: str, schemes: Sequence[Scheme | None]) -> Any:
         def watch(module: nn.Module, args: tuple[Any, ...]) -> None:
             if not args or not isinstance(args[0], Tensor) or not args[0].requires_grad:
                 return
             self._calls.append((name, args[0]))
             tokens = args[0].detach().flatten(0, -2).float()
             for column, error in input_errors(
-                tokens, schemes, lambda change: change.square_().sum(dtype=torch.float64)
+                [tokens], schemes, lambda change: change.square_().sum(dtype=torch.float64)
             ):
-                self.sums[_CHANGES][index, column] += error
+                self.sums[_CHANGES][self.places[name], column] += error
 
         return watch

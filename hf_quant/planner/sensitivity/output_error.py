@@ -29,7 +29,8 @@ _INPUTS = "inputs"
 class OutputError(Measure):
     """Sensitivity by relative output error: the squared change of a module's output over its square.
 
-    Memory: beside the model, a float32 matrix ``[width, width]`` for each linear; of an embedding a number a row.
+    Memory: beside the model, a float32 matrix ``[width, width]`` for each linear, experts' included; of an embedding a
+    number a row.
     """
 
     name = "output-error"
@@ -57,8 +58,8 @@ class OutputError(Measure):
     def running(self) -> Iterator[None]:
         """Context in which `add` works: no gradients, and hooks on all modules that can be quantized."""
         handles = [
-            self.model.get_submodule(name).register_forward_pre_hook(self._hook(index, name))
-            for index, name in enumerate(self.candidates)
+            self.model.get_submodule(name).register_forward_pre_hook(self._hook(self.places[name], name))
+            for name in self.candidates
         ]
         try:
             with super().running(), torch.no_grad():
@@ -75,15 +76,16 @@ class OutputError(Measure):
     @torch.no_grad()
     def losses_of(self, name: str, sequences: int) -> list[float | None]:
         """Relative output errors of one module, in the order of `schemes`."""
-        module, seen = self.model.get_submodule(name), self.sums[name]
-        weight = weight_matrix(module).detach().to(torch.float32)
-        output = _energy(weight, seen)
-        found: list[float | None] = [None] * len(self.schemes)
-        for column, change in weight_changes(module, self.fitted[name], name):
-            error = _energy(change, seen) + float(self.sums[_INPUTS][self.places[name], column])
-            # A module that gives nothing, or was never called, has nothing to lose.
-            found[column] = error / output if output else 0.0
-        return found
+        errors, output = self.sums[_INPUTS][self.places[name]].tolist(), 0.0
+        for member in self.members[name]:
+            module, seen = self.model.get_submodule(member), self.sums[member]
+            if not bool(seen.any()):
+                continue
+            output += _energy(weight_matrix(module).detach().to(torch.float32), seen)
+            for column, change in weight_changes([module], self.fitted[name], member):
+                errors[column] += _energy(change, seen)
+        # A module that gives nothing, or was never called, has nothing to lose.
+        return self.where_fitted(name, [error / output if output else 0.0 for error in errors])
 
     def _hook(self, index: int, name: str) -> Any:
         schemes, lookup = self.fitted[name], self.candidates[name].kind == "embedding"
@@ -100,7 +102,7 @@ class OutputError(Measure):
                 tokens = tokens[self._keep.flatten().bool()]
             self.sums[name] += (tokens.T @ tokens).cpu()
             weight = weight_matrix(module).detach().to(torch.float32)
-            for column, error in input_errors(tokens, schemes, lambda change: (change @ weight.T).square_().sum()):
+            for column, error in input_errors([tokens], schemes, lambda change: (change @ weight.T).square_().sum()):
                 self.sums[_INPUTS][index, column] += error
 
         return watch

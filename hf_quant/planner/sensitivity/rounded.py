@@ -21,44 +21,62 @@ def quantized_weight(module: nn.Module, scheme: Scheme, name: str) -> Tensor:
     Raises:
         WeightError: The weight holds NaN or Inf.
     """
-    weight = weight_matrix(module).detach()
+    return _rounded(weight_matrix(module).detach(), scheme, name)
+
+
+@torch.no_grad()
+def weight_changes(
+    modules: Sequence[nn.Module], schemes: Sequence[Scheme | None], name: str
+) -> Iterator[tuple[int, Tensor]]:
+    """Index of each scheme that fits, and what it changes of weights: ``Q(W) - W``, float32 ``[out, in]``.
+
+    Each tensor is new and may be written to.
+
+    Args:
+        modules: Modules of one width, whose rows are put together.
+        schemes: Schemes fitted to the modules; None where one does not fit.
+        name: Name of the modules, for error messages.
+    """
+    weights = [weight_matrix(module).detach() for module in modules]
+    weight = torch.cat(weights) if len(weights) > 1 else weights[0]
+    real = weight.to(torch.float32)
+    for index, scheme in enumerate(schemes):
+        if scheme is not None:
+            # Rows of one module share a scale, but not with another's.
+            parts = weights if scheme.weight.granularity == "tensor" else [weight]
+            yield index, torch.cat([_rounded(part, scheme, name) for part in parts]).sub_(real)
+
+
+def _rounded(weight: Tensor, scheme: Scheme, name: str) -> Tensor:
     if scheme.weight.has_scales:
         return rounded_weight(weight, scheme.weight, name)
     return weight.to(float_format(scheme.weight).dtype).to(torch.float32)
 
 
-@torch.no_grad()
-def weight_changes(module: nn.Module, schemes: Sequence[Scheme | None], name: str) -> Iterator[tuple[int, Tensor]]:
-    """Index of each scheme that fits, and what it changes of the weight: ``Q(W) - W``, float32 ``[out, in]``.
-
-    Each tensor is new and may be written to.
-    """
-    weight = weight_matrix(module).detach().to(torch.float32)
-    for index, scheme in enumerate(schemes):
-        if scheme is not None:
-            yield index, quantized_weight(module, scheme, name) - weight
-
-
-def rounded_inputs(tokens: Tensor, scheme: Scheme) -> Tensor:
-    """A linear's inputs as its scheme rounds them, float32 ``[tokens, width]``."""
-    return rounded_input(tokens, scheme, tokens.abs().amax(0))
+def rounded_inputs(calls: Sequence[Tensor], scheme: Scheme) -> Tensor:
+    """Inputs of linears in several calls as their scheme rounds them, float32 ``[tokens of all, width]``."""
+    # Tokens of one call may share a scale, but not with another's.
+    parts = calls if scheme.input is not None and scheme.input.granularity == "tensor" else [torch.cat(list(calls))]
+    return torch.cat([rounded_input(tokens, scheme, tokens.abs().amax(0)) for tokens in parts])
 
 
 def input_errors(
-    tokens: Tensor, schemes: Sequence[Scheme | None], weigh: Callable[[Tensor], Tensor]
+    calls: Sequence[Tensor], schemes: Sequence[Scheme | None], weigh: Callable[[Tensor], Tensor]
 ) -> Iterator[tuple[int, float]]:
     """Index of each scheme that rounds inputs, and its error; schemes that round alike are computed once.
 
     Args:
-        tokens: Inputs of the module, float32 ``[tokens, width]``.
+        calls: Inputs of each call of the module, or of experts that are measured as one, float32 ``[tokens, width]``.
         schemes: Schemes fitted to the module; None where one does not fit.
-        weigh: Function from the change ``Q(x) - x``, float32 ``[tokens, width]``, to an error; it may write to it.
+        weigh: Function from the change ``Q(x) - x``, float32 ``[tokens of all, width]``, to an error; it may write to
+            it.
     """
+    tokens = torch.cat(list(calls))
     known: dict[Any, float] = {}
     for index, scheme in enumerate(schemes):
         if scheme is None or scheme.input is None:
             continue
         key = (scheme.input, scheme.weight.rotation)
         if key not in known:
-            known[key] = float(weigh(rounded_inputs(tokens, scheme) - tokens))
+            known[key] = float(weigh(rounded_inputs(calls, scheme) - tokens))
         yield index, known[key]

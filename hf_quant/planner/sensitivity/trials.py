@@ -34,8 +34,8 @@ class Trials(Measure):
 
     def __init__(self, model: Any, schemes: Sequence[Scheme], inventory: Inventory | None = None):
         super().__init__(model, schemes, inventory)
-        self.names = list(self.candidates)
-        self.sums = {_SCORES: self.zeros()}
+        self.names = list(self.members)
+        self.sums[_SCORES] = self.zeros()
         try:
             self._prefix = find_blocks(model)
             self._blocks: nn.ModuleList | None = model.get_submodule(self._prefix)
@@ -45,7 +45,7 @@ class Trials(Measure):
 
     @property
     def parts(self) -> int:
-        """Number of parts of the work on one sequence: the modules that are tried."""
+        """Number of parts of the work on one sequence: the modules, or experts of a layer, that are tried."""
         return len(self.names)
 
     @contextmanager
@@ -119,19 +119,21 @@ class Trials(Measure):
 
     @contextmanager
     def _quantized(self, name: str, scheme: Scheme) -> Iterator[None]:
-        module = self.model.get_submodule(name)
-        kept = module.weight.data
-        handle = None
+        modules = {member: self.model.get_submodule(member) for member in self.members[name]}
+        kept = [(module, module.weight.data) for module in modules.values()]
+        handles = []
         if scheme.input is not None:
-            handle = module.register_forward_pre_hook(_rounding(scheme))
+            handles = [module.register_forward_pre_hook(_rounding(scheme)) for module in modules.values()]
         try:
-            if self.owners[name] == name:
-                weight = quantized_weight(module, scheme, name).to(kept.dtype)
-                module.weight.data = weight_matrix(module, weight).contiguous()
+            for member, module in modules.items():
+                if self.owners[member] == member:
+                    weight = quantized_weight(module, scheme, member).to(module.weight.dtype)
+                    module.weight.data = weight_matrix(module, weight).contiguous()
             yield
         finally:
-            module.weight.data = kept
-            if handle is not None:
+            for module, weight in kept:
+                module.weight.data = weight
+            for handle in handles:
                 handle.remove()
 
 
@@ -140,7 +142,7 @@ def _rounding(scheme: Scheme) -> Any:
         if not args or not isinstance(args[0], Tensor) or not args[0].is_floating_point():
             return None
         given = args[0]
-        tokens = rounded_inputs(given.flatten(0, -2).to(torch.float32), scheme)
+        tokens = rounded_inputs([given.flatten(0, -2).to(torch.float32)], scheme)
         return (tokens.view(given.shape).to(given.dtype), *args[1:])
 
     return change

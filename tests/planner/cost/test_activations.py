@@ -7,8 +7,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_quant.errors import ConfigError
+from hf_quant.opening.open import opened
 from hf_quant.planner.cost.activations import activation_bytes
 from tests.integration.tiny import FAMILIES, tiny_model, token_ids
+from tests.naming import naming
+from tests.planner.mixtures import MIXTURES, mixture
 
 
 class LiveBytes(TorchDispatchMode):
@@ -54,6 +57,18 @@ def test_it_is_near_what_a_forward_pass_keeps(name, length):
         model(ids, **options)
     estimate = activation_bytes(model, length, batch=4)
     assert live.peak / 1.5 < estimate < 1.5 * live.peak
+
+
+@torch.no_grad()
+def test_it_is_near_what_experts_keep():
+    for name in MIXTURES:
+        model, ids = mixture(name), token_ids(4, 100)
+        with naming(name), opened(model):
+            model(ids, use_cache=False)
+            with LiveBytes() as live:
+                model(ids, use_cache=False)
+            estimate = activation_bytes(model, 100, batch=4)
+            assert live.peak / 1.5 < estimate < 1.5 * live.peak
 
 
 def test_logits_of_one_position_take_less_and_half_precision_half():

@@ -15,6 +15,8 @@ from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.cost.disk import DiskCosts, plan_bytes
 from hf_quant.planner.cost.skeleton import quantized_skeleton
 from tests.integration.tiny import CHECKPOINTS, tiny_model
+from tests.naming import naming
+from tests.planner.mixtures import PARTS, experts_of, mixture
 
 CHOICES = (
     None,
@@ -27,6 +29,7 @@ CHOICES = (
     Scheme(TensorScheme(bits=5, symmetric=False)),
     Scheme(TensorScheme(bits=8, granularity="tensor")),
 )
+INT8 = Scheme(TensorScheme(bits=8))
 
 
 def random_choices(model, seed):
@@ -46,6 +49,33 @@ def test_a_mixed_plan_costs_what_the_saved_files_have(name, seed, tmp_path):
     expected = plan_bytes(model, plan)
     hf_quant.quantize(model, hf_quant.HfQuantConfig(plan=plan), progress=False).save_pretrained(tmp_path)
     assert expected == directory_bytes(tmp_path)
+
+
+MIXED = {
+    "all experts": {"*.experts.*": INT8},
+    "one linear of the experts": {"*.experts.*.up_proj": PRESETS["w4a16"].linear},
+    "experts of one layer": {"model.layers.1.mlp.experts.*": INT8, "*.experts.*.down_proj": PRESETS["bf16"].linear},
+    "no experts": {"*_proj": INT8, "*.experts.*": None},
+    "nothing": {},
+}
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3-moe"])
+def test_a_plan_of_a_mixture_costs_what_the_saved_files_have(name, tmp_path):
+    for case, schemes in MIXED.items():
+        model, plan = mixture(name), Plan(schemes)
+        with naming(case):
+            costs, expected = DiskCosts(model), plan_bytes(model, plan)
+            chosen = plan.resolve(costs.candidates).modules
+            total = costs.fixed_bytes + sum(costs.of(module, chosen.get(module)) for module in costs.candidates)
+            if chosen:
+                hf_quant.quantize(model, hf_quant.HfQuantConfig(plan=plan), progress=False)
+            model.save_pretrained(tmp_path / case)
+            assert expected == directory_bytes(tmp_path / case) == costs.exact(plan)
+            # Experts that stay float together are saved as a few tensors, and searched as many.
+            entries = 150 * len(PARTS) * sum(len(experts_of(layer, "up_proj", name)) for layer in range(2))
+            if chosen:
+                assert expected <= total <= expected + costs.slack(len(costs.candidates) * 2) + entries
 
 
 @pytest.mark.parametrize("seed", range(3))
