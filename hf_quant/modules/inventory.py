@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from hf_quant.config.plan import Candidate
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import PlanError
-from hf_quant.modules.swap import SWAPS
+from hf_quant.modules.derived import is_float, way_of
 from hf_quant.modules.ties import shared_parameters
 
 _NO_HEAD = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -47,7 +47,7 @@ class Inventory:
         (``base_model_prefix``), or one whose weight is an embedding's or a head's.
         """
         modules = dict(model.named_modules())
-        found = {name: each for name, each in modules.items() if name and type(each) in SWAPS and each.weight.ndim == 2}
+        found = {name: each for name, each in modules.items() if name and is_float(each) and way_of(each) is not None}
         groups = [group for group in shared_parameters(model) if any(name.endswith(".weight") for name in group)]
         prefix = getattr(model, "base_model_prefix", "") or ""
         heads = _heads(model, modules, groups, prefix)
@@ -156,6 +156,10 @@ def _unsupported(modules: Mapping[str, nn.Module], found: Collection[str]) -> di
         kind = type(module).__name__
         if "norm" in kind.lower():
             reasons[name] = "normalisation: few weights, sensitive"
+        elif is_float(module) and not isinstance(module, nn.Embedding):
+            reasons[name] = f"its class computes something else than a linear: {kind}"
+        elif is_float(module):
+            reasons[name] = f"its class computes something else than an embedding, or reads all of it: {kind}"
         elif all(parameter.ndim < 2 for parameter in module.parameters(recurse=False)):
             reasons[name] = "holds vectors only, such as a bias"
         else:

@@ -11,12 +11,13 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_quant.config.scheme import Scheme
 from hf_quant.formats import float_format
+from hf_quant.modules.joined import Counterpart
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
 
 
-class StoredModule(nn.Module):
+class StoredModule(Counterpart):
     """Mixin: `weight` keeps the dtype that the scheme names when the model is cast."""
 
     scheme: Scheme
@@ -44,6 +45,8 @@ class StoredModule(nn.Module):
 class StoredLinear(StoredModule, nn.Linear):  # type: ignore[misc]
     """``nn.Linear`` that computes in the dtype of its stored weight and answers in that of its input."""
 
+    float_class = nn.Linear
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """``input @ weight.T + bias`` in the dtype of `input`."""
         return _linear(input, self.weight, self.bias)
@@ -52,6 +55,8 @@ class StoredLinear(StoredModule, nn.Linear):  # type: ignore[misc]
 class StoredConv1D(StoredModule, Conv1D):
     """``Conv1D`` that computes in the dtype of its stored weight; the weight stays ``[in, out]``."""
 
+    float_class = Conv1D
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x @ weight + bias`` in the dtype of `x`."""
         return _linear(x, self.weight.t(), self.bias)
@@ -59,6 +64,8 @@ class StoredConv1D(StoredModule, Conv1D):
 
 class StoredEmbedding(StoredModule, nn.Embedding):  # type: ignore[misc]
     """``nn.Embedding`` whose rows are cast to the model's dtype when looked up."""
+
+    float_class = nn.Embedding
 
     def store_as(self, scheme: Scheme, device: torch.device | str | None) -> None:
         """Give `weight` the dtype of `scheme`, and remember the dtype to answer in."""
