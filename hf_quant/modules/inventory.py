@@ -47,8 +47,13 @@ class Inventory:
         (``base_model_prefix``), or one whose weight is an embedding's or a head's.
         """
         modules = dict(model.named_modules())
-        found = {name: each for name, each in modules.items() if name and is_float(each) and way_of(each) is not None}
         groups = [group for group in shared_parameters(model) if any(name.endswith(".weight") for name in group)]
+        computed = _computed(model, groups)
+        found = {
+            name: each
+            for name, each in modules.items()
+            if name and name not in computed and is_float(each) and way_of(each) is not None
+        }
         prefix = getattr(model, "base_model_prefix", "") or ""
         heads = _heads(model, modules, groups, prefix)
         candidates, ties, held = {}, {}, {}
@@ -66,7 +71,7 @@ class Inventory:
                 others = [each for each in names if axes.get(each) != axes[name]]
                 if others:
                     held[name] = others[0]
-        return cls(candidates, ties, held, heads, _unsupported(modules, found), prefix)
+        return cls(candidates, ties, held, heads, _unsupported(modules, found, computed), prefix)
 
     def linears(self) -> list[str]:
         """Candidates that are neither embeddings nor heads."""
@@ -148,13 +153,22 @@ def _output_embeddings(model: nn.Module) -> Iterator[nn.Module]:
             yield head
 
 
-def _unsupported(modules: Mapping[str, nn.Module], found: Collection[str]) -> dict[str, str]:
+def _computed(model: nn.Module, groups: list[list[str]]) -> set[str]:
+    """Modules whose weight Transformers never writes, as that of positions which are sines."""
+    shared = {name for group in groups for name in group}
+    unwritten = set(getattr(model, "_keys_to_ignore_on_save", None) or ()) - shared
+    return {name.removesuffix(".weight") for name in unwritten if name.endswith(".weight")}
+
+
+def _unsupported(modules: Mapping[str, nn.Module], found: Collection[str], computed: Collection[str]) -> dict[str, str]:
     reasons = {}
     for name, module in modules.items():
         if name in found or not any(True for _ in module.parameters(recurse=False)):
             continue
         kind = type(module).__name__
-        if "norm" in kind.lower():
+        if name in computed:
+            reasons[name] = "computed by the model: Transformers saves no weight of it"
+        elif "norm" in kind.lower():
             reasons[name] = "normalisation: few weights, sensitive"
         elif is_float(module) and not isinstance(module, nn.Embedding):
             reasons[name] = f"its class computes something else than a linear: {kind}"
