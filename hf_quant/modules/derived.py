@@ -62,7 +62,9 @@ def way_of(module: nn.Module) -> Way | None:
 def _proved(module: nn.Module) -> Way | None:
     try:
         known = _copied(module)
-        if (_looks_up if isinstance(module, nn.Embedding) else _multiplies)(known):
+        if isinstance(module, nn.Embedding):
+            return "around" if _looks_up(known) else None
+        if _multiplies(known):
             return "around"
         return "instead" if _is_base(known) else None
     except Exception:  # it needs what a copy has not: no part of the kind
@@ -115,12 +117,13 @@ def _multiplies(known: nn.Module) -> bool:
 
 
 def _is_base(known: nn.Module) -> bool:
-    """Whether a class computes nothing but what its base does, and takes nothing but what its base takes."""
+    """Whether a linear computes nothing but what its base does, takes nothing else, and holds nothing else."""
     takes = list(inspect.signature(type(known).forward).parameters.values())
-    if len(takes) != 2 or any(each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in takes):
+    holds = known._modules or known._buffers or known._parameters.keys() - {"weight", "bias"}
+    if holds or len(takes) != 2 or any(each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in takes):
         return False
     plain = base_of(type(known)).forward
-    inputs = next(_calls(known))[0][0] if isinstance(known, nn.Embedding) else _inputs(known)
+    inputs = _inputs(known)
     for training, given in ((False, inputs), (True, inputs), (False, inputs[0])):
         known.training = training
         if not _agree(type(known).forward(known, given), plain(known, given)):
