@@ -52,7 +52,10 @@ def joined(float_class: type[nn.Module], counterpart: type[Counterpart], way: Wa
         }
         if way == "around" and float_class.forward is not base_of(float_class).forward:
             names["forward"] = counterpart.call_around
-        bases = (counterpart, float_class) if way == "instead" else (float_class, counterpart)
+        # A counterpart that is not of the base itself, as that of Conv1D, has to be found before it.
+        base = base_of(float_class)
+        whole = counterpart if issubclass(counterpart, base) else type("Both", (counterpart, base), {})
+        bases = (whole, float_class) if way == "instead" else (float_class, whole)
         _made[key] = type(counterpart.__name__, bases, names)
     return _made[key]
 

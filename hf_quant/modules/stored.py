@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 from transformers.pytorch_utils import Conv1D
 
 from hf_quant.config.scheme import Scheme
@@ -74,7 +75,45 @@ class StoredEmbedding(StoredModule, nn.Embedding):  # type: ignore[misc]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Rows of the table: ``[...] -> [..., embedding_dim]``."""
-        return super().forward(input).to(self.output_like.dtype)
+        weight = self._parameters["weight"]
+        stored = weight.stored if isinstance(weight, _Shown) else weight
+        assert stored is not None
+        return nn.functional.embedding(input, stored).to(self.output_like.dtype)
+
+    def call_around(self, *args: Any, **kwargs: Any) -> Any:
+        """What the forward of the derived class gives, which finds a weight of the model's dtype."""
+        stored, dtype = self._parameters["weight"], self.output_like.dtype
+        assert stored is not None
+        if stored.dtype == dtype:
+            return super().call_around(*args, **kwargs)
+        shown: Any = stored.to(dtype) if torch.compiler.is_compiling() else _Shown(stored, dtype)
+        self._parameters["weight"] = shown
+        try:
+            return super().call_around(*args, **kwargs)
+        finally:
+            self._parameters["weight"] = stored
+
+
+class _Shown(torch.Tensor):
+    """A stored weight as one of another dtype; it is cast whenever its numbers are read."""
+
+    stored: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, stored: torch.Tensor, dtype: torch.dtype) -> Any:
+        make: Any = torch.Tensor._make_wrapper_subclass
+        made = make(cls, stored.shape, dtype=dtype, device=stored.device)
+        made.stored = stored
+        return made
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        def plain(value: Any) -> Any:
+            return value.stored.to(value.dtype) if isinstance(value, _Shown) else value
+
+        return func(*tree_map(plain, args), **tree_map(plain, kwargs or {}))
 
 
 def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
