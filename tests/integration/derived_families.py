@@ -17,8 +17,8 @@ _SIZES = {
     "eos_token_id": 0,
     "pad_token_id": 1,
 }
-# The root of 80 is no whole number.
-_GEMMA = {**_SIZES, "hidden_size": 80, "num_key_value_heads": 2, "head_dim": 16}
+# The root of 96 is no whole number.
+_GEMMA = {**_SIZES, "hidden_size": 96, "num_key_value_heads": 2, "head_dim": 16}
 _PAIR = {
     "vocab_size": VOCABULARY,
     "d_model": HIDDEN,
