@@ -89,6 +89,22 @@ def test_a_constant_is_applied_once_to_the_rows_that_the_codes_stand_for():
     assert torch.equal(module.to(torch.bfloat16)(IDS), module.dequantized_weight()[IDS].bfloat16() * 2.5)
 
 
+def test_a_stored_table_does_not_round_the_constant_to_its_own_dtype():
+    module = parts(lambda: classes.ScaledEmbedding(40, 64, scale=2.3), "bf16")["it"]
+    stored = module.weight
+    assert stored.dtype == torch.bfloat16
+    assert torch.equal(module(IDS), stored.float()[IDS] * 2.3) and module.weight is stored
+
+
+def test_what_reads_a_stored_table_around_its_rows_gets_its_numbers_in_the_models_dtype():
+    class Soft(nn.Embedding):
+        def forward(self, input):
+            return input @ self.weight if input.is_floating_point() else super().forward(input)
+
+    module, shares = parts(lambda: Soft(40, 64), "bf16")["it"], torch.rand(2, 40)
+    assert torch.equal(module(shares), shares @ module.weight.float())
+
+
 def test_its_name_is_that_of_the_counterpart_and_the_class_is_made_once():
     first, second = (parts(lambda: classes.ScaledEmbedding(40, 64), "int8")["it"] for _ in range(2))
     assert type(first) is type(second) and type(first).__name__ == "QuantizedEmbedding"
@@ -153,3 +169,9 @@ def test_codes_that_visit_for_a_call_are_multiplied_with_the_constant_in_a_float
     for _ in range(2):
         assert torch.equal(visited(IDS), expected)
         assert visited._parameters["weight"] is stored.weight
+
+
+def test_in_inference_mode_its_state_is_read_as_elsewhere():
+    model = parts(lambda: classes.ScaledEmbedding(40, 64), "int8")
+    with torch.inference_mode():
+        assert model.state_dict()["it.weight"].of is model["it"].weight.of
