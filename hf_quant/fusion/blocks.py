@@ -14,7 +14,6 @@ from hf_quant.fusion.composition import composes
 from hf_quant.fusion.mixin import Fused
 from hf_quant.kernels.native import structs
 from hf_quant.kernels.native.linear import spec_tensor, step_spec
-from hf_quant.modules.conv1d import QuantizedConv1D
 from hf_quant.modules.linear import QuantizedLinear
 
 _block_op = torch.ops.hf_quant.native_block.default
@@ -181,7 +180,7 @@ class FusedActivation(FusedBlock):
 def on_native(linears: list[Any]) -> list[QuantizedLinear] | None:
     """The linears, unless an adapter has taken the place of one, or a kernel for another device, or scales are new."""
     for linear in linears:
-        if type(linear) not in (QuantizedLinear, QuantizedConv1D):
+        if not isinstance(linear, QuantizedLinear) or type(linear).forward is not QuantizedLinear.forward:
             return None
         if not torch.compiler.is_compiling() and not linear.is_current:
             if linear._visiting() is not None:

@@ -15,6 +15,7 @@ from hf_quant.formats import even_format, weight_facts
 from hf_quant.formats.base import Matrix, TensorFacts
 from hf_quant.kernels.base import FastLinear, LinearOperands, LinearSpec, LookUp
 from hf_quant.kernels.dispatch import select_kernel
+from hf_quant.modules.joined import Counterpart
 from hf_quant.modules.state import take_state
 from hf_quant.modules.tensor import QuantizedTensor, parameter_of
 from hf_quant.modules.validation import check_grid, check_weight
@@ -28,7 +29,7 @@ _PREPARED = ("held", "ready", "kernel", "packed", "read", "fast", "look_up", "fu
 """Attributes that `prepare` sets, made of the weight as it is then."""
 
 
-class QuantizedModule(nn.Module):
+class QuantizedModule(Counterpart):
     """Mixin of modules whose ``weight`` is a `QuantizedTensor`, float to the outside.
 
     It begins *stored*: ``weight`` is a parameter of int32 codes, ``weight_scale`` and ``weight_zero_point`` are
@@ -255,6 +256,22 @@ class QuantizedModule(nn.Module):
             self.check_values(self.unchecked)
             self.unchecked = None
         return self.operands()
+
+    def call_around(self, *args: Any, **kwargs: Any) -> Any:
+        """What the forward of the derived class gives, which finds a float weight wherever the codes are."""
+        if torch.compiler.is_compiling() or self.is_current:
+            return super().call_around(*args, **kwargs)
+        visiting = self._visiting()
+        if visiting is None or visiting.is_floating_point():
+            return super().call_around(*args, **kwargs)
+        weight = Weight(self.spec.scheme.weight, *self._sizes(), self._visiting_operands().weight)
+        weight.is_visiting = True
+        self._parameters[PARAMETER] = parameter_of(weight, self.float_dtype)
+        try:
+            return super().call_around(*args, **kwargs)
+        finally:
+            self._parameters[PARAMETER] = visiting  # type: ignore[assignment]
+            self.forget()
 
     def _neutral_kernel(self, device: torch.device) -> str:
         return select_kernel(self.spec, device, neutral_only=True).name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from transformers.pytorch_utils import Conv1D
+
 from hf_quant.modules.linear import QuantizedLinear
 
 
@@ -10,6 +12,8 @@ class QuantizedConv1D(QuantizedLinear):
 
     Its own type records that dequantizing gives back a ``Conv1D``, with the weight ``[in, out]``.
     """
+
+    float_class = Conv1D
 
     @property
     def nf(self) -> int:

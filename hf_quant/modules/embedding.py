@@ -24,6 +24,7 @@ class QuantizedEmbedding(QuantizedModule, nn.Embedding):  # type: ignore[misc]
     """
 
     multiplies = False
+    float_class = nn.Embedding
 
     def __init__(
         self,

@@ -11,8 +11,8 @@ from transformers.pytorch_utils import Conv1D
 from hf_quant.config.plan import Candidate
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import PlanError
+from hf_quant.modules.derived import is_float, way_of
 from hf_quant.modules.experts import opened_modules
-from hf_quant.modules.swap import SWAPS
 from hf_quant.modules.ties import shared_parameters
 
 _NO_HEAD = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -51,8 +51,13 @@ class Inventory:
         (``base_model_prefix``), or one whose weight is an embedding's or a head's.
         """
         modules = dict(model.named_modules())
-        found = {name: each for name, each in modules.items() if name and type(each) in SWAPS and each.weight.ndim == 2}
         groups = [group for group in shared_parameters(model) if any(name.endswith(".weight") for name in group)]
+        computed = _computed(model, groups)
+        found = {
+            name: each
+            for name, each in modules.items()
+            if name and name not in computed and is_float(each) and way_of(each) is not None
+        }
         prefix = getattr(model, "base_model_prefix", "") or ""
         heads = _heads(model, modules, groups, prefix)
         candidates, ties, held = {}, {}, {}
@@ -70,7 +75,8 @@ class Inventory:
                 others = [each for each in names if axes.get(each) != axes[name]]
                 if others:
                     held[name] = others[0]
-        return cls(candidates, ties, held, heads, _unsupported(modules, found), prefix, _experts(model, found))
+        unsupported = _unsupported(modules, found, computed)
+        return cls(candidates, ties, held, heads, unsupported, prefix, _experts(model, found))
 
     def linears(self) -> list[str]:
         """Candidates that are neither embeddings nor heads."""
@@ -169,14 +175,27 @@ def _output_embeddings(model: nn.Module) -> Iterator[nn.Module]:
             yield head
 
 
-def _unsupported(modules: Mapping[str, nn.Module], found: Collection[str]) -> dict[str, str]:
+def _computed(model: nn.Module, groups: list[list[str]]) -> set[str]:
+    """Modules whose weight Transformers never writes, as that of positions which are sines."""
+    shared = {name for group in groups for name in group}
+    unwritten = set(getattr(model, "_keys_to_ignore_on_save", None) or ()) - shared
+    return {name.removesuffix(".weight") for name in unwritten if name.endswith(".weight")}
+
+
+def _unsupported(modules: Mapping[str, nn.Module], found: Collection[str], computed: Collection[str]) -> dict[str, str]:
     reasons = {}
     for name, module in modules.items():
         if name in found or not any(True for _ in module.parameters(recurse=False)):
             continue
         kind = type(module).__name__
-        if "norm" in kind.lower():
+        if name in computed:
+            reasons[name] = "computed by the model: Transformers saves no weight of it"
+        elif "norm" in kind.lower():
             reasons[name] = "normalisation: few weights, sensitive"
+        elif is_float(module) and not isinstance(module, nn.Embedding):
+            reasons[name] = f"its class computes something else than a linear: {kind}"
+        elif is_float(module):
+            reasons[name] = f"its class computes something else than an embedding, or reads all of it: {kind}"
         elif all(parameter.ndim < 2 for parameter in module.parameters(recurse=False)):
             reasons[name] = "holds vectors only, such as a bias"
         else:

@@ -30,6 +30,7 @@ class QuantizedLinear(QuantizedModule, nn.Linear):  # type: ignore[misc]
     """
 
     multiplies = True
+    float_class = nn.Linear
 
     def __init__(
         self,

@@ -11,33 +11,36 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_quant.config.plan import Plan
 from hf_quant.config.scheme import Scheme
+from hf_quant.errors import UnsupportedModel
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.conv1d import QuantizedConv1D
+from hf_quant.modules.derived import way_of
 from hf_quant.modules.embedding import QuantizedEmbedding
+from hf_quant.modules.joined import FLOATS, Counterpart, as_derived, as_float, base_of
 from hf_quant.modules.linear import QuantizedLinear
 from hf_quant.modules.stored import StoredConv1D, StoredEmbedding, StoredLinear, StoredModule
 
-Build = Callable[..., nn.Module]
+Build = Callable[..., Counterpart]
 
 
-def _quantized_linear(module: nn.Linear, scheme: Scheme, tied: bool, device: torch.device) -> nn.Module:
+def _quantized_linear(module: nn.Linear, scheme: Scheme, tied: bool, device: torch.device) -> Counterpart:
     # Of the weight: Transformers resizes some heads without a word to their out_features.
     rows, width = module.weight.shape
     return QuantizedLinear(width, rows, module.bias is not None, scheme, tied, device, module.weight.dtype)
 
 
-def _quantized_conv1d(module: Conv1D, scheme: Scheme, tied: bool, device: torch.device) -> nn.Module:
+def _quantized_conv1d(module: Conv1D, scheme: Scheme, tied: bool, device: torch.device) -> Counterpart:
     width, rows = module.weight.shape
     return QuantizedConv1D(width, rows, True, scheme, tied, device, module.weight.dtype)
 
 
-def _quantized_embedding(module: nn.Embedding, scheme: Scheme, tied: bool, device: torch.device) -> nn.Module:
+def _quantized_embedding(module: nn.Embedding, scheme: Scheme, tied: bool, device: torch.device) -> Counterpart:
     rows, width = module.weight.shape
     return QuantizedEmbedding(rows, width, module.padding_idx, scheme, tied, device, module.weight.dtype)
 
 
 def _stored(stored_class: type[StoredModule]) -> Build:
-    def build(module: nn.Module, scheme: Scheme, tied: bool, device: torch.device) -> nn.Module:
+    def build(module: nn.Module, scheme: Scheme, tied: bool, device: torch.device) -> Counterpart:
         # The same attributes under another class: nothing of the float module is lost or repeated here.
         stored = stored_class.__new__(stored_class)
         nn.Module.__init__(stored)
@@ -54,8 +57,25 @@ SWAPS: dict[type[nn.Module], tuple[Build, Build]] = {
     Conv1D: (_quantized_conv1d, _stored(StoredConv1D)),
     nn.Embedding: (_quantized_embedding, _stored(StoredEmbedding)),
 }
-"""Float class to the builders of its counterparts, the one on codes and the one that stores floats. Subclasses are left
-alone: they may compute something else."""
+"""Float class to the builders of its counterparts, the one on codes and the one that stores floats."""
+
+
+def counterpart(module: nn.Module, made: Counterpart) -> Counterpart:
+    """A counterpart of one of `FLOATS`, which is of the class of the float module as well where that is a derived one.
+
+    Args:
+        module: Float, of a class that `way_of` knows a way for.
+        made: Counterpart of the base of that class; changed in place.
+
+    Raises:
+        UnsupportedModel: There is no way.
+    """
+    if type(module) in FLOATS:
+        return made
+    way = way_of(module)
+    if way is None:
+        raise UnsupportedModel(f"{type(module).__name__} computes something else than its base: keep it float")
+    return as_derived(made, module, way)
 
 
 class Places:
@@ -102,11 +122,11 @@ def swap(
         if scheme is None:
             continue
         module = model.get_submodule(name)
-        build = SWAPS[type(module)][0 if scheme.weight.has_scales else 1]
+        build = SWAPS[base_of(type(module))][0 if scheme.weight.has_scales else 1]
         weight = module.weight
         assert isinstance(weight, torch.Tensor)
-        replacement = build(module, scheme, name in ties, weight.device if device is None else device)
-        replacements[name] = replacement.train(module.training)
+        made = build(module, scheme, name in ties, weight.device if device is None else device)
+        replacements[name] = counterpart(module, made).train(module.training)
     exchange(model, replacements, places)
 
 
@@ -176,4 +196,4 @@ def _float_module(module: QuantizedModule | StoredModule, dtype: torch.dtype) ->
     bias = getattr(module, "bias", None)
     if bias is not None:
         restored.bias = nn.Parameter(bias.data.to(dtype))
-    return restored.train(module.training)
+    return as_float(restored, module).train(module.training)

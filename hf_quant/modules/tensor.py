@@ -367,6 +367,7 @@ _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     _Tensor.requires_grad.__set__: _requires_grad,  # type: ignore[attr-defined]
     _Tensor.__setitem__: _refused,
     _Tensor.data.__get__: lambda tensor: QuantizedTensor(tensor.of, tensor.dtype, tensor.turned),  # type: ignore[attr-defined]
+    _Tensor.detach: lambda tensor: _same(tensor),  # autograd refuses that in inference mode
     _Tensor.data.__set__: _set_data,  # type: ignore[attr-defined]
     _Tensor.share_memory_: _shared,
     _Tensor.is_shared: lambda tensor: all(each.is_shared() for each in tensor.of.tensors.values()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hf_quant.modules.swap import exchange, share_tied
+from hf_quant.modules.swap import counterpart, exchange, share_tied
 from hf_quant.opening.open import close
 from hf_quant.qat.check import check_grids
 from hf_quant.qat.prepare import fake_quantized_modules
@@ -35,7 +35,7 @@ def convert(model: nn.Module, ties: dict[str, str]) -> None:
         if not module.scheme.weight.has_scales:
             made[name] = stored_twin(module)
             continue
-        made[name] = quantized_twin(module, tied=name in ties)
+        made[name] = counterpart(float_twin(module), quantized_twin(module, tied=name in ties))
     exchange(model, made)
     share_tied(model, ties)
 

@@ -13,6 +13,7 @@ from hf_quant.config.scheme import Scheme
 from hf_quant.formats import float_format
 from hf_quant.formats.rotation import rotate
 from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.joined import Counterpart
 from hf_quant.qat.input import DynamicInput, StaticInput
 from hf_quant.qat.learned_grid import LearnedGrid
 from hf_quant.qat.options import QATOptions
@@ -34,7 +35,7 @@ class Adapter(Protocol):
         """Tensors that the addition is computed from."""
 
 
-class FakeQuantized(nn.Module):
+class FakeQuantized(Counterpart):
     """Mixin of modules that train on rounded numbers; `weight` stays the float master, the float module's parameter.
 
     In training it computes in floats, with gradients. In evaluation, where no gradient is asked for, it *is* the
@@ -46,8 +47,6 @@ class FakeQuantized(nn.Module):
     weight: nn.Parameter
     weight_quantizer: WeightQuantizer
     input_quantizer: DynamicInput | StaticInput
-    float_class: type[nn.Module]
-    """Class of the float module, which this one is again if quantization is taken out."""
     sharing: list[FakeQuantized]
     """Modules with the same weight, first the one that owns it and saves the grid."""
     name: str = ""

@@ -11,7 +11,8 @@ from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.config.plan import Plan
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import PlanError
-from hf_quant.modules.swap import exchange
+from hf_quant.modules.joined import base_of
+from hf_quant.modules.swap import counterpart, exchange
 from hf_quant.qat.modules import FAKES, FakeQuantized
 from hf_quant.qat.options import QATOptions
 
@@ -48,11 +49,12 @@ def fake_quantized_modules(model: nn.Module) -> Iterator[tuple[str, FakeQuantize
 def _fake(
     module: nn.Module, name: str, scheme: Scheme, owner: FakeQuantized | None, options: QATOptions
 ) -> FakeQuantized:
-    fake_class: Any = FAKES[type(module)]
+    fake_class: Any = FAKES[base_of(type(module))]
     fake: FakeQuantized = fake_class.__new__(fake_class)
     nn.Module.__init__(fake)
     # The same attributes under another class: nothing of the float module is lost or repeated here.
     fake.__dict__.update({k: v.copy() if isinstance(v, dict | set) else v for k, v in module.__dict__.items()})
+    counterpart(module, fake)
     fake.start(scheme, name, options, owner)
     if scheme.weight.has_scales and owner is None:
         fake.weight_quantizer.initialise(weight_matrix(fake, fake.weight), f"{name}.weight")

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.joined import base_of
 from hf_quant.modules.stored import StoredModule
-from hf_quant.modules.swap import SWAPS
+from hf_quant.modules.swap import SWAPS, counterpart
 from hf_quant.qat.input import StaticInput
 
 QUANTIZERS = ("weight_quantizer", "input_quantizer")
@@ -21,7 +22,7 @@ Trained = Any
 
 @torch.no_grad()
 def quantized_twin(module: Trained, tied: bool) -> QuantizedModule:
-    """The quantized module that a fake-quantized one, whose weight has scales, would be stored as.
+    """The quantized module, of the base of a derived class, that a fake-quantized one on codes would be stored as.
 
     Args:
         module: Fake-quantized module; not changed.
@@ -30,7 +31,7 @@ def quantized_twin(module: Trained, tied: bool) -> QuantizedModule:
     Raises:
         WeightError: The weight holds NaN or Inf.
     """
-    build, _ = SWAPS[module.float_class]
+    build, _ = SWAPS[base_of(module.float_class)]
     twin = build(module, module.scheme, tied, module.weight.device)
     assert isinstance(twin, QuantizedModule)
     if not tied:
@@ -61,8 +62,9 @@ def quantized_twins(sharing: Sequence[Trained]) -> list[QuantizedModule]:
 @torch.no_grad()
 def stored_twin(module: Trained) -> StoredModule:
     """A module that stores the weight of `module` in the float format of its scheme."""
-    _, build = SWAPS[module.float_class]
-    twin = build(float_twin(module), module.scheme, False, module.weight.device)
+    _, build = SWAPS[base_of(module.float_class)]
+    plain = float_twin(module)
+    twin = counterpart(plain, build(plain, module.scheme, False, module.weight.device))
     assert isinstance(twin, StoredModule)
     weight = module.weight if module.adapter is None else module.adapter(module.weight)
     twin.weight.copy_(weight)
@@ -73,7 +75,7 @@ def float_twin(module: Trained) -> nn.Module:
     """The float module that `module` was, with the same parameters."""
     restored: nn.Module = module.float_class.__new__(module.float_class)
     nn.Module.__init__(restored)
-    own = ("scheme", "name", "sharing", "adapter", "_twins")
+    own = ("scheme", "name", "sharing", "adapter", "adopted", "_twins")
     for key, value in module.__dict__.items():
         if key not in own:
             restored.__dict__[key] = value.copy() if isinstance(value, dict | set) else value

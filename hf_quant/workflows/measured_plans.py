@@ -14,6 +14,7 @@ from torch import Tensor
 from hf_quant.calibration.data import Calibration
 from hf_quant.config.plan import Plan
 from hf_quant.config.recipe import Recipe
+from hf_quant.errors import HfQuantError, UnsupportedModel
 from hf_quant.planner.problem import Assignment, Problem
 from hf_quant.planner.quality import Quality
 from hf_quant.planner.search.base import Evaluate
@@ -83,7 +84,17 @@ class MeasuredPlans:
             return 0.0
         config = HfQuantConfig(plan=plan, recipe=self.recipe, calibration=self.calibration)
         quantized = quantize(copy.deepcopy(self.model), config, progress=False)
-        return self.quality(quantized, self.rows) - self._float
+        try:
+            return self.quality(quantized, self.rows) - self._float
+        except RuntimeError as error:
+            others = {name for name, each in plan.modules.items() if each is not None and not each.weight.has_scales}
+            if isinstance(error, HfQuantError) or not others:
+                raise
+            # As of code that multiplies with the weight itself.
+            raise UnsupportedModel(
+                f"{type(self.model).__name__} does not run with float weights of another dtype, of which the plan has "
+                f"{len(others)}, such as {min(others)}: offer other schemes than fp16, bf16 and fp32 ({error})"
+            ) from error
 
 
 def left_by(

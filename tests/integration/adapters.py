@@ -15,7 +15,7 @@ TARGETS = {
 
 def lora_config(name, **changes):
     """Rank 4 on the attention and MLP of a family, initialised so that a fresh adapter is the identity."""
-    return LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": TARGETS[name], **changes})
+    return LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": TARGETS.get(name), **changes})
 
 
 def train(model, steps=8):

@@ -17,6 +17,7 @@ from hf_quant.qat.convert import convert, take_out
 from hf_quant.qat.modules import FakeQuantized, dequantized
 from hf_quant.qat.options import QATOptions
 from hf_quant.qat.prepare import fake_quantized_modules, prepare
+from tests.modules.derived_classes import ScaledEmbedding, ScaledLinear
 from tests.qat.schemes import DYNAMIC, GROUPS, STATIC, WEIGHTS, scheme_with
 
 WIDTH, OUT, VOCABULARY = 64, 48, 32
@@ -248,3 +249,27 @@ def test_a_static_input_that_was_never_observed_cannot_be_converted():
     with pytest.raises(CalibrationError, match="no input of linear was observed"):
         convert(model, {})
     assert isinstance(model.linear, FakeQuantized)
+
+
+def test_a_class_that_multiplies_with_a_constant_does_so_in_training_evaluation_and_after():
+    torch.manual_seed(0)
+    source = nn.ModuleDict({"table": ScaledEmbedding(VOCABULARY, WIDTH, 1), "linear": ScaledLinear(WIDTH, OUT)})
+    plan = Plan(dict.fromkeys(source, Scheme(TensorScheme(bits=8))))
+    model = copy.deepcopy(source)
+    prepare(model, plan, {})
+    assert isinstance(model["table"], ScaledEmbedding) and isinstance(model["table"], FakeQuantized)
+    rows = torch.randn(3, WIDTH)
+    for training in (True, False):
+        model.train(training)
+        with torch.set_grad_enabled(training):
+            assert torch.allclose(model["table"](IDS), source["table"](IDS), atol=0.1)
+            assert torch.allclose(model["linear"](rows), source["linear"](rows), atol=0.1)
+    kept = copy.deepcopy(model)
+    with torch.no_grad():
+        evaluated = model["table"](IDS), model["linear"](rows)
+        convert(model, {})
+        assert torch.equal(model["table"](IDS), evaluated[0]) and torch.equal(model["linear"](rows), evaluated[1])
+    assert isinstance(model["table"], ScaledEmbedding) and isinstance(model["table"], QuantizedModule)
+    take_out(kept)
+    assert type(kept["table"]) is ScaledEmbedding and vars(kept["table"]).keys() == vars(source["table"]).keys()
+    assert torch.equal(kept["table"](IDS), source["table"](IDS))

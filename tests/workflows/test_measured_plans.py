@@ -4,8 +4,10 @@ import copy
 
 import pytest
 import torch
+from transformers import MambaConfig, MambaForCausalLM
 
-from hf_quant import Plan, Recipe
+from hf_quant import Plan, Recipe, Scheme, TensorScheme
+from hf_quant.errors import UnsupportedModel
 from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.offered import SCHEMES
 from hf_quant.planner.sensitivity.analysis import analyse
@@ -67,3 +69,13 @@ def test_the_model_is_copied_and_each_plan_measured_once(setup):
     assert plans.rise(Plan({name: None for name in plan.modules})) == 0.0
     assert plans.rise(plan) > 0 and len(calls) == 2
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_model_that_multiplies_with_a_weight_itself_is_named_where_the_plan_changes_its_dtype():
+    config = MambaConfig(vocab_size=128, hidden_size=64, state_size=8, num_hidden_layers=1)
+    model = MambaForCausalLM(config).eval()
+    name = "backbone.layers.0.mixer.dt_proj"
+    rows = [{"input_ids": token_ids(rows=1, length=8)}]
+    with pytest.raises(UnsupportedModel, match=f"1, such as {name}: offer other schemes"):
+        MeasuredPlans(model, rows, distance(model)).rise(Plan({name: SCHEMES["16 bits"]}))
+    assert MeasuredPlans(model, rows, distance(model)).rise(Plan({name: Scheme(TensorScheme(bits=8))})) >= 0

@@ -33,6 +33,7 @@ from hf_quant.workflows.checkpoints import load_model
 from hf_quant.workflows.plan import search_space
 from tests.evaluation.tiny import task_model, task_rows, tiny_tokenizer
 from tests.integration.calibration_data import calibration
+from tests.integration.derived_families import make
 from tests.integration.test_distributed_runs import in_all_ranks
 from tests.integration.tiny import tiny_model
 from tests.planner.cost.tables import table as kernel_table
@@ -56,6 +57,17 @@ def test_a_plan_keeps_its_budget_and_is_what_is_saved(name, tmp_path):
     assert written == plan_bytes(model, plan) == report.bytes <= 0.3 * computed_bytes(model)
     assert report.measured_loss is not None and report.budget == "30%"
     assert SearchReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+
+
+@pytest.mark.parametrize("name", ["gemma3", "falcon"])
+def test_classes_of_a_models_own_are_planned_for(name):
+    model = make(name)
+    plan, report = planned("25%", model=model, measurements=1)
+    assert report.bytes <= 0.25 * computed_bytes(model)
+    embedding = next(key for key, module in model.named_modules() if module is model.get_input_embeddings())
+    assert plan.modules[embedding].weight == plan.modules["lm_head"].weight
+    quantized = hf_quant.quantize(model, HfQuantConfig(plan=plan), progress=False)
+    assert not {embedding, "lm_head"} & quantized.config.quantization_config.kept_float.keys()
 
 
 def test_a_plan_loses_less_than_the_same_bits_for_all():

@@ -15,6 +15,7 @@ from hf_quant.errors import PlanError
 from hf_quant.evaluation.file_size import MAX_SHARD, computed_bytes, header_entry, saved_tensors
 from hf_quant.modules.base import TensorFacts
 from hf_quant.modules.inventory import Inventory
+from hf_quant.modules.joined import base_of
 from hf_quant.modules.swap import SWAPS
 from hf_quant.opening.open import opened
 from hf_quant.planner.cost.skeleton import quantized_skeleton, require_float, skeleton
@@ -81,7 +82,7 @@ class DiskCosts:
         module = self.model.get_submodule(name)
         fitted = fit(scheme, self.candidates[name], name)
         tied = name in self.inventory.ties
-        build = SWAPS[type(module)][0 if fitted.weight.has_scales else 1]
+        build = SWAPS[base_of(type(module))][0 if fitted.weight.has_scales else 1]
         facts = saved_tensors(build(module, fitted, tied, torch.device("meta")))
         kept = {
             f"{name}.{tensor}": fact

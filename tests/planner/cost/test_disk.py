@@ -14,6 +14,7 @@ from hf_quant.evaluation.file_size import directory_bytes, saved_tensors
 from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.cost.disk import DiskCosts, plan_bytes
 from hf_quant.planner.cost.skeleton import quantized_skeleton
+from tests.integration.derived_families import make
 from tests.integration.tiny import CHECKPOINTS, tiny_model
 from tests.naming import naming
 from tests.planner.mixtures import PARTS, experts_of, mixture
@@ -89,6 +90,18 @@ def test_the_additive_sum_is_never_below_the_exact_bytes_and_within_its_slack(na
     tensors = len(saved_tensors(quantized_skeleton(model, plan)))
     assert exact <= total <= exact + costs.slack(tensors)
     assert total < 1.05 * exact, "the bound is useful even for a model as tiny as this"
+
+
+@pytest.mark.parametrize("name", ["gemma3", "bart", "falcon", "marian"])
+def test_plans_for_classes_of_a_models_own_cost_what_the_saved_files_have(name, tmp_path):
+    model = make(name)
+    plan = Plan(random_choices(model, 0))
+    expected, costs = plan_bytes(model, plan), DiskCosts(model)
+    total = costs.fixed_bytes + sum(costs.of(module, scheme) for module, scheme in plan.modules.items())
+    tensors = len(saved_tensors(quantized_skeleton(model, plan)))
+    assert expected <= total <= expected + costs.slack(tensors)
+    hf_quant.quantize(model, hf_quant.HfQuantConfig(plan=plan), progress=False).save_pretrained(tmp_path)
+    assert expected == directory_bytes(tmp_path)
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
