@@ -289,6 +289,8 @@ def finish(model: Any, config: HfQuantConfig, quantizer: HfQuantQuantizer) -> No
     for module in model.modules():
         if isinstance(module, QuantizedModule | StoredModule):
             module.requires_grad_(False)
+    for _, experts in opened_modules(model):
+        experts.let_go()
     fuse(model)
     attention.choose(model)
     model.config.quantization_config = config

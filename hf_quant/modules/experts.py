@@ -15,6 +15,9 @@ from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.mixed import Mixed, mixed
 from hf_quant.modules.stored import StoredModule
 
+_MARK = "_is_hf_initialized"
+"""Attribute of modules that Transformers does not draw at random."""
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -142,6 +145,12 @@ class Opened(Mixed, nn.Module):
         for stack in self.stacks:
             self._parameters.pop(stack.name, None)
 
+    def let_go(self) -> None:
+        """Have linears that stayed float own their weights: views would keep whole stacks in memory."""
+        for parameter in self.parameters():
+            if type(parameter) is nn.Parameter and parameter.untyped_storage().nbytes() > parameter.nbytes:
+                parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+
     def is_float(self) -> bool:
         """Whether no weight of an expert is quantized."""
         return not any(isinstance(module, QuantizedModule | StoredModule) for module in self.modules())
@@ -238,7 +247,7 @@ def open_experts(
     }
     facts = {"stacks": stacks, "experts": experts, "unused": unused, "passes_on": passes_on}
     # Without the mark Transformers would look for the tensors.
-    module.__dict__.update(facts, _is_hf_initialized=True)
+    module.__dict__.update(facts, was_marked=module.__dict__.get(_MARK), **{_MARK: True})
     gate: Any = module._apply_gate if apply_gate else None
     for expert in range(experts):
         linears: dict[str, nn.Linear] = {}
@@ -273,6 +282,7 @@ def close_experts(module: nn.Module, parameters: dict[str, nn.Parameter] | None 
         del module._modules[str(expert)]
     stacks = module.stacks
     module.__class__ = type(module).__bases__[1]
+    module.__dict__[_MARK] = module.__dict__.pop("was_marked")
     for name in ("stacks", "experts", "unused", "passes_on"):
         del module.__dict__[name]
     for stack in stacks:

@@ -25,8 +25,9 @@ class Opening:
     def __init__(self, model: nn.Module):
         self.modules: dict[str, tuple[Opened, dict[str, nn.Parameter]]] = {}
         found: dict[Any, Layout | None] = {}
-        for name, module in list(model.named_modules()):
-            layout = layout_of(module, found)
+        # All are looked at before one is changed.
+        layouts = [(name, module, layout_of(module, found)) for name, module in model.named_modules()]
+        for name, module, layout in layouts:
             if layout is not None:
                 parameters = {key: p for key, p in module._parameters.items() if p is not None}
                 open_experts(module, *layout)

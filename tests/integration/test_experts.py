@@ -103,6 +103,8 @@ def test_single_experts_may_stay_float_or_get_another_scheme(family, tmp_path):
     assert experts.get_submodule("1.down_proj").weight.dtype == torch.float16
     in_memory = hf_quant.quantize(moe_model(family), HfQuantConfig("w8a16", overrides=overrides), progress=False)
     assert torch.equal(outputs(in_memory), outputs(loaded))
+    left = in_memory.get_submodule(f"{NAME}.0.up_proj").weight
+    assert left.untyped_storage().nbytes() == left.nbytes  # it keeps no stack in memory
     reloaded = load(saved(loaded, tmp_path / "quantized"))
     assert torch.equal(outputs(reloaded), outputs(loaded))
     assert error(outputs(reloaded.dequantize()), outputs(loaded)) < 1e-3
@@ -170,6 +172,8 @@ def test_experts_that_the_checkpoint_lacks_stay_float_with_the_reason(tmp_path):
     loaded = load(tmp_path, HfQuantConfig("int8"))
     assert isinstance(loaded.get_submodule(NAME), Opened)
     left = loaded.get_submodule("model.layers.1.mlp.experts")
-    assert not isinstance(left, Opened) and left.down_proj.isfinite().all()
+    assert not isinstance(left, Opened)
+    # Drawn as Transformers draws what is new.
+    assert left.down_proj.std().item() == pytest.approx(loaded.config.initializer_range, rel=0.1)
     reasons = loaded.config.quantization_config.kept_float
     assert "not in the checkpoint" in reasons["model.layers.1.mlp.experts"]
