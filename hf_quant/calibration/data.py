@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import (
 from hf_quant.calibration.rows import Row, examples, is_batch, rows
 from hf_quant.calibration.sequences import packed, padded, truncated
 from hf_quant.errors import CalibrationError, ConfigError
+from hf_quant.modules.positions import most_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -84,32 +85,35 @@ class Calibration:
         """The part that process `rank` of `world` runs: every `world`-th sequence. The dataset must be alike in all."""
         return replace(self, rank=rank, world=world)
 
-    def batches(self, model_config: PretrainedConfig) -> list[Batch]:
+    def batches(self, model: PreTrainedModel | PretrainedConfig) -> list[Batch]:
         """Batches of int64 ``[batch, tokens]``: ``input_ids``, ``attention_mask``, ``token_type_ids`` if there are any.
 
         Empty for a process that is left without a sequence.
+
+        Args:
+            model: Model that is calibrated, or its config.
 
         Raises:
             CalibrationError: The dataset is empty, too short for one packed sequence, or of no known kind; a tokenizer
                 or text column is missing; tokens are not in the model's vocabulary.
         """
-        sequences = self._sequences(model_config)[self.rank :: self.world]
-        pad = _pad(self.tokenizer, model_config.get_text_config())
+        sequences = self._sequences(model)[self.rank :: self.world]
+        pad = _pad(self.tokenizer, _config(model).get_text_config())
         starts = range(0, len(sequences), self.batch_size)
         return [padded(sequences[start : start + self.batch_size], pad) for start in starts]
 
-    def fingerprint(self, model_config: PretrainedConfig | None = None) -> str:
+    def fingerprint(self, model: PreTrainedModel | PretrainedConfig | None = None) -> str:
         """SHA-256, in hexadecimal, of the tokens of all processes' batches and of the parameters, not of the objects.
 
         Args:
-            model_config: Config of the model; None: of the one that batches were last made for.
+            model: Model or its config; None: the one that batches were last made for.
 
         Raises:
             CalibrationError: As for `batches`, or None was given and there is no such model.
         """
-        if model_config is None and not self._made:
-            raise CalibrationError("no batches were made yet: call fingerprint(model.config), or batches first")
-        sequences = list(self._made.values())[-1] if model_config is None else self._sequences(model_config)
+        if model is None and not self._made:
+            raise CalibrationError("no batches were made yet: call fingerprint(model), or batches first")
+        sequences = list(self._made.values())[-1] if model is None else self._sequences(model)
         names = ("samples", "sequence_length", "seed", "batch_size", "packing")
         digest = hashlib.sha256(json.dumps({name: getattr(self, name) for name in names}).encode())
         for sequence in sequences:
@@ -117,13 +121,12 @@ class Calibration:
                 digest.update(f"{name}{len(tensor)}".encode() + tensor.numpy().tobytes())
         return digest.hexdigest()
 
-    def _sequences(self, model_config: PretrainedConfig) -> list[Row]:
+    def _sequences(self, model: PreTrainedModel | PretrainedConfig) -> list[Row]:
         """Sequences of all processes, kept for the next time: loaders may shuffle, and generators end."""
-        text_config = model_config.get_text_config()
-        positions = getattr(text_config, "max_position_embeddings", None) or self.sequence_length
-        length = min(self.sequence_length, positions)
+        text_config = _config(model).get_text_config()
+        length = min(self.sequence_length, most_tokens(model) or self.sequence_length)
         key = (
-            generates(model_config),
+            generates(_config(model)),
             length,
             _end(self.tokenizer, text_config),
             getattr(text_config, "vocab_size", None),
@@ -164,6 +167,11 @@ class Calibration:
         if len(sequences) < self.samples:
             logger.warning("calibrating on %d sequences: the dataset has no more, not %d", len(sequences), self.samples)
         return sequences
+
+
+def _config(model: PreTrainedModel | PretrainedConfig) -> PretrainedConfig:
+    found: PretrainedConfig = getattr(model, "config", model)
+    return found
 
 
 def generates(model_config: PretrainedConfig) -> bool:

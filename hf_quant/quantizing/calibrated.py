@@ -129,7 +129,7 @@ class CalibratedRun:
         if distributed.is_available() and distributed.is_initialized():
             calibration = calibration.shard(distributed.get_rank(), distributed.get_world_size())
         device = next(self.blocks.parameters()).device
-        batches = calibration.batches(self.model.config)
+        batches = calibration.batches(self.model)
         return [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
 
     def _traced(self) -> BlockInput:
