@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from hf_quant.calibration.statistics import InputStatistics
+from hf_quant.calibration.statistics import InputStatistics, counted
 from hf_quant.errors import CalibrationError
 from hf_quant.formats.rotation import rotate
 from hf_quant.observers.base import Observer
@@ -132,22 +132,17 @@ class Collector:
         version = 0 if input.is_inference() else input._version
         same = next((leader for seen, at, leader in self._seen if seen is input and at == version), None)
         leader = self._leaders.setdefault(name, same or name)
-        fits = self.keep is not None and input.shape[:-1] == self.keep.shape
         if name in self.observers:
             rotation = self.rotations.get(name)
             seen_by_kernel = input if rotation is None else rotate(input.to(torch.float32), rotation)
             try:
-                self.observers[name].update(seen_by_kernel, self.keep if fits else None)
+                self.observers[name].update(counted(seen_by_kernel, self.keep))
             except CalibrationError as error:
                 raise CalibrationError(f"{self.prefix}{name}: {error}") from error
         if leader != name and same == leader:
             return
-        rows = input.detach().flatten(0, -2)
-        if fits:
-            assert self.keep is not None
-            rows = rows[self.keep.flatten()]
         sums = self._sums.get(leader)
         if sums is None:
             sums = self._sums[leader] = _Sums(input.shape[-1], input.device, self.hessian)
-        sums.add(rows.to(torch.float32))
+        sums.add(counted(input.detach(), self.keep).to(torch.float32))
         self._seen.append((input, version, leader))

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from hf_quant.calibration.pairs import weight_matrix
+from hf_quant.calibration.statistics import counted
 from hf_quant.config.scheme import Scheme
 from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.sensitivity.base import Measure
 from hf_quant.planner.sensitivity.gradients import gradients_of, require_finite
 from hf_quant.planner.sensitivity.rounded import input_errors, weight_changes
 from hf_quant.planner.sensitivity.sequences import Sequence as Row
-from hf_quant.planner.sensitivity.sequences import counted_losses
+from hf_quant.planner.sensitivity.sequences import counted_losses, kept_of
 
 _INPUTS = "inputs"
 
@@ -45,6 +46,7 @@ class Fisher(Measure):
         self.sums = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in self.weights.items()}
         self.sums[_INPUTS] = self.zeros()
         self._counted = 1
+        self._keep: Tensor | None = None
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -63,7 +65,7 @@ class Fisher(Measure):
 
     def add(self, row: Row, part: int) -> None:
         """Add the squared gradients of a sequence's weights, and its weighted input errors, to `sums`."""
-        self._counted = counted_losses(row)
+        self._counted, self._keep = counted_losses(row), kept_of(row)
         loss = self.model(**row).loss
         require_finite(loss)
         (loss * self._counted).backward()
@@ -90,7 +92,8 @@ class Fisher(Measure):
             real = args[0].detach()
 
             def take(gradient: Tensor) -> None:
-                tokens, square = real.flatten(0, -2).float(), gradient.detach().flatten(0, -2).float().square()
+                tokens, slopes = (counted(each, self._keep).float() for each in (real, gradient.detach()))
+                square = slopes.square()
                 for column, error in input_errors(tokens, schemes, lambda change: (square * change.square_()).sum()):
                     self.sums[_INPUTS][index, column] += error / self._counted
 

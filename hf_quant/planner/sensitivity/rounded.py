@@ -39,9 +39,13 @@ def weight_changes(module: nn.Module, schemes: Sequence[Scheme | None], name: st
             yield index, quantized_weight(module, scheme, name) - weight
 
 
-def rounded_inputs(tokens: Tensor, scheme: Scheme) -> Tensor:
-    """A linear's inputs as its scheme rounds them, float32 ``[tokens, width]``."""
-    return rounded_input(tokens, scheme, tokens.abs().amax(0))
+def rounded_inputs(tokens: Tensor, scheme: Scheme, seen: Tensor | None = None) -> Tensor:
+    """A linear's inputs as its scheme rounds them, float32 ``[tokens, width]``.
+
+    Static ranges are those of the rows `seen`, ``[rows, width]``, or of all tokens where it is None or has no rows.
+    """
+    ranged = tokens if seen is None or not len(seen) else seen
+    return rounded_input(tokens, scheme, ranged.abs().amax(0))
 
 
 def input_errors(
