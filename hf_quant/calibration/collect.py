@@ -95,8 +95,11 @@ class Collector:
         """Say which tokens of the batch that runs next are no padding."""
         self.keep, self._seen = keep, []
 
-    def statistics(self) -> dict[str, InputStatistics]:
+    def statistics(self, may_miss: bool = False) -> dict[str, InputStatistics]:
         """Input statistics of every module, over all ranks of ``torch.distributed``. Once: sums are handed over.
+
+        Args:
+            may_miss: Leave out modules that the model does not call at all, unless they are observed.
 
         Raises:
             CalibrationError: A module was never called, or with NaN or infinite values.
@@ -112,6 +115,8 @@ class Collector:
                     "keep what makes them float with modules_to_not_convert"
                 )
         for name in self.modules:
+            if may_miss and name not in self._leaders and name not in self.observers:
+                continue
             if found.get(self._leaders.get(name, "")) is None or found[self._leaders[name]].count == 0:
                 raise CalibrationError(
                     f"{self.prefix}{name} was never called with a token that counts: calibrate on data that reaches "

@@ -151,7 +151,8 @@ class CalibratedRun:
         collector = self._collector(block, prefix, coded, observe=is_observed and not algorithms.transforms)
         if bool(algorithms.needs) or (is_observed and not algorithms.transforms):
             expected = self._pass(block, index, entries, collector)
-            inputs = collector.statistics()
+            # A transform changes what a linear gets that is called another time.
+            inputs = collector.statistics(may_miss=not algorithms.transforms)
         else:
             expected = run_block(block, index, entries[0])
         for entry in entries if algorithms.block_solver is not None else []:
@@ -201,7 +202,13 @@ class CalibratedRun:
                     block, schemes, calls, targets, keep, self.calibration.seed
                 )
         solved = {}
+        uncalled = [name for name in schemes if self.algorithms.solver.needs and name not in inputs]
+        if uncalled:
+            logger.warning("the model calls no %s in %s: rounded to nearest", ", ".join(uncalled), prefix[:-1])
         for name, scheme in schemes.items():
+            if name in uncalled and (rounded := self.modules.rounded(prefix + name, scheme)) is not None:
+                solved[name] = rounded
+                continue
             weight = weight_matrix(block.get_submodule(name))
             solved[name] = self.algorithms.solver.solve(
                 weight, scheme.weight, f"{prefix}{name}.weight", inputs.get(name)
