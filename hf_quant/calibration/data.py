@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import (
 
 from hf_quant.calibration.rows import Row, examples, is_batch, rows
 from hf_quant.calibration.sequences import packed, padded, truncated
+from hf_quant.data.chat import chat_text, is_chat, without_bos
 from hf_quant.errors import CalibrationError, ConfigError
 from hf_quant.modules.positions import most_tokens
 
@@ -38,12 +39,13 @@ class Calibration:
     Args:
         dataset: A `datasets.Dataset`, a `DataLoader` or iterable of dicts of tensors, a list of texts, a list of token
             ids (tensors or lists), or the path of a text file, whose paragraphs are separated by blank lines.
+            Conversations, in columns such as ``messages``, go through the tokenizer's chat template.
         tokenizer: Tokenizer of the model, which texts need.
         samples: Sequences to use, over all processes.
         sequence_length: Most tokens of a sequence; no more are taken than the model has positions for.
         seed: Seed of the order that items are taken in.
         text_column: Name of the column of texts. None: ``input_ids`` if there are any; else the column ``text``,
-            ``sentence`` or ``content``, or the only one that holds strings.
+            ``sentence`` or ``content``, the one of conversations, or the only one that holds strings.
         preprocess: Function that is called with each item first and returns a text, token ids, or a dict with either.
         batch_size: Sequences in a batch.
         packing: True: texts are joined, with the end-of-sequence token between, and cut to `sequence_length`. False:
@@ -147,8 +149,14 @@ class Calibration:
         packing = self.packing if self.packing is not None else generating and not any(map(is_batch, first))
         options = {"verbose": False} if packing else {"truncation": True, "max_length": length}
         tokenizer = self.tokenizer
-        encode = None if tokenizer is None else lambda text: tokenizer(text, **options)
-        found = (row for item in chain(first, items) for row in rows(item, encode, self.text_column))
+
+        def encode(text: Any) -> Any:
+            if is_chat(text):  # its template writes special tokens
+                return tokenizer(chat_text(text, tokenizer), add_special_tokens=False, **options)
+            return tokenizer(without_bos(text, tokenizer), **options)
+
+        encoder = None if tokenizer is None else encode
+        found = (row for item in chain(first, items) for row in rows(item, encoder, self.text_column))
         if packing:
             sequences, tokens = packed(found, length, self.samples, end)
             if tokens and not sequences:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hf_quant.data.chat import chat_column, is_chat
 from hf_quant.errors import CalibrationError
 from hf_quant.registry import unknown
 
@@ -63,12 +64,12 @@ def is_batch(example: Any) -> bool:
     return isinstance(example, Mapping) and torch.is_tensor(example.get("input_ids")) and example["input_ids"].ndim == 2
 
 
-def rows(example: Any, encode: Callable[[str], Mapping[str, Any]] | None, text_column: str | None) -> list[Row]:
-    """Rows of one example: a text, token ids, a mapping with either, or a batch of them. Empty ones are left out.
+def rows(example: Any, encode: Callable[[Any], Mapping[str, Any]] | None, text_column: str | None) -> list[Row]:
+    """Rows of one example: a text, conversation or token ids, a mapping with one, or a batch. Empty ones are left out.
 
     Args:
         example: An item of the dataset.
-        encode: Tokenizer for texts; None if there is none.
+        encode: Tokenizer for texts and conversations; None if there is none.
         text_column: Name of the column of texts in mappings; None to find out.
 
     Raises:
@@ -80,12 +81,14 @@ def rows(example: Any, encode: Callable[[str], Mapping[str, Any]] | None, text_c
         example = example[_text_column(example, text_column)]
     if example is None:
         return []
-    texts = [example] if isinstance(example, str) else example
-    if not (isinstance(texts, list | tuple) and texts and all(isinstance(text, str) for text in texts)):
+    texts = [example] if isinstance(example, str) or is_chat(example) else example
+    if not (
+        isinstance(texts, list | tuple) and texts and all(isinstance(text, str) or is_chat(text) for text in texts)
+    ):
         return _token_rows({"input_ids": example})
     if encode is None:
         raise CalibrationError("texts need a tokenizer: pass tokenizer=AutoTokenizer.from_pretrained(...)")
-    encoded = [encode(text) for text in texts if text.strip()]
+    encoded = [encode(text) for text in texts if is_chat(text) or text.strip()]
     return [row for fields in encoded for row in _token_rows({name: fields[name] for name in FIELDS if name in fields})]
 
 
@@ -96,8 +99,9 @@ def _text_column(example: Mapping[str, Any], wanted: str | None) -> str:
         return wanted
     strings = [name for name, value in example.items() if isinstance(value, str)]
     named = [name for name in _TEXT_COLUMNS if name in strings]
-    if named or len(strings) == 1:
-        return (named or strings)[0]
+    chat = None if named else chat_column(example)
+    if named or chat is not None or len(strings) == 1:
+        return chat or (named or strings)[0]
     if any(torch.is_tensor(value) for value in example.values()):
         raise CalibrationError(
             f"a batch has {list(example)} but no input_ids: let the loader's collate_fn name them so"

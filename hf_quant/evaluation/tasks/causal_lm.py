@@ -10,6 +10,7 @@ import evaluate
 import numpy as np
 from transformers.modeling_outputs import MaskedLMOutput
 
+from hf_quant.data.chat import chat_text, is_chat
 from hf_quant.errors import EvaluationError
 from hf_quant.evaluation.data import Rows
 from hf_quant.evaluation.models import ModelFacts
@@ -21,6 +22,7 @@ from hf_quant.evaluation.tasks.tokens import Places, merged, token_results
 from hf_quant.evaluation.windows import windows
 
 _USUAL_LENGTH = 512
+_COLUMNS = ("text", "sentence", "content", "messages")
 _FEW = 30
 
 
@@ -29,7 +31,8 @@ class CausalLM(Task):
     """Causal language modelling: each token of the texts is scored once, in the first window that reaches it.
 
     Args:
-        text_column: Column of the texts; None for ``text``, ``sentence`` or ``content``.
+        text_column: Column of the texts, or of conversations, which the tokenizer's chat template makes texts of; None
+            for ``text``, ``sentence``, ``content`` or ``messages``.
         batch_size: Windows in a forward pass, whose logits take 4 bytes times tokens times the size of the vocabulary.
         max_length: Tokens of a window; None for 512, or as many as the model reads if that is less.
         stride: Tokens from one window's start to the next; None for no overlap.
@@ -59,7 +62,7 @@ class CausalLM(Task):
 
     def features(self, rows: Rows, facts: ModelFacts) -> list[Feature]:
         """Features of one window each, whose notes say where to score it."""
-        texts = rows.texts(rows.column(self.text_column, ("text", "sentence", "content"), "text_column"))
+        texts = _texts(rows, rows.column(self.text_column, _COLUMNS, "text_column"), facts.tokenizer)
         if getattr(facts.config, "is_encoder_decoder", False):
             raise EvaluationError("an encoder-decoder has no perplexity of a text alone: causal-lm is for decoders")
         begin = [facts.tokenizer.bos_token_id] if self.bos else []
@@ -122,6 +125,12 @@ class CausalLM(Task):
         count = len({feature.example for feature in features})
         kind = "windows" if self.join else "texts"
         return [f"intervals come from {count} {kind}, which is few: they are rough"] if count < _FEW else []
+
+
+def _texts(rows: Rows, column: str, tokenizer: Any) -> list[str]:
+    if not all(map(is_chat, found := rows[column])):
+        return rows.texts(column)
+    return [chat_text(messages, tokenizer) for messages in found]
 
 
 def _with_notes(result: Result, ids: list[int]) -> Result:

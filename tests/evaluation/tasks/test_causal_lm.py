@@ -86,3 +86,14 @@ def test_the_worst_window_is_shown_with_both_perplexities():
     worst = evaluated("causal-lm", max_length=16).worst[0]
     first, second = (float(said.removeprefix("perplexity ")) for said in (worst.reference, worst.quantized))
     assert worst.harm == pytest.approx(np.log(second / first), rel=1e-2)
+
+
+def test_conversations_are_read_as_the_template_writes_them():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
+    rows = [{"messages": [{"role": "w1", "content": text}, {"role": "w2", "content": "w3"}]} for text in TEXTS]
+    texts = [f"w1 {text} w2 w3 " for text in TEXTS]
+    chats, written = (evaluated("causal-lm", rows=each, tokenizer=tokenizer) for each in (rows, texts))
+    assert chats.metric("perplexity").reference == written.metric("perplexity").reference
+    with pytest.raises(EvaluationError, match="chat_template"):
+        evaluated("causal-lm", rows=rows)
