@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def labelled_examples(
     split: str | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
+    labels: Mapping[Any, Any] | None = None,
     seed: int = 0,
 ) -> list[dict[str, Tensor]]:
     """Labelled examples as batches of one: int64 ``input_ids`` ``[1, tokens]`` and the like, and ``labels`` ``[1]``.
@@ -40,6 +42,7 @@ def labelled_examples(
         split: Split of a dataset given by id; None for ``train``.
         text_column: Column of the texts; None to look for usual names.
         label_column: Column of the labels; None to look for usual names.
+        labels: Labels of the data to the model's classes, if their names do not match.
         seed: Seed of the examples that are drawn, and of their order.
 
     Raises:
@@ -63,7 +66,9 @@ def labelled_examples(
     rows = open_rows(data, split, samples, seed)
     facts = model_facts(model, tokenizer)
     lengths = [length for length in (max_length, facts.positions) if length is not None]
-    task = TextClassification(max_length=min(lengths, default=None), text_column=text_column, label_column=label_column)
+    task = TextClassification(
+        max_length=min(lengths, default=None), text_column=text_column, label_column=label_column, labels=labels
+    )
     found = []
     for feature in task.features(rows, facts):
         example = {name: torch.tensor([ids]) for name, ids in feature.sequences[0].items()}
