@@ -31,7 +31,9 @@ def labelled_examples(
     labels: Mapping[Any, Any] | None = None,
     seed: int = 0,
 ) -> list[dict[str, Tensor]]:
-    """Labelled examples as batches of one: int64 ``input_ids`` ``[1, tokens]`` and the like, and ``labels`` ``[1]``.
+    """Labelled examples as batches of one: int64 ``input_ids`` ``[1, tokens]`` and the like, and ``labels``.
+
+    Labels are classes, int64 ``[1]``; scores, ``[1]`` or ``[1, scores]``; or of several, 0 or 1 each, ``[1, labels]``.
 
     Args:
         model: Classifier of texts, or a regression of one score.
@@ -70,7 +72,7 @@ def labelled_examples(
         max_length=min(lengths, default=None), text_column=text_column, label_column=label_column, labels=labels
     )
     found = []
-    for feature in task.features(rows, facts):
+    for feature in task.fitted(facts).features(rows, facts):
         example = {name: torch.tensor([ids]) for name, ids in feature.sequences[0].items()}
         found.append({**example, "labels": torch.tensor([feature.notes])})
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed)).tolist()
