@@ -38,8 +38,9 @@ class Calibration:
 
     Args:
         dataset: A `datasets.Dataset`, a `DataLoader` or iterable of dicts of tensors, a list of texts, a list of token
-            ids (tensors or lists), or the path of a text file, whose paragraphs are separated by blank lines.
-            Conversations, in columns such as ``messages``, go through the tokenizer's chat template.
+            ids (tensors or lists); or a file, folder or dataset's id, as `hf_quant.data.files.open_data` takes them,
+            such as a ``.txt`` file, whose texts are separated by blank lines. Conversations, in columns such as
+            ``messages``, go through the tokenizer's chat template.
         tokenizer: Tokenizer of the model, which texts need.
         samples: Sequences to use, over all processes.
         sequence_length: Most tokens of a sequence; no more are taken than the model has positions for.

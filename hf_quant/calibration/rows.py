@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from hf_quant.data.chat import chat_column, is_chat
+from hf_quant.data.files import one_split, open_data
 from hf_quant.errors import CalibrationError
 from hf_quant.registry import unknown
 
@@ -24,10 +24,10 @@ def examples(dataset: Any, seed: int) -> Iterator[Any]:
     """The dataset's items, in an order that `seed` fixes if they can be looked up, otherwise in their own order.
 
     Raises:
-        CalibrationError: There is no such text file, or `dataset` is nothing that can be iterated.
+        CalibrationError: There is no such file, or `dataset` is nothing that can be iterated.
     """
     if isinstance(dataset, str | Path):
-        dataset = paragraphs(Path(dataset))
+        dataset = one_split(open_data(dataset, sampled=True, seed=seed))
     elif isinstance(dataset, Mapping):
         if "input_ids" not in dataset:
             raise CalibrationError(f"the dataset is a mapping of {list(dataset)}: pass one of them, such as a split")
@@ -35,28 +35,12 @@ def examples(dataset: Any, seed: int) -> Iterator[Any]:
     if not isinstance(dataset, Iterable) and not hasattr(dataset, "__getitem__"):
         raise CalibrationError(
             f"cannot calibrate on a {type(dataset).__name__}: pass a datasets.Dataset, a DataLoader, a list of texts "
-            "or of token ids, or the path of a text file"
+            "or of token ids, or the path of a file"
         )
     if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
         return (dataset[int(index)] for index in order)
     return iter(dataset)
-
-
-def paragraphs(path: Path) -> list[str]:
-    """The blocks of a UTF-8 text file that blank lines separate.
-
-    Raises:
-        CalibrationError: The file cannot be read as text.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationError(
-            f"cannot read {str(path)[:200]!r} as a text file ({error}); "
-            "to calibrate on texts themselves, pass a list of them"
-        ) from error
-    return [block.strip() for block in re.split(r"\n\s*\n", text) if block.strip()]
 
 
 def is_batch(example: Any) -> bool:
@@ -98,10 +82,13 @@ def _text_column(example: Mapping[str, Any], wanted: str | None) -> str:
             raise CalibrationError(unknown("text column", wanted, example))
         return wanted
     strings = [name for name, value in example.items() if isinstance(value, str)]
-    named = [name for name in _TEXT_COLUMNS if name in strings]
+    missing = [name for name, value in example.items() if value is None]
+    named = [name for name in _TEXT_COLUMNS if name in strings] or [name for name in _TEXT_COLUMNS if name in missing]
     chat = None if named else chat_column(example)
     if named or chat is not None or len(strings) == 1:
         return chat or (named or strings)[0]
+    if missing and not strings:
+        return missing[0]  # a row without its text
     if any(torch.is_tensor(value) for value in example.values()):
         raise CalibrationError(
             f"a batch has {list(example)} but no input_ids: let the loader's collate_fn name them so"

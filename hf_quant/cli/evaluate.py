@@ -12,6 +12,7 @@ import typer
 from hf_quant.cli.outputs import Card, Outputs, check_outputs, write_outputs
 from hf_quant.cli.pairs import pairs_of
 from hf_quant.cli.sections import print_section
+from hf_quant.data.files import FORMS
 from hf_quant.errors import ConfigError
 from hf_quant.evaluation import METRICS, TASKS
 from hf_quant.evaluation.gate import Limit
@@ -35,8 +36,7 @@ def run(
         typer.Option(
             "--dataset",
             "-d",
-            help="A .jsonl, .json, .csv, .parquet or .txt file (blank lines between texts), or a dataset's id "
-            "(name or name:subset). Of lm-eval, a folder with tasks of your own in YAML, or nothing.",
+            help=f"Data: {FORMS}. Of lm-eval, a folder with tasks of your own in YAML, or nothing.",
         ),
     ] = None,
     split: Annotated[

@@ -12,13 +12,13 @@ import typer
 import yaml
 
 from hf_quant.calibration.data import Calibration
-from hf_quant.calibration.files import open_dataset
 from hf_quant.cli.pairs import pairs_of
 from hf_quant.cli.plan_options import check_files, choices_of, default_losses, file_name, pass_of
 from hf_quant.cli.processes import several_processes
 from hf_quant.cli.sections import print_section
 from hf_quant.config.plan import Plan
 from hf_quant.config.recipe import Recipe
+from hf_quant.data.files import FORMS
 from hf_quant.errors import ConfigError
 from hf_quant.planner.options import Judge, Offer, Search
 from hf_quant.planner.page.write import write_plan_page
@@ -54,9 +54,7 @@ def run(
     ],
     data: Annotated[
         str,
-        typer.Option(
-            "--data", "-d", help="Texts: a .txt file (blank lines between texts), .jsonl, .csv, or a dataset's id."
-        ),
+        typer.Option("--data", "-d", help=f"Texts: {FORMS}."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="YAML file for the plan, a recipe.")] = Path(
         "plan.yaml"
@@ -201,7 +199,7 @@ def run(
             if label_column is not None or labels is not None or split is not None:
                 raise ConfigError("--label-column, --label and --split are for classifiers, and this model is none")
             sequences = Calibration(
-                open_dataset(data),
+                data,
                 tokenizer,
                 samples=_SEQUENCES if samples is None else samples,
                 sequence_length=sequence_length,

@@ -66,7 +66,8 @@ def evaluate_drop(
             ``masked-lm``, ``causal-lm`` or ``sentence-similarity``; or ``lm-eval:NAME``, a task of the package
             `lm-eval`, run by its model class.
         dataset: Data: a `datasets.Dataset` or ``DatasetDict``, a list of texts or of mappings, a file (``.jsonl``,
-            ``.json``, ``.csv``, ``.parquet``, ``.txt``), or a dataset's id on the Hub, ``name`` or ``name:subset``. Of
+            ``.json``, ``.csv``, ``.tsv``, ``.txt``, also as ``.gz``, ``.parquet``, ``.arrow``), a folder that
+            `datasets` saved, or a dataset's id on the Hub, ``name`` or ``name:subset``. Of
             ``lm-eval``, a folder with tasks in YAML of one's own, or None.
         split: Split of a ``DatasetDict`` or of a dataset on the Hub; by default test, validation, or the only one.
         metrics: Metrics by name or as `evaluate.EvaluationModule` objects; a gate looks at the first. Names in

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,9 +62,7 @@ def labelled_examples(
         ) from error
     if tokenizer is None:
         raise CalibrationError("there is no tokenizer beside the model: save one there, for the texts")
-    if split is None and isinstance(data, str) and not Path(data).is_file():
-        split = "train"
-    rows = open_rows(data, split, samples, seed)
+    rows = open_rows(data, split, samples, seed, training=True)
     facts = model_facts(model, tokenizer)
     lengths = [length for length in (max_length, facts.positions) if length is not None]
     task = TextClassification(
