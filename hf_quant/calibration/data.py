@@ -19,7 +19,8 @@ from transformers.models.auto.modeling_auto import (
 
 from hf_quant.calibration.rows import Row, examples, is_batch, rows
 from hf_quant.calibration.sequences import packed, padded, truncated
-from hf_quant.data.chat import chat_text, is_chat, without_bos
+from hf_quant.data.bos import without_bos
+from hf_quant.data.chat import chat_text, is_chat
 from hf_quant.errors import CalibrationError, ConfigError
 from hf_quant.modules.positions import most_tokens
 

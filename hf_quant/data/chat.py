@@ -47,11 +47,3 @@ def chat_text(messages: Any, tokenizer: Any) -> str:
     except (TemplateError, TypeError, ValueError) as error:
         raise DataError(f"the chat template does not take the messages {str(messages)[:80]!r}: {error}") from error
     return text
-
-
-def without_bos(text: str, tokenizer: Any) -> str:
-    """The text without the ``bos`` that it begins with, where the tokenizer puts one before every text anyway."""
-    bos = tokenizer.bos_token
-    if not bos or not text.startswith(bos):
-        return text
-    return text.removeprefix(bos) if tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id] else text

@@ -148,6 +148,7 @@ def train(
         train_dataset=examples.rows,
         eval_dataset=others.rows,
         data_collator=examples.collator,
+        processing_class=facts.tokenizer,
         compute_metrics=others.metrics,
         callbacks=[callback_of(recipe, _teacher(teacher))],
     )

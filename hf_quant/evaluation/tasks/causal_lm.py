@@ -10,6 +10,7 @@ import evaluate
 import numpy as np
 from transformers.modeling_outputs import MaskedLMOutput
 
+from hf_quant.data.bos import adds_bos
 from hf_quant.data.chat import chat_text, is_chat
 from hf_quant.errors import EvaluationError
 from hf_quant.evaluation.data import Rows
@@ -38,14 +39,14 @@ class CausalLM(Task):
         stride: Tokens from one window's start to the next; None for no overlap.
         join: Whether texts are joined by blank lines and read as one, so that an example is a window. False: each text
             is read alone, and is an example.
-        bos: Whether each window begins with the tokenizer's ``bos`` token.
+        bos: Whether each window begins with the tokenizer's ``bos`` token; None: if the tokenizer puts it before texts.
     """
 
     text_column: str | None = None
     batch_size: int = 1
     stride: int | None = None
     join: bool = True
-    bos: bool = False
+    bos: bool | None = None
 
     name = "causal-lm"
     unit = "tokens"
@@ -53,6 +54,10 @@ class CausalLM(Task):
     defaults = ("perplexity", "bits-per-byte", "accuracy")
     fits = (*defaults, "log-loss")
     call = {"use_cache": False}  # noqa: RUF012
+
+    def fitted(self, facts: ModelFacts) -> CausalLM:
+        """The task with `bos` as the tokenizer has it, so that the report says which it was."""
+        return self if self.bos is not None else replace(self, bos=adds_bos(facts.tokenizer))
 
     def metric_names(self, rows: Rows, facts: ModelFacts) -> tuple[str | evaluate.EvaluationModule, ...]:
         """The metrics that are asked for, or the defaults; bits per byte need a fast tokenizer, which has offsets."""
@@ -67,11 +72,13 @@ class CausalLM(Task):
             raise EvaluationError("an encoder-decoder has no perplexity of a text alone: causal-lm is for decoders")
         begin = [facts.tokenizer.bos_token_id] if self.bos else []
         if None in begin:
-            raise EvaluationError("the tokenizer has no token that begins a text: leave out bos=True")
+            raise EvaluationError("the tokenizer has no token that begins a text: leave out bos=True (--bos)")
         length = facts.length(self.max_length if self.max_length is not None else self._length(facts))
         assert length is not None
         found: list[Feature] = []
         for index, text in enumerate([SEPARATOR.join(texts)] if self.join else texts):
+            if begin:  # templates of conversations write one, too
+                text = text.removeprefix(facts.tokenizer.bos_token)
             found += [
                 Feature(len(found) + number if self.join else index, ({"input_ids": begin + ids},), places)
                 for number, (ids, places) in enumerate(self._windows(text, facts.tokenizer, length, len(begin)))
