@@ -130,6 +130,8 @@ class CalibratedRun:
             calibration = calibration.shard(distributed.get_rank(), distributed.get_world_size())
         device = next(self.blocks.parameters()).device
         batches = calibration.batches(self.model)
+        if getattr(self.model.config, "is_encoder_decoder", False):
+            batches = [{**batch, **_decoder_inputs(self.model, batch)} for batch in batches]
         return [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
 
     def _traced(self) -> BlockInput:
@@ -144,7 +146,9 @@ class CalibratedRun:
             for name, scheme in self.resolution.plan.modules.items()
             if name.startswith(prefix) and scheme is not None
         }
-        coded = {name: scheme for name, scheme in schemes.items() if scheme.weight.has_scales}
+        kinds = self.resolution.inventory.candidates
+        tables = [name for name in schemes if kinds[prefix + name].kind == "embedding"]
+        coded = {name: scheme for name, scheme in schemes.items() if scheme.weight.has_scales and name not in tables}
         algorithms = self.algorithms
         inputs: Inputs = {}
         is_observed = any(is_static(scheme) for scheme in coded.values())
@@ -174,6 +178,9 @@ class CalibratedRun:
                 collector.statistics()
         grids = {name: grid(observer) for name, observer in collector.observers.items()}
         solved = self._solve_block(block, index, coded, inputs, entries, prefix)
+        for name in tables:
+            if (rounded := self.modules.rounded(prefix + name, schemes[name])) is not None:
+                solved[name] = rounded
         for name, scheme in schemes.items():
             mean = inputs[name].mean if algorithms.bias_correction and name in inputs else None
             self.modules.replace(prefix + name, scheme, solved.get(name), mean, grids.get(name))
@@ -233,10 +240,13 @@ class CalibratedRun:
                     result[:] = [entry.hidden]
                     collector.next_batch(entry.keep)
                     self.model(**batch)
-            inputs = collector.statistics()
+            inputs = collector.statistics(may_miss=True)
+        uncalled = [name for name in sorted(untied) if needs and name not in inputs]
+        if uncalled:
+            logger.warning("the model calls no %s: rounded to nearest", ", ".join(uncalled))
         for name, scheme in rest.items():
-            solved = None
-            if name in untied:
+            solved = self.modules.rounded(name, scheme) if name in uncalled else None
+            if name in untied and solved is None:
                 weight = weight_matrix(self.model.get_submodule(name))
                 solved = self.algorithms.solver.solve(weight, scheme.weight, f"{name}.weight", inputs.get(name))
             mean = inputs[name].mean if self.algorithms.bias_correction and name in inputs else None
@@ -266,6 +276,13 @@ class CalibratedRun:
                 first = output if first is None else first
         assert first is not None
         return first
+
+
+def _decoder_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a decoder reads that is to write what its encoder reads: the same tokens, one to the right."""
+    if not hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        return {}
+    return {"decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=batch["input_ids"])}
 
 
 def _carried(entries: list[BlockInput]) -> dict[str, Tensor]:

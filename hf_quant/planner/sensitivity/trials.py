@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_quant.calibration.blocks import find_blocks, hidden_of, passed_over
+from hf_quant.calibration.blocks import find_blocks, hidden_of, passed_over, tuple_length
 from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.calibration.statistics import counted
 from hf_quant.config.scheme import Scheme
@@ -97,7 +97,7 @@ class Trials(Measure):
                 handle.remove()
         # Blocks that are called in another way than once each are run in full, every time.
         self._given = [hidden_of(output) for output in outputs] if len(outputs) == len(blocks) else []
-        self._in_tuples = bool(outputs) and isinstance(outputs[0], tuple | list)
+        self._in_tuples = tuple_length(outputs[0]) if outputs else 0
         self._row, self._keep = row, kept_of(row)
 
     @contextmanager
