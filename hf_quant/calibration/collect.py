@@ -71,6 +71,8 @@ class Collector:
         self.observers = dict(observers or {})
         self.rotations = dict(rotations or {})
         self.prefix = prefix
+        self.may_miss = False
+        """Whether modules that the model does not call at all have no statistics, unless they are observed."""
         self.keep: Tensor | None = None
         """Tokens of the running batch that count, bool ``[batch, tokens]``; None for all."""
         self._leaders: dict[str, str] = {}
@@ -95,11 +97,8 @@ class Collector:
         """Say which tokens of the batch that runs next are no padding."""
         self.keep, self._seen = keep, []
 
-    def statistics(self, may_miss: bool = False) -> dict[str, InputStatistics]:
+    def statistics(self) -> dict[str, InputStatistics]:
         """Input statistics of every module, over all ranks of ``torch.distributed``. Once: sums are handed over.
-
-        Args:
-            may_miss: Leave out modules that the model does not call at all, unless they are observed.
 
         Raises:
             CalibrationError: A module was never called, or with NaN or infinite values.
@@ -115,7 +114,7 @@ class Collector:
                     "keep what makes them float with modules_to_not_convert"
                 )
         for name in self.modules:
-            if may_miss and name not in self._leaders and name not in self.observers:
+            if self.may_miss and name not in self._leaders and name not in self.observers:
                 continue
             if found.get(self._leaders.get(name, "")) is None or found[self._leaders[name]].count == 0:
                 raise CalibrationError(

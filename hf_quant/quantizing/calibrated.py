@@ -156,7 +156,8 @@ class CalibratedRun:
         if bool(algorithms.needs) or (is_observed and not algorithms.transforms):
             expected = self._pass(block, index, entries, collector)
             # A transform changes what a linear gets that is called another time.
-            inputs = collector.statistics(may_miss=not algorithms.transforms)
+            collector.may_miss = not algorithms.transforms
+            inputs = collector.statistics()
         else:
             expected = run_block(block, index, entries[0])
         for entry in entries if algorithms.block_solver is not None else []:
@@ -240,7 +241,8 @@ class CalibratedRun:
                     result[:] = [entry.hidden]
                     collector.next_batch(entry.keep)
                     self.model(**batch)
-            inputs = collector.statistics(may_miss=True)
+            collector.may_miss = True
+            inputs = collector.statistics()
         uncalled = [name for name in sorted(untied) if needs and name not in inputs]
         if uncalled:
             logger.warning("the model calls no %s: rounded to nearest", ", ".join(uncalled))
