@@ -15,6 +15,7 @@ from hf_quant.demo.packaged import gpt2_directory, sentiment_directory, smollm2_
 from hf_quant.demo.quality import label_accuracy
 from hf_quant.demo.texts import download_review_archive, news_split, review_sentences, review_split
 from hf_quant.evaluation.perplexity import perplexity
+from hf_quant.modules.positions import most_tokens
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def news_to_calibrate_on() -> list[str]:
 def news_perplexity(model: Any, tokenizer: Any, articles: int) -> float:
     """On test articles, in windows of at most 512 tokens."""
     texts = [text for _, text in news_split()[1][:articles]]
-    return perplexity(model, tokenizer, texts, min(512, model.config.max_position_embeddings))
+    return perplexity(model, tokenizer, texts, min(512, most_tokens(model) or 512))
 
 
 def reviews_to_calibrate_on() -> list[str]:

@@ -11,6 +11,7 @@ from benchmarks.calibrated_subjects import SUBJECTS
 from benchmarks.train_sentiment import examples
 from hf_quant.demo.texts import download_review_archive, news_split, review_sentences, review_split
 from hf_quant.evaluation.perplexity import perplexity
+from hf_quant.modules.positions import most_tokens
 
 _LENGTH = 256
 
@@ -33,7 +34,7 @@ def nats(model: str, network: Any, tokenizer: Any, articles: int) -> float:
     """Loss on test texts: of a token for language models, of a sentence for the classifier."""
     if model != "sentiment":
         texts = [text for _, text in news_split()[1][:articles]]
-        return math.log(perplexity(network, tokenizer, texts, min(512, network.config.max_position_embeddings)))
+        return math.log(perplexity(network, tokenizer, texts, min(512, most_tokens(network) or 512)))
     network.eval()
     rows = review_split(review_sentences(download_review_archive()))[2]
     total = 0.0

@@ -14,6 +14,7 @@ from benchmarks.calibrated_subjects import SUBJECTS
 from benchmarks.train_sentiment import examples
 from hf_quant import Calibration, HfQuantConfig, Recipe
 from hf_quant.demo.texts import download_review_archive, news_split, review_sentences, review_split
+from hf_quant.modules.positions import most_tokens
 
 FLOAT, TRAINED_FLOAT, PTQ, QAT, DISTILLED = "fp32", "fp32, trained on", "PTQ", "QAT", "QAT + distillation"
 CONTINUED = "PTQ, then QAT"
@@ -125,7 +126,7 @@ def measured(model: Any, tokenizer: Any, name: str, articles: int) -> list[list[
         return found
     found = []
     for _, text in news_split()[1][:articles]:
-        ids = torch.tensor([tokenizer(text, verbose=False)["input_ids"][: model.config.max_position_embeddings]])
+        ids = torch.tensor([tokenizer(text, verbose=False)["input_ids"][: most_tokens(model)]])
         logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
         nats = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
         found.append([nats.item(), float(ids.shape[1] - 1)])

@@ -24,6 +24,7 @@ from hf_quant.demo.packaged import gemma3_directory, gpt2_directory, minilm_dire
 from hf_quant.demo.quality import topic_accuracy
 from hf_quant.demo.texts import news_split
 from hf_quant.evaluation.perplexity import perplexity
+from hf_quant.modules.positions import most_tokens
 
 MODELS = {
     "minilm": (minilm_directory, AutoModel, ("fp32", "bf16", "int8", "int8 unrotated", "w8a16", "int4")),
@@ -74,7 +75,7 @@ def figures(model: str, precision: str, articles: int) -> dict[str, Any]:
     if model == "minilm":
         quality = topic_accuracy(loaded, tokenizer, train, test)
     else:
-        length = min(512, loaded.config.max_position_embeddings)
+        length = min(512, most_tokens(loaded) or 512)
         quality = perplexity(loaded, tokenizer, [text for _, text in test[:articles]], length)
     by_token = (output - expected).norm(dim=-1) / expected.norm(dim=-1)
     return {

@@ -33,6 +33,10 @@ class EvaluationError(HfQuantError, ValueError):
     """Models cannot be compared, or not on this data: other labels or tokenizers, missing columns, NaN outputs."""
 
 
+class DataError(CalibrationError, EvaluationError):
+    """A file or a row of data cannot be read, whatever it is read for."""
+
+
 class MetricUnavailable(EvaluationError):
     """A metric needs the network, or a package that is not installed; the message names metrics that need neither."""
 

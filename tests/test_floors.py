@@ -12,7 +12,7 @@ PACKAGE = Path(hf_quant.__file__).parent
 FLOORS = [
     "errors",
     "registry extending",
-    "config hardware",
+    "config hardware data",
     "formats",
     "kernels observers",
     "modules",

@@ -23,14 +23,14 @@ class BlockInput:
         hidden: Hidden states ``[batch, tokens, width]``; replaced by the output of each block.
         arguments: Other positional and keyword arguments, of each block or once for all blocks.
         keep: Tokens that are not padding, bool ``[batch, tokens]``; None where there is no padding.
-        in_tuples: Whether blocks return hidden states as the first of a tuple.
+        in_tuples: Number of outputs of a block that returns hidden states as the first of a tuple; 0 where alone.
         reference: Hidden states of the float model, of the shape of `hidden`; None where nothing asks for them.
     """
 
     hidden: Tensor
     arguments: Sequence[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
     keep: Tensor | None = None
-    in_tuples: bool = False
+    in_tuples: int = 0
     reference: Tensor | None = None
 
     def call(self, index: int, hidden: Tensor | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -70,7 +70,7 @@ def first_inputs(
     Raises:
         CalibrationError: The model does not call its blocks in order, once each, with ``[batch, tokens, width]`` first.
     """
-    differ, in_tuples = None, False
+    differ, in_tuples = None, 0
     for batch in batches:
         if differ is None:
             differ, in_tuples = _probe(model, blocks, {name: tensor[:1] for name, tensor in batch.items()})
@@ -113,20 +113,26 @@ def hidden_of(output: Any) -> Tensor:
     return found
 
 
+def tuple_length(output: Any) -> int:
+    """Number of outputs in a tuple; 0 for an output that is alone."""
+    return len(output) if isinstance(output, tuple | list) else 0
+
+
 @contextmanager
-def passed_over(blocks: nn.ModuleList, in_tuples: bool) -> Iterator[list[Tensor]]:
+def passed_over(blocks: nn.ModuleList, in_tuples: int) -> Iterator[list[Tensor]]:
     """Context in which blocks compute nothing and return the one tensor in the list that it yields.
 
     Args:
         blocks: Blocks of the model; their `forward` is replaced until the context ends.
-        in_tuples: Whether blocks return hidden states as the first of a tuple.
+        in_tuples: Number of outputs of a block that returns hidden states as the first of a tuple, of which the others
+            are None then; 0 where hidden states are returned alone.
     """
     result: list[Tensor] = []
     # Accelerate puts a forward of its own there.
     before = [block.__dict__.get("forward") for block in blocks]
     try:
         for block in blocks:
-            block.forward = lambda *args, **kwargs: (result[0],) if in_tuples else result[0]
+            block.forward = lambda *args, **kwargs: (result[0], *[None] * (in_tuples - 1)) if in_tuples else result[0]
         yield result
     finally:
         for block, forward in zip(blocks, before, strict=True):
@@ -154,8 +160,8 @@ def _kinds_of_layers(model: nn.Module) -> int:
     return len(set(getattr(config, "layer_types", None) or ()))
 
 
-def _probe(model: nn.Module, blocks: nn.ModuleList, batch: Mapping[str, Tensor]) -> tuple[bool, bool]:
-    """Whether blocks are called with other arguments than the first, and whether they return tuples."""
+def _probe(model: nn.Module, blocks: nn.ModuleList, batch: Mapping[str, Tensor]) -> tuple[bool, int]:
+    """Whether blocks are called with other arguments than the first, and the length of the tuples that they return."""
     outputs: list[Any] = []
     handle = blocks[0].register_forward_hook(lambda module, args, output: outputs.append(output))
     try:
@@ -168,7 +174,7 @@ def _probe(model: nn.Module, blocks: nn.ModuleList, batch: Mapping[str, Tensor])
             "that are called once each, in order, can be calibrated (layers that are skipped at random: call eval())"
         )
     differ = any(not _same((call.args, call.kwargs), (calls[0].args, calls[0].kwargs)) for call in calls)
-    return differ or _kinds_of_layers(model) > 1, isinstance(outputs[0], tuple | list)
+    return differ or _kinds_of_layers(model) > 1, tuple_length(outputs[0])
 
 
 def _calls(model: nn.Module, blocks: nn.ModuleList, batch: Mapping[str, Tensor], most: int | None) -> list[_Call]:
@@ -185,10 +191,11 @@ def _calls(model: nn.Module, blocks: nn.ModuleList, batch: Mapping[str, Tensor],
             raise _Stop
 
     handles = [block.register_forward_pre_hook(enter, with_kwargs=True) for block in blocks]
-    config = getattr(model, "config", None)
-    use_cache = getattr(config, "use_cache", None)
-    if use_cache:
-        config.use_cache = False  # type: ignore[union-attr]
+    # The stacks of an encoder-decoder may have configs of their own.
+    configs: dict[int, Any] = {id(found): found for each in model.modules() if (found := getattr(each, "config", None))}
+    caching = [config for config in configs.values() if getattr(config, "use_cache", None)]
+    for config in caching:
+        config.use_cache = False
     try:
         model(**batch)
     except _Stop:
@@ -196,8 +203,8 @@ def _calls(model: nn.Module, blocks: nn.ModuleList, batch: Mapping[str, Tensor],
     finally:
         for handle in handles:
             handle.remove()
-        if use_cache:
-            config.use_cache = use_cache  # type: ignore[union-attr]
+        for config in caching:
+            config.use_cache = True
     return calls
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from hf_quant.calibration.pairs import weight_matrix
-from hf_quant.calibration.statistics import InputStatistics
+from hf_quant.calibration.statistics import InputStatistics, counted
 from hf_quant.errors import CalibrationError
 from hf_quant.formats.rotation import rotate
 from hf_quant.modules.experts import OpenedExperts, opened_modules, rerouted
@@ -86,6 +86,8 @@ class Collector:
         self.observers = dict(observers or {})
         self.rotations = dict(rotations or {})
         self.prefix = prefix
+        self.may_miss = False
+        """Whether modules that the model does not call at all have no statistics, unless they are observed."""
         self.keep: Tensor | None = None
         """Tokens of the running batch that count, bool ``[batch, tokens]``; None for all."""
         self._leaders: dict[str, str] = {}
@@ -133,6 +135,8 @@ class Collector:
         reached = {name for name in self.modules if (own := found.get(self._leaders.get(name, ""))) and own.count}
         layers = {self.layers[name] for name in reached & self.layers.keys()}
         for name in self.modules:
+            if self.may_miss and name not in self._leaders and name not in self.observers:
+                continue
             if name not in reached and self.layers.get(name) not in layers:
                 raise CalibrationError(
                     f"{self.prefix}{name} was never called with a token that counts: calibrate on data that reaches "
@@ -172,33 +176,23 @@ class Collector:
 
         return watch
 
-    def _keep_of(self, input: Tensor) -> Tensor | None:
-        """Tokens of an input that count, bool; None where all do, or the input is not of tokens."""
-        if self.keep is None:
-            return None
-        shapes = (self.keep.shape, (self.keep.numel(),))
-        return self.keep.view(input.shape[:-1]) if input.shape[:-1] in shapes else None
-
     @torch.no_grad()
     def _take(self, name: str, input: Tensor) -> None:
         version = 0 if input.is_inference() else input._version
         same = next((leader for seen, at, leader in self._seen if seen is input and at == version), None)
         leader = self._leaders.setdefault(name, same or name)
-        keep = None if name in self.layers else self._keep_of(input)
+        keep = None if name in self.layers else self.keep
         if name in self.observers:
             rotation = self.rotations.get(name)
             seen_by_kernel = input if rotation is None else rotate(input.to(torch.float32), rotation)
             try:
-                self.observers[name].update(seen_by_kernel, keep)
+                self.observers[name].update(counted(seen_by_kernel, keep))
             except CalibrationError as error:
                 raise CalibrationError(f"{self.prefix}{name}: {error}") from error
         if leader != name and same == leader:
             return
-        rows = input.detach().flatten(0, -2)
-        if keep is not None:
-            rows = rows[keep.flatten()]
         sums = self._sums.get(leader)
         if sums is None:
             sums = self._sums[leader] = _Sums(input.shape[-1], input.device, self.hessian)
-        sums.add(rows.to(torch.float32))
+        sums.add(counted(input.detach(), keep).to(torch.float32))
         self._seen.append((input, version, leader))

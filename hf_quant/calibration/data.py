@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -19,7 +19,10 @@ from transformers.models.auto.modeling_auto import (
 
 from hf_quant.calibration.rows import Row, examples, is_batch, rows
 from hf_quant.calibration.sequences import packed, padded, truncated
+from hf_quant.data.bos import without_bos
+from hf_quant.data.chat import chat_text, is_chat
 from hf_quant.errors import CalibrationError, ConfigError
+from hf_quant.modules.positions import most_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +39,15 @@ class Calibration:
 
     Args:
         dataset: A `datasets.Dataset`, a `DataLoader` or iterable of dicts of tensors, a list of texts, a list of token
-            ids (tensors or lists), or the path of a text file, whose paragraphs are separated by blank lines.
+            ids (tensors or lists); or a file, folder or dataset's id, as `hf_quant.data.files.open_data` takes them,
+            such as a ``.txt`` file, whose texts are separated by blank lines. Conversations, in columns such as
+            ``messages``, go through the tokenizer's chat template.
         tokenizer: Tokenizer of the model, which texts need.
         samples: Sequences to use, over all processes.
         sequence_length: Most tokens of a sequence; no more are taken than the model has positions for.
         seed: Seed of the order that items are taken in.
         text_column: Name of the column of texts. None: ``input_ids`` if there are any; else the column ``text``,
-            ``sentence`` or ``content``, or the only one that holds strings.
+            ``sentence`` or ``content``, the one of conversations, or the only one that holds strings.
         preprocess: Function that is called with each item first and returns a text, token ids, or a dict with either.
         batch_size: Sequences in a batch.
         packing: True: texts are joined, with the end-of-sequence token between, and cut to `sequence_length`. False:
@@ -84,32 +89,35 @@ class Calibration:
         """The part that process `rank` of `world` runs: every `world`-th sequence. The dataset must be alike in all."""
         return replace(self, rank=rank, world=world)
 
-    def batches(self, model_config: PretrainedConfig) -> list[Batch]:
+    def batches(self, model: PreTrainedModel | PretrainedConfig) -> list[Batch]:
         """Batches of int64 ``[batch, tokens]``: ``input_ids``, ``attention_mask``, ``token_type_ids`` if there are any.
 
         Empty for a process that is left without a sequence.
+
+        Args:
+            model: Model that is calibrated, or its config.
 
         Raises:
             CalibrationError: The dataset is empty, too short for one packed sequence, or of no known kind; a tokenizer
                 or text column is missing; tokens are not in the model's vocabulary.
         """
-        sequences = self._sequences(model_config)[self.rank :: self.world]
-        pad = _pad(self.tokenizer, model_config.get_text_config())
+        sequences = self._sequences(model)[self.rank :: self.world]
+        pad = _pad(self.tokenizer, _config(model).get_text_config())
         starts = range(0, len(sequences), self.batch_size)
         return [padded(sequences[start : start + self.batch_size], pad) for start in starts]
 
-    def fingerprint(self, model_config: PretrainedConfig | None = None) -> str:
+    def fingerprint(self, model: PreTrainedModel | PretrainedConfig | None = None) -> str:
         """SHA-256, in hexadecimal, of the tokens of all processes' batches and of the parameters, not of the objects.
 
         Args:
-            model_config: Config of the model; None: of the one that batches were last made for.
+            model: Model or its config; None: the one that batches were last made for.
 
         Raises:
             CalibrationError: As for `batches`, or None was given and there is no such model.
         """
-        if model_config is None and not self._made:
-            raise CalibrationError("no batches were made yet: call fingerprint(model.config), or batches first")
-        sequences = list(self._made.values())[-1] if model_config is None else self._sequences(model_config)
+        if model is None and not self._made:
+            raise CalibrationError("no batches were made yet: call fingerprint(model), or batches first")
+        sequences = list(self._made.values())[-1] if model is None else self._sequences(model)
         names = ("samples", "sequence_length", "seed", "batch_size", "packing")
         digest = hashlib.sha256(json.dumps({name: getattr(self, name) for name in names}).encode())
         for sequence in sequences:
@@ -117,13 +125,12 @@ class Calibration:
                 digest.update(f"{name}{len(tensor)}".encode() + tensor.numpy().tobytes())
         return digest.hexdigest()
 
-    def _sequences(self, model_config: PretrainedConfig) -> list[Row]:
+    def _sequences(self, model: PreTrainedModel | PretrainedConfig) -> list[Row]:
         """Sequences of all processes, kept for the next time: loaders may shuffle, and generators end."""
-        text_config = model_config.get_text_config()
-        positions = getattr(text_config, "max_position_embeddings", None) or self.sequence_length
-        length = min(self.sequence_length, positions)
+        text_config = _config(model).get_text_config()
+        length = min(self.sequence_length, most_tokens(model) or self.sequence_length)
         key = (
-            generates(model_config),
+            generates(_config(model)),
             length,
             _end(self.tokenizer, text_config),
             getattr(text_config, "vocab_size", None),
@@ -144,8 +151,14 @@ class Calibration:
         packing = self.packing if self.packing is not None else generating and not any(map(is_batch, first))
         options = {"verbose": False} if packing else {"truncation": True, "max_length": length}
         tokenizer = self.tokenizer
-        encode = None if tokenizer is None else lambda text: tokenizer(text, **options)
-        found = (row for item in chain(first, items) for row in rows(item, encode, self.text_column))
+
+        def encode(text: Any) -> Any:
+            if is_chat(text):  # its template writes special tokens
+                return tokenizer(chat_text(text, tokenizer), add_special_tokens=False, **options)
+            return tokenizer(without_bos(text, tokenizer), **options)
+
+        encoder = None if tokenizer is None else encode
+        found = (row for item in chain(first, items) for row in rows(item, encoder, self.text_column))
         if packing:
             sequences, tokens = packed(found, length, self.samples, end)
             if tokens and not sequences:
@@ -164,6 +177,11 @@ class Calibration:
         if len(sequences) < self.samples:
             logger.warning("calibrating on %d sequences: the dataset has no more, not %d", len(sequences), self.samples)
         return sequences
+
+
+def _config(model: PreTrainedModel | PretrainedConfig) -> PretrainedConfig:
+    found: PretrainedConfig = getattr(model, "config", model)
+    return found
 
 
 def generates(model_config: PretrainedConfig) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hf_quant.data.chat import chat_column, is_chat
+from hf_quant.data.files import one_split, open_data
 from hf_quant.errors import CalibrationError
 from hf_quant.registry import unknown
 
@@ -23,10 +24,10 @@ def examples(dataset: Any, seed: int) -> Iterator[Any]:
     """The dataset's items, in an order that `seed` fixes if they can be looked up, otherwise in their own order.
 
     Raises:
-        CalibrationError: There is no such text file, or `dataset` is nothing that can be iterated.
+        CalibrationError: There is no such file, or `dataset` is nothing that can be iterated.
     """
     if isinstance(dataset, str | Path):
-        dataset = paragraphs(Path(dataset))
+        dataset = one_split(open_data(dataset, sampled=True, seed=seed))
     elif isinstance(dataset, Mapping):
         if "input_ids" not in dataset:
             raise CalibrationError(f"the dataset is a mapping of {list(dataset)}: pass one of them, such as a split")
@@ -34,7 +35,7 @@ def examples(dataset: Any, seed: int) -> Iterator[Any]:
     if not isinstance(dataset, Iterable) and not hasattr(dataset, "__getitem__"):
         raise CalibrationError(
             f"cannot calibrate on a {type(dataset).__name__}: pass a datasets.Dataset, a DataLoader, a list of texts "
-            "or of token ids, or the path of a text file"
+            "or of token ids, or the path of a file"
         )
     if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
@@ -42,33 +43,17 @@ def examples(dataset: Any, seed: int) -> Iterator[Any]:
     return iter(dataset)
 
 
-def paragraphs(path: Path) -> list[str]:
-    """The blocks of a UTF-8 text file that blank lines separate.
-
-    Raises:
-        CalibrationError: The file cannot be read as text.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationError(
-            f"cannot read {str(path)[:200]!r} as a text file ({error}); "
-            "to calibrate on texts themselves, pass a list of them"
-        ) from error
-    return [block.strip() for block in re.split(r"\n\s*\n", text) if block.strip()]
-
-
 def is_batch(example: Any) -> bool:
     """Whether an item of a dataset is a batch: rows of token ids, padded to one length."""
     return isinstance(example, Mapping) and torch.is_tensor(example.get("input_ids")) and example["input_ids"].ndim == 2
 
 
-def rows(example: Any, encode: Callable[[str], Mapping[str, Any]] | None, text_column: str | None) -> list[Row]:
-    """Rows of one example: a text, token ids, a mapping with either, or a batch of them. Empty ones are left out.
+def rows(example: Any, encode: Callable[[Any], Mapping[str, Any]] | None, text_column: str | None) -> list[Row]:
+    """Rows of one example: a text, conversation or token ids, a mapping with one, or a batch. Empty ones are left out.
 
     Args:
         example: An item of the dataset.
-        encode: Tokenizer for texts; None if there is none.
+        encode: Tokenizer for texts and conversations; None if there is none.
         text_column: Name of the column of texts in mappings; None to find out.
 
     Raises:
@@ -80,12 +65,14 @@ def rows(example: Any, encode: Callable[[str], Mapping[str, Any]] | None, text_c
         example = example[_text_column(example, text_column)]
     if example is None:
         return []
-    texts = [example] if isinstance(example, str) else example
-    if not (isinstance(texts, list | tuple) and texts and all(isinstance(text, str) for text in texts)):
+    texts = [example] if isinstance(example, str) or is_chat(example) else example
+    if not (
+        isinstance(texts, list | tuple) and texts and all(isinstance(text, str) or is_chat(text) for text in texts)
+    ):
         return _token_rows({"input_ids": example})
     if encode is None:
         raise CalibrationError("texts need a tokenizer: pass tokenizer=AutoTokenizer.from_pretrained(...)")
-    encoded = [encode(text) for text in texts if text.strip()]
+    encoded = [encode(text) for text in texts if is_chat(text) or text.strip()]
     return [row for fields in encoded for row in _token_rows({name: fields[name] for name in FIELDS if name in fields})]
 
 
@@ -95,9 +82,13 @@ def _text_column(example: Mapping[str, Any], wanted: str | None) -> str:
             raise CalibrationError(unknown("text column", wanted, example))
         return wanted
     strings = [name for name, value in example.items() if isinstance(value, str)]
-    named = [name for name in _TEXT_COLUMNS if name in strings]
-    if named or len(strings) == 1:
-        return (named or strings)[0]
+    missing = [name for name, value in example.items() if value is None]
+    named = [name for name in _TEXT_COLUMNS if name in strings] or [name for name in _TEXT_COLUMNS if name in missing]
+    chat = None if named else chat_column(example)
+    if named or chat is not None or len(strings) == 1:
+        return chat or (named or strings)[0]
+    if missing and not strings:
+        return missing[0]  # a row without its text
     if any(torch.is_tensor(value) for value in example.values()):
         raise CalibrationError(
             f"a batch has {list(example)} but no input_ids: let the loader's collate_fn name them so"

@@ -51,3 +51,18 @@ def of_all(statistics: Iterable[InputStatistics]) -> InputStatistics:
         torch.stack([each.max_abs for each in parts]).amax(0),
         mean(hessians) if len(hessians) == len(parts) else None,
     )
+
+
+def counted(values: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
+    """Rows of a module's input that belong to tokens that count, ``[rows, width]``.
+
+    Args:
+        values: Input ``[batch, tokens, ..., width]``, or flattened by the model, ``[batch * tokens, width]``. Of other
+            shapes, such as those of pooled tokens, all rows count.
+        keep: Tokens that count, bool ``[batch, tokens]``; None for all.
+    """
+    if keep is not None and values.shape[:2] == keep.shape:
+        values = values[keep]
+    elif keep is not None and values.ndim == 2 and len(values) == keep.numel():
+        values = values[keep.flatten()]
+    return values.flatten(0, -2)

@@ -8,10 +8,12 @@ import sys
 from typing import Annotated, Any
 
 import typer
+import yaml
 
 from hf_quant.cli.outputs import Card, Outputs, check_outputs, write_outputs
 from hf_quant.cli.pairs import pairs_of
 from hf_quant.cli.sections import print_section
+from hf_quant.data.files import FORMS
 from hf_quant.errors import ConfigError
 from hf_quant.evaluation import METRICS, TASKS
 from hf_quant.evaluation.gate import Limit
@@ -35,8 +37,7 @@ def run(
         typer.Option(
             "--dataset",
             "-d",
-            help="A .jsonl, .json, .csv, .parquet or .txt file (blank lines between texts), or a dataset's id "
-            "(name or name:subset). Of lm-eval, a folder with tasks of your own in YAML, or nothing.",
+            help=f"Data: {FORMS}. Of lm-eval, a folder with tasks of your own in YAML, or nothing.",
         ),
     ] = None,
     split: Annotated[
@@ -82,6 +83,20 @@ def run(
         typer.Option(help="Tokens between the starts of windows (causal-lm), or shared by them (question-answering)."),
     ] = None,
     num_fewshot: Annotated[int | None, typer.Option(help="Examples in the prompt (lm-eval).")] = None,
+    model_arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=VALUE: argument of lm-eval's model class, such as add_bos_token=true; may be repeated."
+        ),
+    ] = None,
+    bos: Annotated[
+        bool | None,
+        typer.Option(
+            "--bos/--no-bos",
+            help="Begin each window with the bos token (causal-lm). [default: if the tokenizer does so with texts]",
+            show_default=False,
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(help="Sequences at once. [default: 16, and 1 for causal-lm]", show_default=False),
@@ -128,6 +143,7 @@ def run(
     if confident and max_drop is None:
         raise ConfigError("--confident is about --max-drop: give that, too")
     limit = None if max_drop is None else Limit.parse(max_drop)
+    arguments = pairs_of(model_arg, "--model-arg", "NAME=VALUE", "add_bos_token=true")
     options: dict[str, Any] = {
         "text_column": text_column,
         "pair_column": pair_column,
@@ -136,6 +152,8 @@ def run(
         "labels": pairs_of(label, "--label", "DATA=MODEL", "1=positive") or None,
         "stride": stride,
         "num_fewshot": num_fewshot,
+        "bos": bos,
+        "model_args": {name: _value(value) for name, value in arguments.items()} or None,
     }
     report = evaluate_drop(
         reference,
@@ -183,6 +201,13 @@ def _judge(limit: Limit, report: DropReport, confident: bool) -> None:
         return
     typer.secho(f"Failed: {verdict.message}", fg="red", err=True)
     raise typer.Exit(GATE_FAILED)
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--model-arg: {text!r} is no number, text or list: {error}") from error
 
 
 def _tokenizer(source: str) -> Any:

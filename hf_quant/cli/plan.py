@@ -12,12 +12,13 @@ import typer
 import yaml
 
 from hf_quant.calibration.data import Calibration
-from hf_quant.calibration.files import open_dataset
+from hf_quant.cli.pairs import pairs_of
 from hf_quant.cli.plan_options import check_files, choices_of, default_losses, file_name, pass_of
 from hf_quant.cli.processes import several_processes
 from hf_quant.cli.sections import print_section
 from hf_quant.config.plan import Plan
 from hf_quant.config.recipe import Recipe
+from hf_quant.data.files import FORMS
 from hf_quant.errors import ConfigError
 from hf_quant.planner.options import Judge, Offer, Search
 from hf_quant.planner.page.write import write_plan_page
@@ -53,9 +54,7 @@ def run(
     ],
     data: Annotated[
         str,
-        typer.Option(
-            "--data", "-d", help="Texts: a .txt file (blank lines between texts), .jsonl, .csv, or a dataset's id."
-        ),
+        typer.Option("--data", "-d", help=f"Texts: {FORMS}."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="YAML file for the plan, a recipe.")] = Path(
         "plan.yaml"
@@ -138,6 +137,10 @@ def run(
     label_column: Annotated[
         str | None, typer.Option(help="Column of the labels of a classifier's data, likewise.")
     ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="DATA=MODEL: which class of the model a label of the data is; may be repeated."),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Split of a dataset's id with labels. [default: train]")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the data, and of strategies that draw.")] = 0,
 ) -> None:
@@ -167,6 +170,7 @@ def run(
     # What is wrong with options is told before the model is loaded.
     check_files(output, report or (), budget)
     chosen = None if recipe is None else steps_of(Recipe.from_file(recipe))
+    labels = pairs_of(label, "--label", "DATA=MODEL", "1=positive") or None
     pins, forbidden = choices_of(pin, "--pin"), choices_of(forbid, "--forbid")
     offer = Offer(hardware=hardware, kernels=kernels, fused=fused, pins=pins, forbidden=forbidden)
     search = Search(strategy, evaluations, seed if strategy in OPTIONS else None)
@@ -188,20 +192,21 @@ def run(
                 split=split,
                 text_column=text_column,
                 label_column=label_column,
+                labels=labels,
                 seed=seed,
             )
         else:
-            if label_column is not None or split is not None:
-                raise ConfigError("--label-column and --split are for classifiers, and this model is none")
+            if label_column is not None or labels is not None or split is not None:
+                raise ConfigError("--label-column, --label and --split are for classifiers, and this model is none")
             sequences = Calibration(
-                open_dataset(data),
+                data,
                 tokenizer,
                 samples=_SEQUENCES if samples is None else samples,
                 sequence_length=sequence_length,
                 text_column=text_column,
                 seed=seed,
             )
-        columns = (text_column, label_column, split)
+        columns = (text_column, label_column, labels, split)
         facts = (model, data, samples, sequence_length, *columns, seed, measure, hardware)
         kept = default_losses(output, facts) if losses is None else losses
         judge = replace(judge, losses=kept)

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from hf_quant.calibration.data import Calibration
-from hf_quant.calibration.files import open_dataset
 from hf_quant.calibration.resume import forget
 from hf_quant.cli.pairs import pairs_of
 from hf_quant.cli.push import push
 from hf_quant.config.presets import PRESETS
 from hf_quant.config.recipe import Recipe
 from hf_quant.config.recipe_files import recipe_names
+from hf_quant.data.files import FORMS
 from hf_quant.errors import ConfigError
 from hf_quant.quantizing.config import HfQuantConfig
 from hf_quant.workflows.checkpoints import check_output, copy_tokenizer, load_model, load_tokenizer
@@ -45,8 +45,7 @@ def run(
         str | None,
         typer.Option(
             "--data",
-            help="Texts to calibrate on: a .txt file (blank lines between texts), .jsonl, .csv, or the id of a dataset "
-            "(name or name:subset).",
+            help=f"Texts to calibrate on: {FORMS}.",
         ),
     ] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the texts of --data, if it is not plain.")] = None,
@@ -114,7 +113,7 @@ def run(
         quantized = load_model(model, config, dtype)
     else:
         sizes = {**(config.recipe.calibration if config.recipe is not None else {}), **sizes}
-        config.calibration = Calibration(open_dataset(data), load_tokenizer(model), **sizes)
+        config.calibration = Calibration(data, load_tokenizer(model), **sizes)
         if resume is None and output is not None:
             resume = output.absolute().parent / f".{output.absolute().name}.progress"
         quantized = quantize(load_model(model, dtype=dtype), config, resume=resume, restart=restart)

@@ -13,6 +13,7 @@ from hf_quant.cli.push import push
 from hf_quant.cli.sections import print_section
 from hf_quant.config.recipe_files import recipe_names
 from hf_quant.config.training_recipe import TrainingRecipe
+from hf_quant.data.files import FORMS
 from hf_quant.evaluation.file_size import weight_files
 from hf_quant.reporting.training.tables import comparison
 from hf_quant.workflows.checkpoints import load_model
@@ -37,8 +38,7 @@ def run(
         typer.Option(
             "--dataset",
             "-d",
-            help="Training data: a .jsonl, .json, .csv, .parquet or .txt file (blank lines between texts), or a "
-            "dataset's id (name or name:subset).",
+            help=f"Training data: {FORMS}.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory to save to.")],

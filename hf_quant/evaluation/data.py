@@ -12,16 +12,12 @@ from typing import Any
 import datasets
 import numpy as np
 
+from hf_quant.data.files import open_data
+from hf_quant.data.texts import Texts
 from hf_quant.errors import EvaluationError
 from hf_quant.evaluation.report import DataDescription
 from hf_quant.registry import unknown
 
-_READERS = {
-    ".jsonl": datasets.Dataset.from_json,
-    ".json": datasets.Dataset.from_json,
-    ".csv": datasets.Dataset.from_csv,
-    ".parquet": datasets.Dataset.from_parquet,
-}
 _ROWS_AT_ONCE = 1000
 _PREFERRED_SPLITS = ("test", "validation", "dev", "eval")
 
@@ -105,27 +101,29 @@ class Rows:
         return DataDescription(self.name, self.split, digest.hexdigest(), len(self))
 
 
-def open_rows(source: Any, split: str | None = None, limit: int | None = None, seed: int = 0) -> Rows:
+def open_rows(
+    source: Any, split: str | None = None, limit: int | None = None, seed: int = 0, training: bool = False
+) -> Rows:
     """Open data as rows: a dataset, a list, a file, or a dataset on the Hub.
 
     Args:
-        source: Data: a `datasets.Dataset` or ``DatasetDict``; a list of texts or of mappings; a ``.jsonl``, ``.json``,
-            ``.csv`` or ``.parquet`` file, or a ``.txt`` file, whose texts are separated by blank lines; or a dataset's
-            id on the Hub, ``name`` or ``name:subset``.
+        source: Data: a `datasets.Dataset` or ``DatasetDict``; a list of texts or of mappings; or a file, folder or
+            dataset's id, as `open_data` takes them.
         split: Split of a ``DatasetDict`` or of a dataset on the Hub; None: the first that exists of test, validation,
             dev and eval, or the only one.
         limit: Most rows to use, drawn at random, as data is often sorted by label, and kept in order; of an iterable
             dataset the first ones. None: all rows.
         seed: Seed by which rows are drawn.
+        training: Whether ``train`` is the split that None stands for.
 
     Raises:
         EvaluationError: The data is of no such kind, there is no such split, or it is empty.
     """
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise EvaluationError(f"the number of examples must be a positive integer, not {limit!r}")
-    dataset, name = _opened(source)
+    dataset, name = _opened(source, limit is not None, seed)
     if isinstance(dataset, Mapping):
-        split = _split(dataset, split, name)
+        split = _split(dataset, split, name, ("train",) if training else _PREFERRED_SPLITS)
         dataset = dataset[split]
     elif split is not None and isinstance(source, str | Path | list | tuple):
         raise EvaluationError(f"{name} has no splits: leave out split={split!r}")
@@ -140,7 +138,7 @@ def open_rows(source: Any, split: str | None = None, limit: int | None = None, s
     return Rows(dataset, name, split)
 
 
-def _opened(source: Any) -> tuple[Any, str]:
+def _opened(source: Any, sampled: bool, seed: int) -> tuple[Any, str]:
     if isinstance(
         source, datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | datasets.IterableDatasetDict
     ):
@@ -155,52 +153,19 @@ def _opened(source: Any) -> tuple[Any, str]:
         raise EvaluationError(
             f"cannot evaluate on a {type(source).__name__}: pass a datasets.Dataset, a list, a file, or a dataset's id"
         )
-    path = Path(source)
-    if path.is_file():
-        return _file(path), path.name
-    if path.suffix.lower() in (*_READERS, ".txt"):
-        raise EvaluationError(f"there is no file {source}")
-    return _hub(str(source)), str(source)
+    found = open_data(source, sampled, seed)
+    if isinstance(found, Texts):
+        found = datasets.Dataset.from_dict({"text": found[:]})
+    return found, Path(source).name if Path(source).exists() else str(source)
 
 
-def _file(path: Path) -> datasets.Dataset:
-    suffix = path.suffix.lower()
-    if suffix not in (*_READERS, ".txt"):
-        raise EvaluationError(
-            f"cannot read {path} as data: give one of {', '.join((*_READERS, '.txt'))}, or a dataset's id"
-        )
-    try:
-        with path.open("rb") as opened:
-            if not any(line.strip() for line in opened):
-                raise EvaluationError(f"{path} is empty: take another split or file")
-        if suffix == ".txt":
-            return datasets.Dataset.from_text(str(path), sample_by="paragraph")
-        return _READERS[suffix](str(path))
-    except EvaluationError:
-        raise
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        # What `datasets` makes of a table that has a header only.
-        if "corresponds to no data" in str(error):
-            raise EvaluationError(f"{path} is empty: take another split or file") from error
-        reason = error.__cause__ or error
-        raise EvaluationError(f"{path} is no {suffix[1:]} file that can be read: {reason}") from error
-
-
-def _hub(source: str) -> Any:
-    name, _, subset = source.partition(":")
-    try:
-        return datasets.load_dataset(name, subset or None)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise EvaluationError(f"{source} is neither a file nor a dataset that can be loaded: {error}") from error
-
-
-def _split(parts: Mapping[str, Any], wanted: str | None, name: str) -> str:
+def _split(parts: Mapping[str, Any], wanted: str | None, name: str, preferred: Sequence[str]) -> str:
     known = list(parts)
     if wanted is not None:
         if wanted not in parts:
             raise EvaluationError(f"{name} has {unknown('split', wanted, known)}")
         return wanted
-    found = next((split for split in _PREFERRED_SPLITS if split in parts), known[0] if len(known) == 1 else None)
+    found = next((split for split in preferred if split in parts), known[0] if len(known) == 1 else None)
     if found is None:
         raise EvaluationError(f"{name} has several splits: name one with split=..., of {', '.join(known)}")
     return found

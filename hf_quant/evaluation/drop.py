@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import evaluate
@@ -60,6 +61,7 @@ def evaluate_pair(
         MetricUnavailable: A metric needs the network.
     """
     start = time.perf_counter()
+    task = task.fitted(facts)
     # Before anything runs for long: a metric may not be there.
     names_of_metrics = task.metric_names(rows, facts)
     for metric in names_of_metrics:
@@ -73,7 +75,9 @@ def evaluate_pair(
     require_known_tokens(features, facts)
     pair = ModelPair(task.part(reference), task.part(quantized))
     results = run(task, pair, features, rows, facts, progress)
-    drops = named_drops([(metric, task.inputs(metric, results)) for metric in metrics], bootstrap)
+    drops = named_drops(
+        [(metric, *each) for metric in metrics for each in task.named_inputs(metric, results, facts)], bootstrap
+    )
     layers = layer_errors(pair, task, features, facts, layer_examples, progress) if layer_examples else ()
     return DropReport(
         task=task.name,
@@ -99,20 +103,35 @@ def evaluate_pair(
 
 
 def named_drops(
-    metrics: Sequence[tuple[evaluate.EvaluationModule, MetricInputs]], bootstrap: Bootstrap
+    metrics: Sequence[tuple[evaluate.EvaluationModule, str, MetricInputs]], bootstrap: Bootstrap
 ) -> tuple[MetricDrop, ...]:
     """Drops of every value of every metric; where two metrics have a value of one name, the first one's.
+
+    Args:
+        metrics: Metrics, each with the name of what it is of, empty for the whole, and its inputs.
+        bootstrap: Number, seed and confidence of the resamples of examples.
 
     Raises:
         EvaluationError: There is no metric, or one does not take what the task gives, or gives NaN.
     """
     found: dict[str, MetricDrop] = {}
-    for metric, inputs in metrics:
-        for drop in metric_drops(metric, inputs, bootstrap):
+    for metric, part, inputs in metrics:
+        for drop in _drops_of(metric, part, inputs, bootstrap):
             found.setdefault(drop.name, drop)
     if not found:
         raise EvaluationError("there is no metric: give at least one")
     return tuple(found.values())
+
+
+def _drops_of(
+    metric: evaluate.EvaluationModule, part: str, inputs: MetricInputs, bootstrap: Bootstrap
+) -> list[MetricDrop]:
+    if not part:
+        return metric_drops(metric, inputs, bootstrap)
+    try:
+        return [replace(drop, name=f"{drop.name} of {part}") for drop in metric_drops(metric, inputs, bootstrap)]
+    except EvaluationError as error:
+        raise EvaluationError(f"{part}, one of several labels or scores of a regression: {error}") from error
 
 
 def worst_examples(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import inspect
+import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,14 @@ PREFIX = "lm-eval:"
 """Prefix of task names: ``lm-eval:NAME`` is the task NAME of the package."""
 
 
+_OURS = (
+    *("self", "kwargs", "pretrained", "tokenizer", "batch_size", "max_length", "device", "dtype", "revision"),
+    *("subfolder", "trust_remote_code", "use_fast_tokenizer", "parallelize", "max_memory_per_gpu", "max_cpu_memory"),
+    *("offload_folder", "tp_plan", "peft", "delta", "autogptq", "gptqmodel", "gguf_file"),
+)
+"""Arguments of `lm-eval`'s model class that are said otherwise, or would load a model, which is there already."""
+
+
 @dataclass(frozen=True)
 class HarnessTask:
     """A task of `lm-eval` with its options.
@@ -45,6 +55,7 @@ class HarnessTask:
         batch_size: Sequences in a forward pass.
         max_length: Most tokens of a sequence; None for as many as the model reads.
         num_fewshot: Number of examples in the prompt; None for the task's own.
+        model_args: Arguments of `lm-eval`'s model class by name, such as ``add_bos_token``.
         limit: Number of documents to use, the first ones; None for all.
     """
 
@@ -54,6 +65,7 @@ class HarnessTask:
     batch_size: int = 1
     max_length: int | None = None
     num_fewshot: int | None = None
+    model_args: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
 
 
@@ -157,10 +169,13 @@ def _run(model: nn.Module, tokenizer: Any, task: HarnessTask, manager: Any) -> t
     import lm_eval
     from lm_eval.models.huggingface import HFLM
 
-    length = {} if task.max_length is None else {"max_length": task.max_length}
+    options = {"batch_size": task.batch_size, **task.model_args}
+    if task.max_length is not None:
+        options["max_length"] = task.max_length
+    _check_arguments(HFLM, task)
     start = time.perf_counter()
     found = lm_eval.simple_evaluate(
-        HFLM(pretrained=model, tokenizer=tokenizer, batch_size=task.batch_size, **length),
+        HFLM(pretrained=model, tokenizer=tokenizer, **options),
         tasks=[task.name],
         num_fewshot=task.num_fewshot,
         limit=task.limit,
@@ -169,6 +184,15 @@ def _run(model: nn.Module, tokenizer: Any, task: HarnessTask, manager: Any) -> t
         log_samples=True,
     )
     return found, time.perf_counter() - start
+
+
+def _check_arguments(model_class: Any, task: HarnessTask) -> None:
+    known = [name for name in inspect.signature(model_class.__init__).parameters if name not in _OURS]
+    for name in task.model_args:
+        if name in _OURS:
+            raise EvaluationError(f"{name} is no argument to hand on: it has an option of its own, or is the model's")
+        if name not in known:
+            raise EvaluationError(f"lm-eval has {unknown('model argument', name, known)}")
 
 
 def _samples(found: Mapping[str, Any], task: HarnessTask) -> list[dict[str, Any]]:
@@ -270,6 +294,7 @@ def _options(task: HarnessTask, found: Mapping[str, Any]) -> dict[str, Any]:
         "batch_size": task.batch_size,
         "max_length": task.max_length,
         "limit": task.limit,
+        "model_args": json.dumps(dict(task.model_args), default=str) if task.model_args else None,
         "folder": None if task.folder is None else str(task.folder),
     }
     return {name: value for name, value in options.items() if value is not None}

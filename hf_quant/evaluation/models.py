@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_quant.errors import EvaluationError
+from hf_quant.modules.positions import most_tokens
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,8 @@ def model_facts(model: nn.Module, tokenizer: Any) -> ModelFacts:
     text = config.get_text_config()
     if getattr(text, "vocab_size", None) is None:
         raise EvaluationError(f"{type(model).__name__} reads no tokens: tasks are for models of text")
-    positions = getattr(text, "max_position_embeddings", None)
-    # RoBERTa counts positions from the padding token's number on.
-    if positions is not None and text.model_type in ("roberta", "xlm-roberta", "camembert"):
-        positions -= text.pad_token_id + 1
     # The model's own first: classifiers on decoders look for it to find a text's last token.
     pads = (getattr(source, "pad_token_id", None) for source in (text, tokenizer))
     # A tokenizer's token may have been added without a row for it in the embedding.
     pad = next((pad for pad in pads if pad is not None and 0 <= pad < text.vocab_size), None)
-    return ModelFacts(tokenizer, config, positions, pad)
+    return ModelFacts(tokenizer, config, most_tokens(model), pad)

@@ -140,7 +140,9 @@ class CalibratedRun:
         if distributed.is_available() and distributed.is_initialized():
             calibration = calibration.shard(distributed.get_rank(), distributed.get_world_size())
         device = next(self.blocks.parameters()).device
-        batches = calibration.batches(self.model.config)
+        batches = calibration.batches(self.model)
+        if getattr(self.model.config, "is_encoder_decoder", False):
+            batches = [{**batch, **_decoder_inputs(self.model, batch)} for batch in batches]
         return [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
 
     def _traced(self) -> BlockInput:
@@ -155,7 +157,9 @@ class CalibratedRun:
             for name, scheme in self.resolution.plan.modules.items()
             if name.startswith(prefix) and scheme is not None
         }
-        coded = {name: scheme for name, scheme in schemes.items() if scheme.weight.has_scales}
+        kinds = self.resolution.inventory.candidates
+        tables = [name for name in schemes if kinds[prefix + name].kind == "embedding"]
+        coded = {name: scheme for name, scheme in schemes.items() if scheme.weight.has_scales and name not in tables}
         algorithms = self.algorithms
         inputs: Inputs = {}
         is_observed = any(is_static(scheme) for scheme in coded.values())
@@ -163,6 +167,8 @@ class CalibratedRun:
         counts_tokens = bool(collector.layers) and algorithms.block_solver is not None
         if bool(algorithms.needs) or counts_tokens or (is_observed and not algorithms.transforms):
             expected = self._pass(block, index, entries, collector)
+            # A transform changes what a linear gets that is called another time.
+            collector.may_miss = not algorithms.transforms
             inputs = collector.statistics()
         else:
             expected = run_block(block, index, entries[0])
@@ -191,6 +197,9 @@ class CalibratedRun:
         solved = self._solve_block(block, index, coded, inputs, entries, prefix, rounded)
         starved = rounded | (few if algorithms.transforms or algorithms.bias_correction or grids else set())
         self.starved.tokens.update((prefix + name, tokens[name]) for name in tokens if name in starved)
+        for name in tables:
+            if (codes := self.modules.rounded(prefix + name, schemes[name])) is not None:
+                solved[name] = codes
         for name, scheme in schemes.items():
             mean = inputs[name].mean if algorithms.bias_correction and name in inputs and name not in few else None
             self.modules.replace(prefix + name, scheme, solved.get(name), mean, grids.get(name))
@@ -224,7 +233,13 @@ class CalibratedRun:
                 return solved | self.algorithms.block_solver.solve_block(
                     block, schemes, calls, targets, keep, self.calibration.seed
                 )
+        uncalled = [name for name in schemes if self.algorithms.solver.needs and name not in inputs]
+        if uncalled:
+            logger.warning("the model calls no %s in %s: rounded to nearest", ", ".join(uncalled), prefix[:-1])
         for name, scheme in schemes.items():
+            if name in uncalled and (codes := self.modules.rounded(prefix + name, scheme)) is not None:
+                solved[name] = codes
+                continue
             weight = weight_matrix(block.get_submodule(name))
             solved[name] = self.algorithms.solver.solve(
                 weight, scheme.weight, f"{prefix}{name}.weight", inputs.get(name)
@@ -249,11 +264,15 @@ class CalibratedRun:
                     result[:] = [entry.hidden]
                     collector.next_batch(entry.keep)
                     self.model(**batch)
+            collector.may_miss = True
             inputs = collector.statistics()
         grids = grids_of(collector, coded, ())
+        uncalled = [name for name in sorted(untied) if needs and name not in inputs]
+        if uncalled:
+            logger.warning("the model calls no %s: rounded to nearest", ", ".join(uncalled))
         for name, scheme in rest.items():
-            solved = None
-            if name in untied:
+            solved = self.modules.rounded(name, scheme) if name in uncalled else None
+            if name in untied and solved is None:
                 weight = weight_matrix(self.model.get_submodule(name))
                 solved = self.algorithms.solver.solve(weight, scheme.weight, f"{name}.weight", inputs.get(name))
             mean = inputs[name].mean if self.algorithms.bias_correction and name in inputs else None
@@ -283,6 +302,13 @@ class CalibratedRun:
                 first = output if first is None else first
         assert first is not None
         return first
+
+
+def _decoder_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a decoder reads that is to write what its encoder reads: the same tokens, one to the right."""
+    if not hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        return {}
+    return {"decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=batch["input_ids"])}
 
 
 def _carried(entries: list[BlockInput]) -> dict[str, Tensor]:

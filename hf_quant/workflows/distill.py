@@ -21,13 +21,14 @@ from hf_quant.training.loss_share import loss_share
 from hf_quant.workflows.qat import convert, prepare
 
 
-def make_teacher(teacher: Any, model: Any, settings: Distillation) -> Any:
+def make_teacher(teacher: Any, model: Any, settings: Distillation, tokenizer: Any = None) -> Any:
     """The teacher, frozen, in evaluation, where `model` is.
 
     Args:
         teacher: A Transformers model, or ``"self"`` for `model` as it is now, float.
         model: Student: the model that is going to be trained.
         settings: Whether to quantize the teacher, which changes it unless it is ``"self"``.
+        tokenizer: Tokenizer of both, which tells whether what one of two vocabularies has more is padding.
 
     Raises:
         ConfigError: It is neither, or of another kind than `model`, or has no hidden states to compare with its.
@@ -41,16 +42,32 @@ def make_teacher(teacher: Any, model: Any, settings: Distillation) -> Any:
     if teacher is model:
         raise ConfigError('the teacher is the model that is trained: write teacher="self" to keep a copy of it')
     config: Any = teacher.config
-    for size in ("vocab_size", "num_labels"):
-        ours, theirs = getattr(model.config, size, None), getattr(config, size, None)
-        if ours != theirs:
-            raise ConfigError(f"the teacher has {size} {theirs}, the model {ours}: they need the same outputs")
+    ours, theirs = getattr(model.config, "num_labels", None), getattr(config, "num_labels", None)
+    if ours != theirs:
+        raise ConfigError(f"the teacher has num_labels {theirs}, the model {ours}: they need the same outputs")
+    _check_vocabularies(getattr(config, "vocab_size", None), getattr(model.config, "vocab_size", None), tokenizer)
     if settings.hidden:
         _check_hidden(config, model.config)
     teacher = teacher.to(model.device)
     if settings.int8_teacher and not getattr(teacher, "is_quantized", False):
         _quantize(teacher)
     return teacher.eval().requires_grad_(False)
+
+
+def _check_vocabularies(theirs: int | None, ours: int | None, tokenizer: Any) -> None:
+    if theirs == ours:
+        return
+    said = f"the teacher has vocab_size {theirs}, the model {ours}"
+    if theirs is None or ours is None:
+        raise ConfigError(f"{said}: they need the same outputs")
+    if not hasattr(tokenizer, "get_vocab"):
+        raise ConfigError(
+            f"{said}: they need the same tokens. If what one has more is padding, say so by the tokenizer: "
+            "Trainer(..., processing_class=tokenizer)"
+        )
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= min(theirs, ours):
+        raise ConfigError(f"{said}, and the tokenizer gives tokens up to {highest}: take a teacher of the same tokens")
 
 
 def _check_hidden(theirs: Any, ours: Any) -> None:
@@ -149,6 +166,9 @@ class DistilledLoss:
             )
         part, keep = kept_positions(outputs.logits, labels, mask, self.trainer._loss_shifts_labels)
         ours, theirs = ((each.logits if part is None else each.logits[:, part])[keep] for each in (outputs, taught))
+        if getattr(config, "vocab_size", None) != getattr(self.teacher.config, "vocab_size", None):
+            known = min(ours.shape[-1], theirs.shape[-1])  # padding that one vocabulary has more is no token
+            ours, theirs = ours[..., :known], theirs[..., :known]
         # Set by the first loss, where the user has left it open.
         problem = getattr(config, "problem_type", None)
         loss = settings.logits * outputs_loss(ours, theirs, settings.temperature, problem)

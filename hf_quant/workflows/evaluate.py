@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cache
 from os import PathLike
@@ -66,7 +66,8 @@ def evaluate_drop(
             ``masked-lm``, ``causal-lm`` or ``sentence-similarity``; or ``lm-eval:NAME``, a task of the package
             `lm-eval`, run by its model class.
         dataset: Data: a `datasets.Dataset` or ``DatasetDict``, a list of texts or of mappings, a file (``.jsonl``,
-            ``.json``, ``.csv``, ``.parquet``, ``.txt``), or a dataset's id on the Hub, ``name`` or ``name:subset``. Of
+            ``.json``, ``.csv``, ``.tsv``, ``.txt``, also as ``.gz``, ``.parquet``, ``.arrow``), a folder that
+            `datasets` saved, or a dataset's id on the Hub, ``name`` or ``name:subset``. Of
             ``lm-eval``, a folder with tasks in YAML of one's own, or None.
         split: Split of a ``DatasetDict`` or of a dataset on the Hub; by default test, validation, or the only one.
         metrics: Metrics by name or as `evaluate.EvaluationModule` objects; a gate looks at the first. Names in
@@ -87,7 +88,8 @@ def evaluate_drop(
         dtype: Dtype that checkpoints are loaded in; ``"auto"`` is the checkpoint's own.
         progress: Show progress bars.
         **options: Options of the task, such as ``text_column``, ``label_column``, ``labels``, ``stride``: see the
-            classes in `hf_quant.evaluation.tasks`.
+            classes in `hf_quant.evaluation.tasks`. Of ``lm-eval``, ``num_fewshot``, and ``model_args``, a dict of
+            arguments of its model class, such as ``{"add_bos_token": True}``.
 
     Raises:
         EvaluationError: The models cannot be compared (other labels, another tokenizer), the data does not fit the
@@ -134,16 +136,21 @@ def _harness_task(task: str, folder: Any, metrics: Any, options: dict[str, Any])
     from hf_quant.evaluation.harness import HarnessTask
 
     for option in options:
-        if option not in ("num_fewshot", "batch_size", "max_length", "limit"):
-            raise EvaluationError(f"{task} has {unknown('option', option, ('num_fewshot',))}")
+        if option not in ("num_fewshot", "model_args", "batch_size", "max_length", "limit"):
+            raise EvaluationError(f"{task} has {unknown('option', option, ('num_fewshot', 'model_args'))}")
     if folder is not None and not (isinstance(folder, str | PathLike) and Path(folder).is_dir()):
         raise EvaluationError(f"{task}: dataset is a folder with tasks in YAML, or nothing, not {folder!r}")
     names = tuple(metrics) if isinstance(metrics, list | tuple) else (metrics,)
     for name in names:
         if not isinstance(name, str):
             raise EvaluationError(f"{task} has metrics of its own, which go by name: {name!r} is none")
-    given = {name: _count(name, value) for name, value in options.items() if value is not None}
-    return HarnessTask(task.removeprefix(_HARNESS), None if folder is None else Path(folder), names, **given)
+    arguments = options.pop("model_args", None) or {}
+    if not isinstance(arguments, Mapping):
+        raise EvaluationError(f"model_args is a mapping of names to values, not {arguments!r}")
+    given: dict[str, Any] = {name: _count(name, value) for name, value in options.items() if value is not None}
+    return HarnessTask(
+        task.removeprefix(_HARNESS), None if folder is None else Path(folder), names, model_args=arguments, **given
+    )
 
 
 def _by_harness(

@@ -14,6 +14,7 @@ from transformers import GenerationConfig
 from hf_quant.calibration.resume import Progress
 from hf_quant.errors import ConfigError, TrainingError, UnsupportedModel
 from hf_quant.evaluation.models import device_of
+from hf_quant.modules.positions import most_tokens
 from hf_quant.quantizing.fingerprint import weights_fingerprint
 
 _IGNORED = -100
@@ -164,6 +165,6 @@ def _check(model: Any, *numbers: Any) -> None:
             raise ConfigError(f"{name} of generate_examples is {value!r}: give a number from {lowest} on")
     if numbers[3] == 0:
         raise ConfigError("temperature of generate_examples is 0, which would sample nothing: give 1.0, or near it")
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    positions = most_tokens(model)
     if positions is not None and numbers[1] > positions:
         raise ConfigError(f"sequence_length={numbers[1]} is more than the {positions} tokens that the model reads")

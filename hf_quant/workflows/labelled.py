@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,9 +27,12 @@ def labelled_examples(
     split: str | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
+    labels: Mapping[Any, Any] | None = None,
     seed: int = 0,
 ) -> list[dict[str, Tensor]]:
-    """Labelled examples as batches of one: int64 ``input_ids`` ``[1, tokens]`` and the like, and ``labels`` ``[1]``.
+    """Labelled examples as batches of one: int64 ``input_ids`` ``[1, tokens]`` and the like, and ``labels``.
+
+    Labels are classes, int64 ``[1]``; scores, ``[1]`` or ``[1, scores]``; or of several, 0 or 1 each, ``[1, labels]``.
 
     Args:
         model: Classifier of texts, or a regression of one score.
@@ -40,6 +43,7 @@ def labelled_examples(
         split: Split of a dataset given by id; None for ``train``.
         text_column: Column of the texts; None to look for usual names.
         label_column: Column of the labels; None to look for usual names.
+        labels: Labels of the data to the model's classes, if their names do not match.
         seed: Seed of the examples that are drawn, and of their order.
 
     Raises:
@@ -58,14 +62,14 @@ def labelled_examples(
         ) from error
     if tokenizer is None:
         raise CalibrationError("there is no tokenizer beside the model: save one there, for the texts")
-    if split is None and isinstance(data, str) and not Path(data).is_file():
-        split = "train"
-    rows = open_rows(data, split, samples, seed)
+    rows = open_rows(data, split, samples, seed, training=True)
     facts = model_facts(model, tokenizer)
     lengths = [length for length in (max_length, facts.positions) if length is not None]
-    task = TextClassification(max_length=min(lengths, default=None), text_column=text_column, label_column=label_column)
+    task = TextClassification(
+        max_length=min(lengths, default=None), text_column=text_column, label_column=label_column, labels=labels
+    )
     found = []
-    for feature in task.features(rows, facts):
+    for feature in task.fitted(facts).features(rows, facts):
         example = {name: torch.tensor([ids]) for name, ids in feature.sequences[0].items()}
         found.append({**example, "labels": torch.tensor([feature.notes])})
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed)).tolist()

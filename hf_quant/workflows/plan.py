@@ -96,7 +96,7 @@ def search_plan(
         )
     space = search_space(model, [budget], offer, progress)
     inventory = space.costs.inventory
-    batches = data.batches(model.config) if isinstance(data, Calibration) else list(data)
+    batches = data.batches(model) if isinstance(data, Calibration) else list(data)
     analysed, held_out = _divided(batches)
     measures = bool(search.options)
     if measures or judge.measurements:

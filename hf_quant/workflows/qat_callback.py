@@ -135,7 +135,7 @@ class QATCallback(TrainerCallback):
         if is_prepared and self._owns(model):  # another Trainer goes on with it
             hold(model, self.schedule.at(0))  # grids that were frozen at the end learn again
         else:
-            self._start(model)
+            self._start(model, kwargs.get("processing_class"))
         setattr(model, _CONTROL, control)
         optimizer = kwargs.get("optimizer")
         if optimizer is not None:
@@ -143,11 +143,11 @@ class QATCallback(TrainerCallback):
             base = base_rate(optimizer, args)
             add_groups(optimizer, model, self.scale_learning_rate, base, kwargs.get("lr_scheduler"))
 
-    def _start(self, model: Any) -> None:
+    def _start(self, model: Any, tokenizer: Any) -> None:
         if self.teacher is not None:
             if self.config is None and self.teacher == "self":
                 raise ConfigError('a model that was loaded to be trained is no float teacher: give one, not "self"')
-            self._taught_by = make_teacher(self.teacher, model, self.distillation)
+            self._taught_by = make_teacher(self.teacher, model, self.distillation, tokenizer)
         observes = self.schedule.observer_steps > 0
         if self.config is not None:
             prepare(model, self.config, self.options, observes)

@@ -151,6 +151,7 @@ def train(
         train_dataset=examples.rows,
         eval_dataset=others.rows,
         data_collator=examples.collator,
+        processing_class=facts.tokenizer,
         compute_metrics=others.metrics,
         callbacks=[callback_of(recipe, _teacher(teacher))],
     )
@@ -188,15 +189,12 @@ def _facts_of(task: Any) -> str:
 
 def _parts(dataset: Any, eval_dataset: Any, split: str | None, holdout: float, seed: int) -> tuple[Any, Any]:
     try:
-        import datasets
-
         from hf_quant.evaluation.data import Rows, open_rows
     except ImportError as error:
         raise MissingDependency(
             f'the package {error.name!r} is not installed: pip install "hf-quant[evaluate]"'
         ) from error
-    several = isinstance(dataset, datasets.DatasetDict) or (isinstance(dataset, str) and not Path(dataset).is_file())
-    rows = open_rows(dataset, split or ("train" if several else None))
+    rows = open_rows(dataset, split, training=True)
     if eval_dataset is not None:
         return rows, open_rows(eval_dataset)
     if not isinstance(holdout, float) or not 0 < holdout < 1 or not 1 <= round(holdout * len(rows)) < len(rows):

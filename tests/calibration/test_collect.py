@@ -60,6 +60,24 @@ def test_statistics_are_those_of_the_tokens_that_count():
     assert torch.equal(found.max_abs.double(), rows.abs().amax(0))
 
 
+def test_tokens_that_the_model_has_flattened_count_alike():
+    module, given = Projections(), inputs()
+    observed = [
+        collector(module, ("query",), hessian=True, observers={"query": OBSERVERS["minmax"](AffineFormat(8))})
+        for _ in range(2)
+    ]
+    whole = run(module, observed[0], given, KEEP)["query"]
+    flat = run(module, observed[1], [input.flatten(0, 1) for input in given], KEEP)["query"]
+    assert flat.count == whole.count == 3 * 8
+    assert all(torch.equal(getattr(flat, name), getattr(whole, name)) for name in ("mean", "max_abs", "hessian"))
+    assert observed[0].observers["query"].range() == observed[1].observers["query"].range()
+
+
+def test_rows_that_are_no_tokens_all_count():
+    module, pooled = Projections(), torch.ones(2, WIDTH)
+    assert run(module, collector(module, ("query",)), [pooled], KEEP)["query"].count == 2
+
+
 def test_linears_on_one_tensor_share_their_sums():
     module = Projections()
     found = run(module, collector(module, hessian=True), inputs())

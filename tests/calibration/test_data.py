@@ -304,7 +304,7 @@ def test_texts_without_a_tokenizer_are_refused():
         ([[[1, 2], [3]]], "integers of one length"),
         ([3.5], "must be integers"),
         (7, "cannot calibrate on a int"),
-        ("no such file", "cannot read 'no such file' as a text file"),
+        ("no such file", "cannot read 'no such file': it is no file, and no dataset's id"),
         (DatasetDict({"train": Dataset.from_dict({"text": TEXTS})}), "such as a split"),
     ],
     ids=str,

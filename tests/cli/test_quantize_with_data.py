@@ -104,7 +104,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_a_table_of_errors(checkpoin
 
 def test_a_preset_takes_data_from_a_column_of_a_table(checkpoint, tmp_path):
     table = tmp_path / "texts.csv"
-    table.write_text("\n".join(["id,review", *(f'{index},"{text}"' for index, text in enumerate(TEXTS))]))
+    table.write_text("\n".join(["id,review", *(f'n{index},"{text}"' for index, text in enumerate(TEXTS))]))
     command = [checkpoint, "int8-static", "--data", table, "--samples", 4, "--sequence-length", 16]
     with pytest.raises(CalibrationError, match="text_column"):
         hf_quant(*command, "-o", tmp_path / "out")

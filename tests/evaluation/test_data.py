@@ -87,7 +87,7 @@ def test_the_fingerprint_is_that_of_the_rows_that_are_used(table, tmp_path):
     ("name", "text", "message"),
     [
         ("broken.jsonl", '{"text": \n', "is no jsonl file that can be read"),
-        ("image.png", "x", "give one of .jsonl, .json, .csv, .parquet, .txt"),
+        ("image.png", "x", "give one of .jsonl, .json, .csv"),
         ("empty.jsonl", "", "empty.jsonl is empty: take another split or file"),
         ("empty.json", "[]", "empty.json"),
         ("blank.csv", "", "blank.csv"),

@@ -14,7 +14,7 @@ INPUTS = MetricInputs([0, 1, 2], ([0, 1, 1], [0, 0, 1]))
 
 
 def test_a_name_that_two_metrics_have_is_given_once_by_the_first():
-    found = named_drops([(metric, INPUTS) for metric in (MicroF1(), Accuracy(), MacroF1())], Bootstrap(10))
+    found = named_drops([(metric, "", INPUTS) for metric in (MicroF1(), Accuracy(), MacroF1())], Bootstrap(10))
     assert [drop.name for drop in found] == ["f1", "accuracy"]
     assert found[0].reference == pytest.approx(2 / 3)  # of all classes together
 

@@ -114,9 +114,18 @@ def test_options_reach_the_task(evaluated):
     assert report.options["num_fewshot"] == 1 and report.options["limit"] == 5
 
 
+def test_arguments_reach_the_model_class(evaluated):
+    plain, begun = (evaluated("my_pages", model_args=each) for each in ({}, {"prefix_token_id": 7}))
+    assert plain.options.get("model_args") is None and begun.options["model_args"] == '{"prefix_token_id": 7}'
+    assert begun.metric("word_perplexity").reference != plain.metric("word_perplexity").reference
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
+        ("my_choices", {"model_args": {"add_bos": True}}, "did you mean 'add_bos_token'"),
+        ("my_choices", {"model_args": {"pretrained": "x"}}, "no argument to hand on"),
+        ("my_choices", {"model_args": "add_bos_token=true"}, "a mapping of names to values"),
         ("my_choices", {"metrics": "accuracy"}, "has no metric 'accuracy'"),
         ("my_choices", {"per_layer": True}, "leave them out"),
         ("my_choices", {"split": "test"}, "leave them out"),

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from transformers import CamembertConfig, GPT2Config, GPT2LMHeadModel, ResNetConfig, ResNetModel, RobertaConfig
+from transformers import GPT2Config, GPT2LMHeadModel, ResNetConfig, ResNetModel, RobertaConfig, RobertaModel
 
 from hf_quant.errors import EvaluationError
 from hf_quant.evaluation.models import ModelPair, device_of, evaluating, model_facts
@@ -17,22 +17,18 @@ def test_facts_are_those_of_the_config():
     assert (facts.vocabulary, facts.positions, facts.pad) == (VOCABULARY, POSITIONS, 0)
 
 
-class Named:
-    def __init__(self, config):
-        self.config = config
-
-
-@pytest.mark.parametrize("config_class", [RobertaConfig, CamembertConfig])
-def test_robertas_first_positions_are_not_for_tokens(config_class):
-    assert model_facts(Named(config_class(max_position_embeddings=514)), tiny_tokenizer()).positions == 512
+def test_robertas_first_positions_are_not_for_tokens():
+    sizes = {"vocab_size": 50, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    model = RobertaModel(RobertaConfig(max_position_embeddings=34, num_attention_heads=2, **sizes))
+    assert model_facts(model, tiny_tokenizer()).positions == 32
 
 
 def test_a_padding_token_without_an_embedding_is_not_used():
-    config = GPT2Config(vocab_size=64, n_embd=8, n_layer=1, n_head=2)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=8, n_layer=1, n_head=2))
     tokenizer = tiny_tokenizer()
-    assert model_facts(Named(config), tokenizer).pad == 0
+    assert model_facts(model, tokenizer).pad == 0
     tokenizer.add_special_tokens({"pad_token": "[NEW]"})
-    assert tokenizer.pad_token_id >= 64 and model_facts(Named(config), tokenizer).pad is None
+    assert tokenizer.pad_token_id >= 64 and model_facts(model, tokenizer).pad is None
 
 
 def test_a_model_that_reads_no_tokens_is_refused():

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LongformerConfig, LongformerForMaskedLM
 
 import hf_quant
 from hf_quant import HfQuantConfig, Plan, Scheme, TensorScheme
@@ -321,3 +321,26 @@ def test_learned_roundings_aim_at_the_float_models_own_hidden_states(monkeypatch
         # Batches have an order of their own.
         found, expected = (states[states[:, 0, 0].argsort()] for states in (found, expected))
         torch.testing.assert_close(found, expected)
+
+
+def longformer():
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    made = LongformerConfig(vocab_size=128, max_position_embeddings=66, pad_token_id=1, attention_window=8, **sizes)
+    torch.manual_seed(0)
+    return LongformerForMaskedLM(made).eval()
+
+
+def test_what_a_model_calls_at_other_times_only_is_rounded_to_nearest_and_named(caplog):
+    # Without global attention, Longformer does not call its projections for it.
+    found = hf_quant.quantize(longformer(), config(solver="gptq"), progress=False)
+    nearest = hf_quant.quantize(longformer(), "w4a16", progress=False)
+    attention, other = (each.longformer.encoder.layer[0].attention.self for each in (found, nearest))
+    assert torch.equal(attention.query_global.weight.dequantize(), other.query_global.weight.dequantize())
+    assert not torch.equal(attention.query.weight.dequantize(), other.query.weight.dequantize())
+    assert "query_global" in caplog.text and "rounded to nearest" in caplog.text
+
+
+@pytest.mark.parametrize("changes", [{"transforms": ["awq"]}, {"preset": "int8-static"}], ids=["awq", "static"])
+def test_what_a_model_does_not_call_cannot_be_scaled_or_get_a_range(changes):
+    with pytest.raises(CalibrationError, match="query_global was never called"):
+        hf_quant.quantize(longformer(), config(**changes), progress=False)

@@ -9,10 +9,11 @@ import transformers as T
 from safetensors.torch import load_file, save_file
 
 import hf_quant
-from hf_quant import HfQuantConfig
+from hf_quant import HfQuantConfig, Plan
 from hf_quant.config.presets import PRESETS
 from hf_quant.modules.inventory import Inventory
 from hf_quant.quantizing.resolve import resolve
+from tests.integration.calibration_data import calibration
 from tests.integration.tiny import error, tiny_model, token_ids
 from tests.naming import naming
 
@@ -232,3 +233,18 @@ def test_a_table_under_several_names_is_reloaded_bit_for_bit(name, preset, tmp_p
     hf_quant.quantize(model, preset, progress=False)
     model.save_pretrained(tmp_path)
     assert torch.equal(outputs(MODELS[name][0].from_pretrained(tmp_path).eval()), outputs(model))
+
+
+@pytest.mark.parametrize("name", ["t5", "t5-gated", "bart", "marian"])
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+def test_both_stacks_are_calibrated(name, stack):
+    names = [each for each, found in Inventory.of(make(name)).candidates.items() if found.kind == "linear"]
+    plan = Plan({each: PRESETS["w4a16"].linear for each in names if f"{stack}." in each})
+    gptq = HfQuantConfig(plan=plan, recipe={"solver": "gptq"}, calibration=calibration())
+    nearest, solved = (hf_quant.quantize(make(name), each, progress=False) for each in (HfQuantConfig(plan=plan), gptq))
+    ids = token_ids(rows=32, length=32, seed=9)
+    with torch.no_grad():
+        expected, *found = (
+            each(input_ids=ids, decoder_input_ids=ids[:, :8]).logits for each in (make(name), nearest, solved)
+        )
+    assert error(found[1], expected) < error(found[0], expected)

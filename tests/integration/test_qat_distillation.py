@@ -25,6 +25,7 @@ from hf_quant.evaluation.memory import weight_bytes
 from hf_quant.qat.distillation import logits_loss
 from hf_quant.workflows.distill import make_teacher
 from hf_quant.workflows.qat_callback import QATCallback
+from tests.evaluation.tiny import tiny_tokenizer
 from tests.integration.qat_training import Rows, arguments, same, state, trainer
 from tests.integration.tiny import FAMILIES, outputs, tiny_model, token_ids
 
@@ -219,6 +220,31 @@ def test_outputs_that_are_no_classes_are_taught_too(labels, tmp_path):
         training.train_dataset = [{"input_ids": row, "labels": truth} for row in Rows().ids]
         losses[teacher] = training.train().training_loss
     assert losses["self"] > losses[None] * 1.001
+
+
+@pytest.mark.parametrize("sizes", [(128, 192), (192, 128)], ids=["wider teacher", "wider model"])
+def test_vocabularies_may_be_padded_to_different_sizes(sizes, tmp_path):
+    tokenizer = tiny_tokenizer()
+    model, teacher = (tiny_model("llama", vocab_size=size) for size in sizes)
+    training = trainer(
+        tmp_path, model=model, teacher=teacher, max_steps=1, convert=False,
+        distillation=Distillation(**TAUGHT), more={"processing_class": tokenizer},
+    )  # fmt: skip
+    training.create_optimizer()
+    batch = {"input_ids": Rows().ids[:2], "labels": Rows().ids[:2]}
+    training.model.train()
+    found, outputs = training.compute_loss(training.model, dict(batch), return_outputs=True)
+    with torch.no_grad():
+        expected = [each[:, :-1, :128].flatten(0, 1) for each in (outputs.logits, teacher(batch["input_ids"]).logits)]
+    assert float(found.detach()) == pytest.approx(float(logits_loss(*expected, 1.0)), rel=1e-4)
+
+
+def test_vocabularies_of_different_sizes_are_refused_unless_the_rest_is_padding(tmp_path):
+    model, teacher = tiny_model("llama"), tiny_model("llama", vocab_size=96)
+    with pytest.raises(ConfigError, match="processing_class=tokenizer"):
+        trainer(tmp_path, model=model, teacher=teacher)
+    with pytest.raises(ConfigError, match="the tokenizer gives tokens up to 127"):
+        trainer(tmp_path, model=model, teacher=teacher, more={"processing_class": tiny_tokenizer()})
 
 
 def test_teachers_that_cannot_teach_are_refused(tmp_path):

@@ -1,5 +1,6 @@
 """`hf_quant.train`: data in, a quantized checkpoint out, with what it lost before and after."""
 
+import copy
 import json
 import shutil
 
@@ -184,3 +185,22 @@ def test_other_files_in_the_runs_folder_are_kept(tmp_path):
     shutil.rmtree(tmp_path / "run")
     assert run_folder.open_folder(tmp_path / "run", {"model": "a"}) is None
     assert run_folder.open_folder(tmp_path / "run", {"model": "b"}, restart=True) is None
+
+
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_several_labels_and_scores_are_trained_as_they_are_evaluated(problem, tmp_path):
+    model = copy.deepcopy(task_model(CLASSIFY))
+    model.config.problem_type = problem
+    model.save_pretrained(tmp_path / CLASSIFY)
+    tiny_tokenizer().save_pretrained(tmp_path / CLASSIFY)
+    rows = [
+        {"text": row["text"], "label": [float(n % 2), float(n % 3 == 0), 0.1 * n % 1.0]}
+        for n, row in enumerate(task_rows(CLASSIFY))
+    ]
+    if problem == "multi_label_classification":
+        rows = [{**row, "label": [*row["label"][:2], 1.0]} for row in rows]
+    result = train(tmp_path, tmp_path / "out", dataset=rows, compare=False)
+    names = [metric.name for metric in result.trained.metrics]
+    assert names[0] == ("f1" if problem.startswith("multi") else "pearson of bad")
+    figures = [entry for entry in result.run.history if "eval_f1" in entry]
+    assert bool(figures) == problem.startswith("multi")

@@ -135,6 +135,10 @@ class Task(ABC):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise EvaluationError(f"{name} must be a positive integer, not {value!r}")
 
+    def fitted(self, facts: ModelFacts) -> Task:
+        """The task with the same options that asks for what the models give; this one, unless they come in kinds."""
+        return self
+
     def part(self, model: Any) -> Any:
         """The part of a model that the task runs."""
         return model
@@ -202,6 +206,12 @@ class Task(ABC):
             return self.sequences(metric, results)
         assert wanted == ANSWERS
         return self.answers(metric, results)
+
+    def named_inputs(
+        self, metric: evaluate.EvaluationModule, results: Sequence[Result], facts: ModelFacts
+    ) -> list[tuple[str, MetricInputs]]:
+        """Inputs of a metric, each with the name of what it is of; the name of the whole is empty."""
+        return [("", self.inputs(metric, results))]
 
     def answers(self, metric: evaluate.EvaluationModule, results: Sequence[Result]) -> MetricInputs:
         """Inputs of a metric over answers: one item for each answer."""

@@ -10,6 +10,8 @@ import evaluate
 import numpy as np
 from transformers.modeling_outputs import MaskedLMOutput
 
+from hf_quant.data.bos import adds_bos
+from hf_quant.data.chat import chat_text, is_chat
 from hf_quant.errors import EvaluationError
 from hf_quant.evaluation.data import Rows
 from hf_quant.evaluation.models import ModelFacts
@@ -21,6 +23,7 @@ from hf_quant.evaluation.tasks.tokens import Places, merged, token_results
 from hf_quant.evaluation.windows import windows
 
 _USUAL_LENGTH = 512
+_COLUMNS = ("text", "sentence", "content", "messages")
 _FEW = 30
 
 
@@ -29,20 +32,21 @@ class CausalLM(Task):
     """Causal language modelling: each token of the texts is scored once, in the first window that reaches it.
 
     Args:
-        text_column: Column of the texts; None for ``text``, ``sentence`` or ``content``.
+        text_column: Column of the texts, or of conversations, which the tokenizer's chat template makes texts of; None
+            for ``text``, ``sentence``, ``content`` or ``messages``.
         batch_size: Windows in a forward pass, whose logits take 4 bytes times tokens times the size of the vocabulary.
         max_length: Tokens of a window; None for 512, or as many as the model reads if that is less.
         stride: Tokens from one window's start to the next; None for no overlap.
         join: Whether texts are joined by blank lines and read as one, so that an example is a window. False: each text
             is read alone, and is an example.
-        bos: Whether each window begins with the tokenizer's ``bos`` token.
+        bos: Whether each window begins with the tokenizer's ``bos`` token; None: if the tokenizer puts it before texts.
     """
 
     text_column: str | None = None
     batch_size: int = 1
     stride: int | None = None
     join: bool = True
-    bos: bool = False
+    bos: bool | None = None
 
     name = "causal-lm"
     unit = "tokens"
@@ -50,6 +54,10 @@ class CausalLM(Task):
     defaults = ("perplexity", "bits-per-byte", "accuracy")
     fits = (*defaults, "log-loss")
     call = {"use_cache": False}  # noqa: RUF012
+
+    def fitted(self, facts: ModelFacts) -> CausalLM:
+        """The task with `bos` as the tokenizer has it, so that the report says which it was."""
+        return self if self.bos is not None else replace(self, bos=adds_bos(facts.tokenizer))
 
     def metric_names(self, rows: Rows, facts: ModelFacts) -> tuple[str | evaluate.EvaluationModule, ...]:
         """The metrics that are asked for, or the defaults; bits per byte need a fast tokenizer, which has offsets."""
@@ -59,16 +67,18 @@ class CausalLM(Task):
 
     def features(self, rows: Rows, facts: ModelFacts) -> list[Feature]:
         """Features of one window each, whose notes say where to score it."""
-        texts = rows.texts(rows.column(self.text_column, ("text", "sentence", "content"), "text_column"))
+        texts = _texts(rows, rows.column(self.text_column, _COLUMNS, "text_column"), facts.tokenizer)
         if getattr(facts.config, "is_encoder_decoder", False):
             raise EvaluationError("an encoder-decoder has no perplexity of a text alone: causal-lm is for decoders")
         begin = [facts.tokenizer.bos_token_id] if self.bos else []
         if None in begin:
-            raise EvaluationError("the tokenizer has no token that begins a text: leave out bos=True")
+            raise EvaluationError("the tokenizer has no token that begins a text: leave out bos=True (--bos)")
         length = facts.length(self.max_length if self.max_length is not None else self._length(facts))
         assert length is not None
         found: list[Feature] = []
         for index, text in enumerate([SEPARATOR.join(texts)] if self.join else texts):
+            if begin:  # templates of conversations write one, too
+                text = text.removeprefix(facts.tokenizer.bos_token)
             found += [
                 Feature(len(found) + number if self.join else index, ({"input_ids": begin + ids},), places)
                 for number, (ids, places) in enumerate(self._windows(text, facts.tokenizer, length, len(begin)))
@@ -122,6 +132,12 @@ class CausalLM(Task):
         count = len({feature.example for feature in features})
         kind = "windows" if self.join else "texts"
         return [f"intervals come from {count} {kind}, which is few: they are rough"] if count < _FEW else []
+
+
+def _texts(rows: Rows, column: str, tokenizer: Any) -> list[str]:
+    if not all(map(is_chat, found := rows[column])):
+        return rows.texts(column)
+    return [chat_text(messages, tokenizer) for messages in found]
 
 
 def _with_notes(result: Result, ids: list[int]) -> Result:

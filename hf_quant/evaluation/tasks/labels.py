@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -11,7 +11,7 @@ from hf_quant.errors import EvaluationError
 
 
 class Labels:
-    """Maps a dataset's labels to the models' class numbers.
+    """Maps a dataset's labels to the models' class numbers: by name where both sides have names, else by number.
 
     Args:
         id2label: Class numbers to names, from the models' configs.
@@ -29,11 +29,8 @@ class Labels:
         self.numbers = {name.lower(): number for number, name in self.id2label.items()}
         # LABEL_0 and so on says nothing: numbers are then taken as they are.
         self.is_named = self.id2label != {number: f"LABEL_{number}" for number in self.id2label}
-        self.names = names if names is not None and self.is_named and self._knows(names) else None
+        self.names = names if self.is_named or given is not None else None
         self.given = None if given is None else {str(label): self._target(target) for label, target in given.items()}
-
-    def _knows(self, names: Iterable[str]) -> bool:
-        return {name.lower() for name in names} <= set(self.numbers)
 
     def _target(self, target: Any) -> int:
         number = self.numbers.get(str(target).lower(), target)
@@ -51,21 +48,28 @@ class Labels:
         Raises:
             EvaluationError: The models have no such class.
         """
-        if self.given is not None:
-            if str(label) not in self.given:
-                raise EvaluationError(f"{where} is {label!r}, which labels=... has not: {list(self.given)}")
-            return self.given[str(label)]
+        said, number, has_name = f"{label!r},", label, False
         if self.names is not None and isinstance(label, int) and 0 <= label < len(self.names):
-            label = self.names[label]
+            label, has_name = self.names[label], True
+            said = f"{number}, {label!r},"
+        if self.given is not None:
+            found = next((self.given[key] for key in (str(label), str(number)) if key in self.given), None)
+            if found is None:
+                raise EvaluationError(
+                    f"{where} is {said} which labels=... (--label) has not: {list(self.given)}; give each label, or "
+                    "leave out the row"
+                )
+            return found
         if isinstance(label, str):
             found = self.numbers.get(label.lower())
-            if found is None and label.lstrip("-").isdigit():
+            # A name that is another number than its own, such as that of stars, says nothing of the models' numbers.
+            if found is None and label.lstrip("-").isdigit() and not (has_name and label != str(number)):
                 found = int(label)
         else:
             found = int(label) if isinstance(label, int | float) and float(label).is_integer() else None
         if found is None or found not in self.id2label:
             raise EvaluationError(
-                f"{where} is {label!r}, which is no class of the models ({', '.join(self.id2label.values())}): say "
+                f"{where} is {said} which is no class of the models ({', '.join(self.id2label.values())}): say "
                 f"which one it stands for by labels={{{label!r}: ...}}, or --label {label}=..., or leave out the row"
             )
         return found

@@ -1,85 +1,55 @@
-"""Text classification, and regression where the model gives one score."""
+"""Text classification: one class for a text or a pair of texts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
-
-import evaluate
 
 from hf_quant.errors import EvaluationError
 from hf_quant.evaluation.data import Rows
 from hf_quant.evaluation.distributions import compare
 from hf_quant.evaluation.models import ModelFacts
 from hf_quant.evaluation.outputs import logits_of, require_finite
-from hf_quant.evaluation.tasks.base import Batch, Description, Feature, Result, Task
-from hf_quant.evaluation.tasks.encoding import encode
+from hf_quant.evaluation.tasks.base import Batch, Description, Result
 from hf_quant.evaluation.tasks.labels import Labels, class_names
-
-_PAIRS = {"sentence1": "sentence2", "premise": "hypothesis", "question1": "question2", "question": "sentence"}
+from hf_quant.evaluation.tasks.several_labels import SeveralLabels
+from hf_quant.evaluation.tasks.text_regression import TextRegression
+from hf_quant.evaluation.tasks.texts import LABEL_COLUMNS, TextTask, names_of
 
 
 @dataclass(frozen=True)
-class TextClassification(Task):
-    """Text classification: one class, or one score, for a text or a pair of texts.
+class TextClassification(TextTask):
+    """Text classification: one class for a text; several labels, or scores, where the model's config says so."""
 
-    Args:
-        text_column: Column of the texts; None for ``text``, ``sentence``, ``content``, ``review``, or the first column
-            of a usual pair.
-        pair_column: Column of the second texts; None for the second column of a usual pair, such as ``premise`` and
-            ``hypothesis``, if there is one.
-        label_column: Column of the labels; None for ``label``, ``labels``, ``target`` or ``score``.
-        labels: Labels of the dataset to the models' classes, if their names do not match.
-    """
-
-    text_column: str | None = None
-    pair_column: str | None = None
-    label_column: str | None = None
-    labels: Mapping[Any, Any] | None = None
-
-    name = "text-classification"
     harm = "rise of the right label's negative log-likelihood, in nats"
     defaults = ("accuracy", "f1", "log-loss")
     fits = (*defaults, "f1-macro", "f1-micro", "f1-weighted", "matthews")
-    has_labels = True
 
-    def metric_names(self, rows: Rows, facts: ModelFacts) -> tuple[str | evaluate.EvaluationModule, ...]:
-        """The metrics that are asked for, or the defaults; correlations for models with one score."""
-        return self.metrics or (("pearson", "spearman") if facts.config.num_labels == 1 else self.defaults)
+    def fitted(self, facts: ModelFacts) -> TextTask:
+        """The task with the same options that asks for what the models give."""
+        problem = getattr(facts.config, "problem_type", None)
+        if problem == "multi_label_classification":
+            task: type[TextTask] = SeveralLabels
+        elif problem == "regression" or facts.config.num_labels == 1:
+            task = TextRegression
+        else:
+            return self
+        return task(**{entry.name: getattr(self, entry.name) for entry in fields(self)})
 
-    def fitting(self, facts: ModelFacts) -> tuple[str, ...]:
-        """Names of the metrics that suit the models: correlations for those with one score, else metrics of classes."""
-        return ("pearson", "spearman") if facts.config.num_labels == 1 else self.fits
-
-    def features(self, rows: Rows, facts: ModelFacts) -> list[Feature]:
-        """Features of one text or pair each, whose notes are its class or score."""
-        text = self._text(rows)
-        pair = self.pair_column or (_PAIRS.get(text) if _PAIRS.get(text) in rows.columns else None)
-        label = rows.column(self.label_column, ("label", "labels", "target", "score"), "label_column")
-        columns = (text,) if pair is None else (text, rows.column(pair, (), "pair_column"))
-        tokens = encode(tuple(map(rows.texts, columns)), facts, self.max_length, f"{rows.name}: text")
-        targets = self._targets(rows, label, facts)
-        return [Feature(index, (each,), targets[index]) for index, each in enumerate(tokens)]
-
-    def size(self, facts: ModelFacts) -> int:
-        """Number of texts in a batch: one where the model cannot tell a text's last token from padding."""
-        return self.batch_size if getattr(facts.config, "pad_token_id", None) is not None else 1
-
-    def _text(self, rows: Rows) -> str:
-        return rows.column(self.text_column, ("text", "sentence", "content", "review", *_PAIRS), "text_column")
-
-    def _targets(self, rows: Rows, column: str, facts: ModelFacts) -> list[Any]:
-        if facts.config.num_labels == 1:
-            return [_score(value, f"row {index} of {column}") for index, value in enumerate(rows[column])]
+    def targets(self, rows: Rows, facts: ModelFacts) -> list[int]:
+        """The right class of each row."""
+        column = rows.column(self.label_column, LABEL_COLUMNS, "label_column")
         labels = Labels(facts.config.id2label, class_names(rows.dataset.features[column]), self.labels)
+        if any(isinstance(value, list) for value in rows[column]):
+            raise EvaluationError(
+                f"{column} holds lists, and the models give one class: set problem_type of their configs to "
+                "multi_label_classification, or to regression, if that is what they were trained for"
+            )
         return [labels.number(value, f"row {index} of {column}") for index, value in enumerate(rows[column])]
 
     def reduce(self, batch: Batch, reference: Any, quantized: Any, facts: ModelFacts) -> list[Result]:
-        """Class, likelihoods and divergence, or score, of each text."""
+        """Class, likelihoods and divergence of each text."""
         logits = [logits_of(each, "[texts, classes]", facts.config.num_labels) for each in (reference, quantized)]
-        if logits[0].shape[-1] == 1:
-            return _scores(batch, *logits)
         targets = logits[0].new_tensor([feature.notes for feature in batch.features]).long()
         found = compare(logits[0], logits[1], targets)
         require_finite(found.is_finite, f"text {batch.features[0].example} and its batch")
@@ -104,31 +74,7 @@ class TextClassification(Task):
         return results
 
     def describe(self, result: Result, rows: Rows, facts: ModelFacts) -> Description:
-        """A text, with names of its right and predicted classes, or scores."""
-        text = self._text(rows)
-        said = [result.target, *result.answers]
-        if facts.config.num_labels == 1:
-            return Description(rows.cell(text, result.example), *(f"{value:.4g}" for value in said))
-        names = {int(number): name for number, name in facts.config.id2label.items()}
-        return Description(rows.cell(text, result.example), *(str(names[number]) for number in said))
-
-
-def _score(value: Any, where: str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise EvaluationError(
-            f"{where} is {value!r}, the model gives one score: pass numbers to compare it with"
-        ) from error
-
-
-def _scores(batch: Batch, reference: Any, quantized: Any) -> list[Result]:
-    both = [logits[:, 0].double().cpu() for logits in (reference, quantized)]
-    require_finite(
-        [bool(scores.isfinite().all()) for scores in both], f"text {batch.features[0].example} and its batch"
-    )
-    found = []
-    for feature, first, second in zip(batch.features, both[0].tolist(), both[1].tolist(), strict=True):
-        harm = abs(second - feature.notes) - abs(first - feature.notes)
-        found.append(Result(feature.example, feature.notes, (first, second), harm=harm))
-    return found
+        """A text, with names of its right and predicted classes."""
+        names = names_of(facts)
+        said = (names[number] for number in (result.target, *result.answers))
+        return Description(rows.cell(self.column_of_texts(rows), result.example), *said)

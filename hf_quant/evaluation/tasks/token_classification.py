@@ -79,7 +79,8 @@ class TokenClassification(Task):
     ) -> Feature | None:
         longest = facts.length(self.max_length)
         cut = {} if self.max_length is None else {"truncation": True, "max_length": self.max_length}
-        fields = facts.tokenizer([words], is_split_into_words=True, verbose=False, **cut)
+        before = _before_words(facts.tokenizer)
+        fields = facts.tokenizer([[before + word for word in words]], is_split_into_words=True, verbose=False, **cut)
         tokens = sequence(fields, 0)
         require_fit(len(tokens["input_ids"]), longest, f"{where}, the text,")
         firsts: dict[int, int] = {}
@@ -108,6 +109,20 @@ class TokenClassification(Task):
         """The words of a sentence, its right tags, and both models' tags."""
         tags = (" ".join(_name(result, number) for number in each) for each in (result.target, *result.answers))
         return Description(" ".join(rows.cell(self._column(rows), result.example)), *tags)
+
+
+def _before_words(tokenizer: Any) -> str:
+    """What stands before each word, so that its tokens are those of a word within a text.
+
+    Tokens of byte-level BPE begin with the space before them, which is lost where texts are divided into words.
+    """
+    one, two = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", "a a"))
+    for before in ("", " "):
+        fields = tokenizer([[f"{before}a"] * 2], is_split_into_words=True, add_special_tokens=False)
+        second = [each for each, word in zip(fields["input_ids"][0], fields.word_ids(0), strict=True) if word == 1]
+        if second == two[len(one) :]:
+            return before
+    return ""
 
 
 def _name(result: Result, number: int) -> str:

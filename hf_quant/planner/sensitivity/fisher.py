@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from hf_quant.calibration.pairs import weight_matrix
+from hf_quant.calibration.statistics import counted
 from hf_quant.config.scheme import Scheme
 from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.sensitivity.base import Measure
 from hf_quant.planner.sensitivity.gradients import gradients_of, require_finite
 from hf_quant.planner.sensitivity.rounded import input_errors, weight_changes
 from hf_quant.planner.sensitivity.sequences import Sequence as Row
-from hf_quant.planner.sensitivity.sequences import counted_losses
+from hf_quant.planner.sensitivity.sequences import counted_losses, kept_of
 
 _INPUTS = "inputs"
 
@@ -52,6 +53,7 @@ class Fisher(Measure):
         # Of experts that are measured as one, inputs are rounded together.
         self._called: Counter[int] = Counter()
         self._seen: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._keep: Tensor | None = None
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -70,7 +72,8 @@ class Fisher(Measure):
 
     def add(self, row: Row, part: int) -> None:
         """Add the squared gradients of a sequence's weights, and its weighted input errors, to `sums`."""
-        self._counted, self._called, self._seen = counted_losses(row), Counter(), {}
+        self._counted, self._keep = counted_losses(row), kept_of(row)
+        self._called, self._seen = Counter(), {}
         loss = self.model(**row).loss
         require_finite(loss)
         (loss * self._counted).backward()
@@ -102,7 +105,8 @@ class Fisher(Measure):
 
             def take(gradient: Tensor) -> None:
                 seen = self._seen.setdefault(index, [])
-                seen.append((real.flatten(0, -2).float(), gradient.detach().flatten(0, -2).float()))
+                tokens, slopes = (counted(each, self._keep).float() for each in (real, gradient.detach()))
+                seen.append((tokens, slopes))
                 if len(seen) == self._called[index]:
                     self._add_inputs(index)
 

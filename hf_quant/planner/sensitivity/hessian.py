@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hf_quant.calibration.blocks import find_blocks
+from hf_quant.calibration.statistics import counted
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import UnsupportedModel
 from hf_quant.modules.inventory import Inventory
@@ -26,6 +27,7 @@ from hf_quant.planner.sensitivity.base import Measure
 from hf_quant.planner.sensitivity.gradients import gradients_of, require_finite
 from hf_quant.planner.sensitivity.rounded import input_errors, weight_changes
 from hf_quant.planner.sensitivity.sequences import Sequence as Row
+from hf_quant.planner.sensitivity.sequences import kept_of
 
 _WEIGHTS, _INPUTS, _CHANGES = "weights", "inputs", "changes"
 
@@ -52,6 +54,8 @@ class HessianTrace(Measure):
         }
         self._generator = torch.Generator()
         self._calls: list[tuple[str, Tensor]] = []
+        self._numbers: dict[int, int] = {}  # of a call's input without padding, by its place among the points
+        self._keep: Tensor | None = None
         try:
             self._prefix = find_blocks(model)
         except UnsupportedModel:
@@ -75,7 +79,7 @@ class HessianTrace(Measure):
 
     def add(self, row: Row, part: int) -> None:
         """Add a sequence's estimates of the Hessian's traces, and its input errors, to `sums`."""
-        self._calls = []
+        self._calls, self._numbers, self._keep = [], {}, kept_of(row)
         # Signs depend on the sequence alone, not on which process it fell to.
         self._generator.manual_seed(int(row["input_ids"].sum()) % 2**31)
         loss = self.model(**row).loss
@@ -85,15 +89,15 @@ class HessianTrace(Measure):
         points = [*self.weights.values(), *(given for _, given in calls)]
         gradients = torch.autograd.grad(loss, points, create_graph=True, allow_unused=True)
         numbers: Counter[int] = Counter()
-        for name, given in calls:
-            numbers[self.places[name]] += given.numel()
+        for number, (name, _) in enumerate(calls, len(self.weights)):
+            numbers[self.places[name]] += self._numbers[number]
         for group in self._groups(names):
             for number, trace in self._traces(group, points, gradients):
                 place = self.places[names[number]]
                 if number < len(self.weights):
                     self.sums[_WEIGHTS][place] += trace
                 else:
-                    self.sums[_INPUTS][place] += trace / numbers[place]
+                    self.sums[_INPUTS][place] += trace / max(1, numbers[place])
 
     def _groups(self, names: Sequence[str]) -> list[list[int]]:
         """Indices of names whose traces are estimated together: those of a block, or of one module outside them."""
@@ -146,7 +150,8 @@ class HessianTrace(Measure):
             if not args or not isinstance(args[0], Tensor) or not args[0].requires_grad:
                 return
             self._calls.append((name, args[0]))
-            tokens = args[0].detach().flatten(0, -2).float()
+            tokens = counted(args[0].detach(), self._keep).float()
+            self._numbers[len(self.weights) + len(self._calls) - 1] = tokens.numel()
             for column, error in input_errors(
                 [tokens], schemes, lambda change: change.square_().sum(dtype=torch.float64)
             ):

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from hf_quant.calibration.pairs import weight_matrix
+from hf_quant.calibration.statistics import counted
 from hf_quant.config.scheme import Scheme
 from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.sensitivity.base import Measure
 from hf_quant.planner.sensitivity.rounded import input_errors, weight_changes
 from hf_quant.planner.sensitivity.sequences import Sequence as Row
+from hf_quant.planner.sensitivity.sequences import kept_of
 
 _INPUTS = "inputs"
 
@@ -44,6 +46,7 @@ class OutputError(Measure):
             shape = (rows,) if candidate.kind == "embedding" else (width, width)
             self.sums[name] = torch.zeros(shape, dtype=torch.float32)
         self.sums[_INPUTS] = self.zeros()
+        self._keep: Tensor | None = None
 
     @property
     def unit(self) -> str:
@@ -70,7 +73,7 @@ class OutputError(Measure):
 
     def add(self, row: Row, part: int) -> None:
         """Run a sequence, whose inputs to each module are added to `sums` by hooks."""
-        self._keep = row.get("attention_mask")
+        self._keep = kept_of(row)
         self.model(**row)
 
     @torch.no_grad()
@@ -95,11 +98,10 @@ class OutputError(Measure):
                 return
             given = args[0].detach()
             if lookup:
-                self.sums[name] += torch.bincount(given.flatten(), minlength=len(self.sums[name])).cpu()
+                looked_up = counted(given[..., None], self._keep).flatten()
+                self.sums[name] += torch.bincount(looked_up, minlength=len(self.sums[name])).cpu()
                 return
-            tokens = given.flatten(0, -2).to(torch.float32)
-            if self._keep is not None and given.ndim == 3 and self._keep.shape == given.shape[:2]:
-                tokens = tokens[self._keep.flatten().bool()]
+            tokens = counted(given, self._keep).to(torch.float32)
             self.sums[name] += (tokens.T @ tokens).cpu()
             weight = weight_matrix(module).detach().to(torch.float32)
             for column, error in input_errors([tokens], schemes, lambda change: (change @ weight.T).square_().sum()):

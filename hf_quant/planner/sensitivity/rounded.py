@@ -53,11 +53,16 @@ def _rounded(weight: Tensor, scheme: Scheme, name: str) -> Tensor:
     return weight.to(float_format(scheme.weight).dtype).to(torch.float32)
 
 
-def rounded_inputs(calls: Sequence[Tensor], scheme: Scheme) -> Tensor:
-    """Inputs of linears in several calls as their scheme rounds them, float32 ``[tokens of all, width]``."""
+def rounded_inputs(calls: Sequence[Tensor], scheme: Scheme, seen: Tensor | None = None) -> Tensor:
+    """Inputs of linears in several calls as their scheme rounds them, float32 ``[tokens of all, width]``.
+
+    Static ranges are those of the rows `seen`, ``[rows, width]``, or of all tokens where it is None or has no rows.
+    """
     # Tokens of one call may share a scale, but not with another's.
     parts = calls if scheme.input is not None and scheme.input.granularity == "tensor" else [torch.cat(list(calls))]
-    return torch.cat([rounded_input(tokens, scheme, tokens.abs().amax(0)) for tokens in parts])
+    ranged = [tokens if seen is None or not len(seen) else seen for tokens in parts]
+    pairs = zip(parts, ranged, strict=True)
+    return torch.cat([rounded_input(tokens, scheme, rows.abs().amax(0)) for tokens, rows in pairs])
 
 
 def input_errors(

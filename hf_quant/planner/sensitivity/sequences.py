@@ -47,6 +47,12 @@ def sequences_of(batches: Iterable[Mapping[str, Tensor]], model: Any, labelled: 
             yield row
 
 
+def kept_of(row: Sequence) -> Tensor | None:
+    """Tokens of a sequence that are no padding, bool ``[1, tokens]``; None where all count."""
+    mask = row.get("attention_mask")
+    return mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+
 def counted_losses(row: Sequence) -> int:
     """Number of single losses that the model's loss on a sequence averages: its labelled tokens, or 1."""
     labels = row["labels"]

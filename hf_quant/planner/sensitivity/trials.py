@@ -13,14 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_quant.calibration.blocks import find_blocks, hidden_of, passed_over
+from hf_quant.calibration.blocks import find_blocks, hidden_of, passed_over, tuple_length
 from hf_quant.calibration.pairs import weight_matrix
+from hf_quant.calibration.statistics import counted
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import UnsupportedModel
 from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.sensitivity.base import Measure
 from hf_quant.planner.sensitivity.rounded import quantized_weight, rounded_inputs
 from hf_quant.planner.sensitivity.sequences import Sequence as Row
+from hf_quant.planner.sensitivity.sequences import kept_of
 
 _SCORES = "scores"
 
@@ -42,6 +44,7 @@ class Trials(Measure):
         except UnsupportedModel:
             self._prefix, self._blocks = "", None
         self._row: Row | None = None
+        self._keep: Tensor | None = None
 
     @property
     def parts(self) -> int:
@@ -94,8 +97,8 @@ class Trials(Measure):
                 handle.remove()
         # Blocks that are called in another way than once each are run in full, every time.
         self._given = [hidden_of(output) for output in outputs] if len(outputs) == len(blocks) else []
-        self._in_tuples = bool(outputs) and isinstance(outputs[0], tuple | list)
-        self._row = row
+        self._in_tuples = tuple_length(outputs[0]) if outputs else 0
+        self._row, self._keep = row, kept_of(row)
 
     @contextmanager
     def _up_to(self, name: str) -> Iterator[None]:
@@ -123,7 +126,8 @@ class Trials(Measure):
         kept = [(module, module.weight.data) for module in modules.values()]
         handles = []
         if scheme.input is not None:
-            handles = [module.register_forward_pre_hook(_rounding(scheme)) for module in modules.values()]
+            rounding = _rounding(scheme, self._keep)
+            handles = [module.register_forward_pre_hook(rounding) for module in modules.values()]
         try:
             for member, module in modules.items():
                 if self.owners[member] == member:
@@ -137,12 +141,13 @@ class Trials(Measure):
                 handle.remove()
 
 
-def _rounding(scheme: Scheme) -> Any:
+def _rounding(scheme: Scheme, keep: Tensor | None) -> Any:
     def change(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if not args or not isinstance(args[0], Tensor) or not args[0].is_floating_point():
             return None
         given = args[0]
-        tokens = rounded_inputs([given.flatten(0, -2).to(torch.float32)], scheme)
+        flat = given.flatten(0, -2).to(torch.float32)
+        tokens = rounded_inputs([flat], scheme, counted(given, keep).to(torch.float32))
         return (tokens.view(given.shape).to(given.dtype), *args[1:])
 
     return change

@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_quant.evaluation.file_size import computed_bytes
 from hf_quant.evaluation.memory import weight_bytes
+from hf_quant.modules.positions import most_tokens
 from hf_quant.workflows.inspect import inspect
 
 CAUSAL, ENCODER, ENCODER_DECODER = "causal language model", "encoder", "encoder-decoder"
@@ -53,7 +54,7 @@ def facts_of(model: Any) -> Facts:
         model_class=type(model).__name__,
         kind=kind,
         vocabulary=getattr(text, "vocab_size", None),
-        positions=getattr(text, "max_position_embeddings", None),
+        positions=most_tokens(model),
         preset=getattr(getattr(config, "quantization_config", None), "preset", None),
         schemes=dict(Counter(row.scheme for row in report.rows).most_common()),
         kernels=dict(Counter(row.kernel for row in report.rows if row.kernel).most_common()),

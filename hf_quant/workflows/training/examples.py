@@ -50,6 +50,7 @@ def examples_of(task: Task, rows: Rows, facts: ModelFacts) -> Examples:
     """
     from transformers import DataCollatorWithPadding
 
+    task = task.fitted(facts)
     features = task.features(rows, facts)
     if task.name == "causal-lm":
         return _windows([feature.sequences[0]["input_ids"] for feature in features], rows.name)
@@ -58,9 +59,8 @@ def examples_of(task: Task, rows: Rows, facts: ModelFacts) -> Examples:
             "the tokenizer has no token to fill up batches with: set tokenizer.pad_token, and pad_token_id of the "
             "model's config, and save both"
         )
-    scores = facts.config.num_labels == 1
     found = [{**feature.sequences[0], "labels": feature.notes} for feature in features]
-    return Examples(found, DataCollatorWithPadding(facts.tokenizer), None if scores else _accuracy)
+    return Examples(found, DataCollatorWithPadding(facts.tokenizer), _FIGURES.get(task.defaults[0]))
 
 
 def _windows(sequences: list[list[int]], name: str) -> Examples:
@@ -76,5 +76,17 @@ def _windows(sequences: list[list[int]], name: str) -> Examples:
 
 
 def _accuracy(prediction: Any) -> dict[str, float]:
-    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-    return {"accuracy": float((logits.argmax(-1) == prediction.label_ids).mean())}
+    return {"accuracy": float((_logits(prediction).argmax(-1) == prediction.label_ids).mean())}
+
+
+def _f1(prediction: Any) -> dict[str, float]:
+    said, right = _logits(prediction) > 0, prediction.label_ids > 0
+    return {"f1": float(2 * (said & right).sum() / max(1, said.sum() + right.sum()))}
+
+
+def _logits(prediction: Any) -> Any:
+    return prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+
+
+_FIGURES = {"accuracy": _accuracy, "f1": _f1}
+"""Functions for the curves, by the task's first metric."""

@@ -66,6 +66,30 @@ def test_windows_are_begun_with_a_token_on_request():
     assert report.agreement.compared == sum(len(text.split()) for text in TEXTS)
 
 
+def test_windows_are_begun_as_the_tokenizer_begins_texts_and_the_report_says_so():
+    without, with_bos = tiny_tokenizer(), tiny_tokenizer()
+    with_bos.bos_token = "[CLS]"  # which it puts before every text
+    found = {bos: evaluated("causal-lm", tokenizer=with_bos, bos=bos, max_length=16) for bos in (None, True, False)}
+    plain = evaluated("causal-lm", tokenizer=without, max_length=16)
+    assert found[None].metrics == found[True].metrics and found[False].metrics == plain.metrics
+    assert found[None].metrics != plain.metrics
+    assert (found[None].options["bos"], found[False].options["bos"], plain.options["bos"]) == (True, False, False)
+    for bos, report in found.items():
+        value = perplexity(task_model("causal-lm"), with_bos, TEXTS, 16, bos=bos)
+        assert report.metric("perplexity").reference == pytest.approx(value, rel=1e-5)
+
+
+def test_a_bos_that_a_template_has_written_is_not_doubled():
+    tokenizer = tiny_tokenizer()
+    tokenizer.bos_token = "[CLS]"
+    tokenizer.chat_template = "{{ bos_token }} {% for m in messages %}{{ m['content'] }}{% endfor %}"
+    rows = [{"messages": [{"role": "user", "content": text}]} for text in TEXTS[:2]]
+    features = TASKS["causal-lm"](join=False, bos=True).features(
+        open_rows(rows), model_facts(task_model("causal-lm"), tokenizer)
+    )
+    assert all(feature.sequences[0]["input_ids"].count(tokenizer.bos_token_id) == 1 for feature in features)
+
+
 def test_few_windows_are_said_to_give_rough_intervals():
     assert evaluated("causal-lm").notes == ("intervals come from 4 windows, which is few: they are rough",)
     assert evaluated("causal-lm", max_length=8).notes == ()
@@ -86,3 +110,14 @@ def test_the_worst_window_is_shown_with_both_perplexities():
     worst = evaluated("causal-lm", max_length=16).worst[0]
     first, second = (float(said.removeprefix("perplexity ")) for said in (worst.reference, worst.quantized))
     assert worst.harm == pytest.approx(np.log(second / first), rel=1e-2)
+
+
+def test_conversations_are_read_as_the_template_writes_them():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
+    rows = [{"messages": [{"role": "w1", "content": text}, {"role": "w2", "content": "w3"}]} for text in TEXTS]
+    texts = [f"w1 {text} w2 w3 " for text in TEXTS]
+    chats, written = (evaluated("causal-lm", rows=each, tokenizer=tokenizer) for each in (rows, texts))
+    assert chats.metric("perplexity").reference == written.metric("perplexity").reference
+    with pytest.raises(EvaluationError, match="chat_template"):
+        evaluated("causal-lm", rows=rows)

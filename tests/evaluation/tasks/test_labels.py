@@ -21,13 +21,17 @@ UNNAMED = {0: "LABEL_0", 1: "LABEL_1"}
         # The dataset numbers its labels the other way round; names decide.
         (NAMED, ["positive", "negative"], None, 0, 1),
         (NAMED, ["positive", "negative"], None, "positive", 1),
-        # Names that the model does not know say nothing; numbers are taken as they are.
-        (NAMED, ["up", "down"], None, 0, 0),
+        # One of the data's names is of no class, but rows need not have it.
+        (NAMED, ["positive", "negative", "unknown"], None, 1, 0),
+        (NAMED, ["0", "1"], None, 1, 1),
         (UNNAMED, ["positive", "negative"], None, 0, 0),
         (UNNAMED, None, None, "LABEL_1", 1),
         (NAMED, None, {"pos": "POSITIVE", "neg": 0}, "pos", 1),
         (NAMED, None, {"pos": "POSITIVE", "neg": 0}, "neg", 0),
         (NAMED, None, {5: "positive"}, 5, 1),
+        (NAMED, ["pos", "neg"], {"pos": "POSITIVE", "neg": 0}, 0, 1),
+        (NAMED, ["pos", "neg"], {0: "POSITIVE", 1: 0}, 0, 1),
+        (UNNAMED, ["pos", "neg"], {"pos": 1, "neg": 0}, 0, 1),
     ],
 )
 def test_labels_are_numbered_as_the_models_number_them(id2label, names, given, label, number):
@@ -40,8 +44,16 @@ def test_labels_that_the_models_do_not_have_are_refused_with_how_to_translate_th
         Labels(NAMED, None).number(label, "row 3 of label")
 
 
+@pytest.mark.parametrize("names", [["pos", "neg"], ["positive", "bad"], ["1", "2"]], ids=["none", "one", "stars"])
+def test_names_that_do_not_match_are_not_taken_for_numbers(names):
+    with pytest.raises(
+        EvaluationError, match=rf"row 3 is 1, '{names[1]}', which is no class.*--label {names[1]}=\.\.\."
+    ):
+        Labels(NAMED, names).number(1, "row 3")
+
+
 def test_a_translation_has_to_hold_every_label_and_lead_to_a_class():
-    with pytest.raises(EvaluationError, match=r"row 3 is 'neutral', which labels=... has not: \['pos'\]"):
+    with pytest.raises(EvaluationError, match=r"row 3 is 'neutral', which labels=\.\.\. .* has not: \['pos'\]"):
         Labels(NAMED, None, {"pos": 1}).number("neutral", "row 3")
     with pytest.raises(EvaluationError, match="leads to 'good', which is no class of the models"):
         Labels(NAMED, None, {"pos": "good"})

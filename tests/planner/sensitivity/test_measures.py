@@ -5,16 +5,20 @@ import signal
 
 import pytest
 import torch
+from transformers import OPTConfig, OPTForCausalLM
 
+from hf_quant.config.presets import PRESETS
 from hf_quant.errors import CalibrationError, ConfigError, SaveError, WeightError
 from hf_quant.planner.offered import SCHEMES
 from hf_quant.planner.sensitivity import MEASURES, kept_sums
 from hf_quant.planner.sensitivity.analysis import analyse
+from hf_quant.planner.sensitivity.sequences import sequences_of
 from tests.integration.tiny import tiny_model, token_ids
 
 NAMES = tuple(MEASURES)
 ALL = tuple(SCHEMES.values())
 THREE = (SCHEMES["3 bits"],)
+STATIC = PRESETS["int8-static"].linear
 
 
 def batches(rows=2, seed=0):
@@ -186,3 +190,26 @@ def test_nan_is_found(measure):
         measured(measure, model, THREE)
     with pytest.raises(CalibrationError, match="no data"):
         analyse(tiny_model("llama"), [], ALL, measure, progress=False)
+
+
+@pytest.mark.parametrize("measure", NAMES)
+@pytest.mark.parametrize("name", ["llama", "opt"])
+def test_padding_does_not_count_flattened_or_not(measure, name):
+    heads = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64}
+    opt = OPTConfig(vocab_size=128, ffn_dim=64, word_embed_proj_dim=64, do_layer_norm_before=True, **heads)
+    torch.manual_seed(0)
+    model = tiny_model(name) if name == "llama" else OPTForCausalLM(opt).eval()  # OPT flattens before its MLP
+    ids = token_ids(rows=1)
+    padded = {"input_ids": torch.cat([ids, torch.full((1, 16), 0)], 1), "attention_mask": torch.ones(1, 32).long()}
+    padded["attention_mask"][:, 16:] = 0
+    # Signs are drawn by the sum of the ids, for a shape: without curvature, changes of inputs are left.
+    works = [MEASURES[measure](model, (SCHEMES["4 bits"], STATIC)) for _ in range(2)]
+    for work, batch in zip(works, ({"input_ids": ids}, padded), strict=True):
+        with work.running():
+            for row in sequences_of([batch], model, work.labelled):
+                for part in range(work.parts):
+                    work.add(row, part)
+    if measure == "hessian":
+        torch.testing.assert_close(*(work.sums["changes"] for work in works), rtol=1e-3, atol=1e-6)
+    else:
+        torch.testing.assert_close(*(torch.tensor(work.losses(1)) for work in works), rtol=2e-2, atol=1e-5)
