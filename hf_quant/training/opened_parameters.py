@@ -28,6 +28,8 @@ def take_parts(optimizer: Any, before: Mapping[str, nn.Parameter], model: nn.Mod
         for stack in module.stacks
         if f"{name}.{stack.name}" in before
     }
+    kept = {id(parameter) for parameter in model.parameters()}  # those of an LSTM are the very same
+    parts = {key: found for key, found in parts.items() if key not in kept}
     if any(id(parameter) in parts for parameter in optimizer.state):
         raise ConfigError(
             "the optimizer has states of stacked experts, which are trained one by one: make a new optimizer, or leave "

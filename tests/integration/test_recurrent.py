@@ -10,15 +10,20 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from transformers import PreTrainedConfig, PreTrainedModel
 
 import hf_quant
-from hf_quant import HfQuantConfig
+from hf_quant import Calibration, HfQuantConfig, Recipe
 from hf_quant.errors import PlanError, WeightError
 from hf_quant.fusion.recurrent import FusedRecurrent
 from hf_quant.kernels.native import library
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.recurrent import OpenedRecurrent
+from hf_quant.training.opened_parameters import take_parts
+from hf_quant.workflows.qat import convert, prepare
 from tests.integration.tiny import error
 
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # of PEFT's own
+]
 KINDS = ("lstm", "gru")
 PRESETS = ("int8", "w8a16", "w4a16")
 
@@ -53,6 +58,40 @@ class RecurrentModel(PreTrainedModel):
         return self.head(self.rnn(states)[0])
 
 
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.rnn = nn.LSTM(width, width // 2, batch_first=True, bidirectional=True)
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, states):
+        return states + self.linear(self.rnn(states)[0])
+
+
+class Blocks(PreTrainedModel):
+    config_class = RecurrentConfig
+    base_model_prefix = "model"
+
+    def __init__(self, config):
+        torch.manual_seed(0)
+        super().__init__(config)
+        self.embed = nn.Embedding(config.vocab_size, config.width)
+        self.layers = nn.ModuleList([Block(config.width) for _ in range(2)])
+        self.head = nn.Linear(config.width, config.labels)
+        self.post_init()
+        for name, parameter in self.named_parameters():
+            nn.init.normal_(parameter, std=0.1 if "bias" in name else 0.15)
+
+    def get_input_embeddings(self):
+        return self.embed
+
+    def forward(self, input_ids, attention_mask=None, **_):
+        states = self.embed(input_ids)
+        for layer in self.layers:
+            states = layer(states)
+        return self.head(states)
+
+
 def tiny(kind="lstm", **options):
     torch.manual_seed(0)
     model = RecurrentModel(RecurrentConfig(kind, {"num_layers": 2, "bidirectional": True, **options})).eval()
@@ -66,7 +105,7 @@ IDS = torch.randint(40, (3, 7), generator=torch.Generator().manual_seed(0))
 
 @torch.no_grad()
 def outputs(model, lengths=None):
-    return model(IDS, lengths)
+    return model(IDS) if lengths is None else model(IDS, lengths)
 
 
 def saved(model, directory):
@@ -186,3 +225,62 @@ def test_inputs_train_through_a_quantized_model():
     states.grad = None
     model.dequantize().rnn(states)[0].sum().backward()
     torch.testing.assert_close(found, states.grad, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_rounds_as_the_quantized_model_will(kind):
+    model = tiny(kind).train()
+    before = model.rnn.weight_hh_l0
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    optimizer_before = [*optimizer.param_groups[0]["params"]]
+    prepare(model, "int8")
+    assert model.rnn.weight_hh_l0 is before
+    for _ in range(2):
+        model(IDS).square().mean().backward()
+        assert before.grad.abs().sum() > 0
+        optimizer.step()
+        optimizer.zero_grad()
+    take_parts(optimizer, dict(tiny(kind).named_parameters()) | {"rnn.weight_hh_l0": before}, model)
+    assert optimizer.param_groups[0]["params"] == optimizer_before
+    rounded = outputs(model.eval())
+    convert(model)
+    assert isinstance(model.rnn.hh_l0, QuantizedModule)
+    assert error(outputs(model), rounded) < 1e-2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_train_on_its_linears(kind):
+    peft = pytest.importorskip("peft")
+    model = hf_quant.quantize(tiny(kind), "int8", progress=False)
+    expected = outputs(model)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["hh_l0", "ih_l1"], r=2))
+    assert error(outputs(adapted), expected) < 1e-2
+    for _ in range(2):
+        adapted.train()(IDS).square().mean().backward()
+        with torch.no_grad():
+            for parameter in adapted.parameters():
+                if parameter.grad is not None:
+                    parameter -= 10 * parameter.grad
+    assert error(outputs(adapted.eval()), expected) > 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_compiled_and_exported_as_torch_lets_recurrent_modules(kind):
+    model = hf_quant.quantize(tiny(kind), "int8", progress=False)
+    expected = outputs(model)
+    with torch._dynamo.config.patch(allow_rnn=True), torch.no_grad():
+        assert torch.equal(torch.compile(model, fullgraph=True, backend="aot_eager")(IDS), expected)
+        assert torch.equal(torch.export.export(model, (IDS,)).module()(IDS), expected)
+
+
+@pytest.mark.parametrize("solver", ["gptq", "signround"])
+def test_calibration_sees_every_step(solver):
+    model = Blocks(RecurrentConfig(labels=40)).eval()
+    data = [{"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}]
+    calibration = Calibration(data, samples=3)
+    plain, solved = (
+        hf_quant.quantize(copy.deepcopy(model), HfQuantConfig("w4a16", **given), progress=False)
+        for given in ({}, {"recipe": Recipe(solver=solver), "calibration": calibration})
+    )
+    assert isinstance(solved.layers[1].rnn.hh_l0, QuantizedModule)
+    assert error(outputs(solved), outputs(model)) < error(outputs(plain), outputs(model))
