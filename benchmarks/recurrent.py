@@ -44,7 +44,7 @@ def variants(kind: type[nn.Module], width: int) -> dict[str, Any]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is deprecated
-        dynamic = torch.ao.quantization.quantize_dynamic(made(), {kind})
+        dynamic = torch.ao.quantization.quantize_dynamic(nn.ModuleList([made()]), {kind})[0]
     quantized = {preset: hf_quant.quantize(Wrapped(made()), preset, progress=False).rnn for preset in PRESETS}
     return {"float32": made(), "quantize_dynamic": dynamic, **quantized}
 

@@ -286,3 +286,15 @@ def test_calibration_sees_every_step(solver):
     )
     assert isinstance(solved.layers[1].rnn.hh_l0, QuantizedModule)
     assert error(outputs(solved), outputs(model)) < error(outputs(plain), outputs(model))
+
+
+@pytest.mark.parametrize("preset", ["int16", "bf16", "int4"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_presets_save_and_reload(kind, preset, tmp_path):
+    model = tiny(kind)
+    quantized = hf_quant.quantize(copy.deepcopy(model), preset, progress=False)
+    assert not quantized.rnn.is_float()
+    expected = outputs(quantized)
+    assert error(expected, outputs(model)) < (0.25 if preset == "int4" else 0.01)
+    assert torch.equal(outputs(load(saved(quantized, tmp_path))), expected)
+    assert quantized.dequantize().state_dict().keys() == model.state_dict().keys()
