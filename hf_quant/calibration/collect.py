@@ -13,7 +13,7 @@ from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.calibration.statistics import InputStatistics, counted
 from hf_quant.errors import CalibrationError
 from hf_quant.formats.rotation import rotate
-from hf_quant.modules.experts import OpenedExperts, opened_modules, rerouted
+from hf_quant.modules.experts import OpenedExperts, expert_layers, rerouted
 from hf_quant.observers.base import Observer
 
 
@@ -76,7 +76,7 @@ class Collector:
         self.modules = dict(modules)
         within = {
             id(module): layer
-            for layer, experts in opened_modules(root)
+            for layer, experts in expert_layers(root)
             for module in experts.modules()
             if module != experts
         }

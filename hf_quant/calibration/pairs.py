@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_quant.calibration.tracing import Run, Tracer, channel_maps, is_linear, norm_consumers, out_features
 from hf_quant.errors import CalibrationError
-from hf_quant.modules.experts import opened_modules
+from hf_quant.modules.experts import expert_layers
 
 _SAME = 1e-4
 """Relative change of a block's output that is still rounding, in float32."""
@@ -161,7 +161,7 @@ def _of_experts(
     """Pairs within each of the block's experts, and the linears that read what comes in, by the name of the layer."""
     pairs: list[Pair] = []
     readers: dict[str, tuple[str, ...]] = {}
-    for name, experts in opened_modules(block):
+    for name, experts in expert_layers(block):
         if name not in run.inputs:
             continue
         rows = torch.cat([each.flatten(0, -2) for each in run.inputs[name]])

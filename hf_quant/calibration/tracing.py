@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
-from hf_quant.modules.experts import OpenedExperts, opened_modules, rerouted
+from hf_quant.modules.experts import OpenedExperts, expert_layers, rerouted
 
 _LOWEST_CODE, _HIGHEST_CODE = 1.25, 5.0
 """Factors that mark channels in a probe: 1 is none of them, so an input that the channels do not reach has no code."""
@@ -93,7 +93,7 @@ class Tracer:
     @contextmanager
     def _recording(self, run: Run, constant: tuple[str, Tensor] | None) -> Iterator[None]:
         handles = []
-        within = {id(module) for _, experts in opened_modules(self.block) for module in experts.modules()}
+        within = {id(module) for _, experts in expert_layers(self.block) for module in experts.modules()}
         for name, module in self.block.named_modules():
             if isinstance(module, OpenedExperts) or (
                 id(module) not in within and (is_linear(module) or is_router(module))

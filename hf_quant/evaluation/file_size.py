@@ -16,7 +16,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from hf_quant.errors import EvaluationError
 from hf_quant.modules.base import QuantizedModule, TensorFacts
-from hf_quant.modules.experts import Opened
+from hf_quant.modules.opened import Opened
 from hf_quant.modules.stored import StoredModule
 
 MAX_SHARD = "50GB"
@@ -136,11 +136,11 @@ def _tensors(model: nn.Module, closed: bool) -> Iterator[tuple[str, object, tupl
         if module in inside:
             continue
         if closed and isinstance(module, Opened) and module.is_float():
-            for expert in range(module.experts):
-                inside.update(module.get_submodule(str(expert)).modules())
             for stack in module.stacks:
-                like = getattr(module.get_submodule(f"0.{stack.parts[0]}"), stack.tensor)
-                yield dot + stack.name, (id(module), stack.name), (stack.shape, like.dtype)
+                parts = module.parts(stack)
+                for part in parts:
+                    inside.update(module.get_submodule(part.partition(".")[0]).modules())
+                yield dot + stack.name, (id(module), stack.name), (stack.shape, module.part(parts[0]).dtype)
         quantized: TensorFacts = {}
         if isinstance(module, QuantizedModule):
             quantized = module.tensor_facts()

@@ -13,6 +13,7 @@ from hf_quant.fusion.experts import FusedExperts
 from hf_quant.fusion.mixin import Fused, fuse_module, unfuse_module
 from hf_quant.fusion.norm import FusedNorm
 from hf_quant.fusion.post_norm import FusedFeedForward, FusedOutput
+from hf_quant.fusion.recurrent import FusedRecurrent
 from hf_quant.fusion.siblings import Siblings, find_siblings
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.experts import Expert
@@ -29,6 +30,7 @@ FUSIONS: tuple[type[Fused], ...] = (
     FusedFeedForward,
     FusedNorm,
     FusedExperts,
+    FusedRecurrent,
 )
 
 

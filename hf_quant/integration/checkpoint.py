@@ -16,8 +16,8 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from hf_quant.config.name_ranges import has_ranges
 from hf_quant.errors import CheckpointError, WeightError
 from hf_quant.modules.base import QuantizedModule
-from hf_quant.modules.experts import opened_modules
 from hf_quant.modules.inventory import Inventory
+from hf_quant.modules.opened import opened_modules
 from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.swap import quantized_modules
 
@@ -106,18 +106,12 @@ def _targets(model: Any, headers: Headers, converted: bool = True) -> dict[str, 
 
 
 def opened_names(model: Any, headers: Headers) -> Headers:
-    """`headers`, and what becomes of stacked tensors in a model whose experts are opened, under the model's names."""
+    """`headers`, and what becomes of tensors that are taken apart in an opened model, under the model's names."""
     found = dict(headers)
     for name, module in opened_modules(model):
         for stack in module.stacks:
             if (full := f"{name}.{stack.name}") in headers:
-                facts = headers[full]
-                parts = (
-                    f"{name}.{stack.path(e, part)}.{stack.tensor}"
-                    for e in range(module.experts)
-                    for part in stack.parts
-                )
-                found.update((part, facts) for part in parts)
+                found.update((f"{name}.{part}", headers[full]) for part in module.parts(stack))
     return found
 
 

@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 from hf_quant.errors import UnsupportedModel
-from hf_quant.modules.experts import opened_modules
+from hf_quant.modules.experts import expert_layers
 
 
 def install() -> None:
@@ -45,11 +45,11 @@ def install() -> None:
 
 
 def _is_opened(model: Any) -> bool:
-    return any(True for _ in opened_modules(model))
+    return any(True for _ in expert_layers(model))
 
 
 def _linears(model: Any) -> str:
-    stacks = (stack for _, experts in opened_modules(model) for stack in experts.stacks)
+    stacks = (stack for _, experts in expert_layers(model) for stack in experts.stacks)
     return ", ".join(dict.fromkeys(part for stack in stacks for part in stack.parts))
 
 
@@ -65,7 +65,7 @@ def _check_modules(peft_config: Any, model: Any) -> None:
 
 
 def _check_parameters(peft_config: Any, model: Any) -> None:
-    for layer, experts in opened_modules(model):
+    for layer, experts in expert_layers(model):
         for name in (f"{layer}.{stack.name}" for stack in experts.stacks):
             if any(name == target or name.endswith(f".{target}") for target in peft_config.target_parameters):
                 raise UnsupportedModel(

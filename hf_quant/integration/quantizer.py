@@ -22,8 +22,8 @@ from hf_quant.integration.tags import tag, untag
 from hf_quant.integration.weight_ops import QuantizeOnLoad
 from hf_quant.kernels.openmp import no_threads_left
 from hf_quant.modules.base import QuantizedModule
-from hf_quant.modules.experts import Opened, opened_modules
 from hf_quant.modules.inventory import Inventory
+from hf_quant.modules.opened import Opened, opened_modules
 from hf_quant.modules.state import stored_state
 from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.swap import quantized_modules, restore_float, share_tied, swap
@@ -120,8 +120,8 @@ class HfQuantQuantizer(HfQuantizer):
         closed = opening.keep(self.resolution.plan.modules)
         self.resolution = with_closed(self.resolution, model, closed)
         swap(model, self.resolution.plan, self.resolution.ties, device="meta")
-        for _, experts in opened_modules(model):
-            experts.expect_stacks()
+        for _, each in opened_modules(model):
+            each.expect_stacks()
         return True
 
     def _prepare_quantized(self, model: Any, headers: checkpoint.Headers, opening: Opening) -> None:
@@ -182,8 +182,8 @@ class HfQuantQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         if self.failures:
             raise self.failures[0]
-        for _, experts in opened_modules(model):
-            experts.forget_stacks()
+        for _, each in opened_modules(model):
+            each.forget_stacks()
         if self.quantization_config.qat:
             return self._trainable(model)
         if self.is_calibrated:
@@ -289,8 +289,8 @@ def finish(model: Any, config: HfQuantConfig, quantizer: HfQuantQuantizer) -> No
     for module in model.modules():
         if isinstance(module, QuantizedModule | StoredModule):
             module.requires_grad_(False)
-    for _, experts in opened_modules(model):
-        experts.let_go()
+    for _, each in opened_modules(model):
+        each.let_go()
     fuse(model)
     attention.choose(model)
     model.config.quantization_config = config

@@ -13,7 +13,7 @@ from hf_quant.errors import HfQuantError, WeightError
 from hf_quant.formats import weight_facts
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.conv1d import QuantizedConv1D
-from hf_quant.modules.experts import Opened
+from hf_quant.modules.opened import Opened
 from hf_quant.modules.weight import stored_name
 
 
@@ -43,22 +43,20 @@ class QuantizeOnLoad(ConversionOps):
             if isinstance(module, Opened):
                 if (missing := kwargs.get("missing_keys")) is not None:
                     missing.discard(full)
-                converted |= self._experts(module, tensor_name, weight, full.removesuffix(tensor_name))
+                converted |= self._parts(module, tensor_name, weight, full.removesuffix(tensor_name))
             elif isinstance(module, QuantizedModule) and tensor_name == "weight":
                 converted |= self._converted(module, weight, full.removesuffix(".weight"))
             else:
                 converted[full] = weight.to(getattr(module, tensor_name).dtype)
         return converted
 
-    def _experts(self, module: Opened, stacked: str, whole: torch.Tensor, prefix: str) -> dict[str, torch.Tensor]:
+    def _parts(self, module: Opened, stacked: str, whole: torch.Tensor, prefix: str) -> dict[str, torch.Tensor]:
         (stack,) = (stack for stack in module.stacks if stack.name == stacked)
         if tuple(whole.shape) != stack.shape:
             self.failures.append(_misfit(f"{prefix}{stacked}", whole, stack.shape))
             whole = torch.zeros(1, dtype=whole.dtype).expand(stack.shape)
-        if stacked in module.unused:
-            module.unused[stacked] = whole[module.experts :].clone()
         converted: dict[str, torch.Tensor] = {}
-        for name, view in stack.tensors(whole, module.experts):
+        for name, view in module.read(stack, whole):
             linear, _, tensor = name.rpartition(".")
             child = module.get_submodule(linear)
             if tensor == "weight" and isinstance(child, QuantizedModule):

@@ -11,12 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_quant.modules.base import QuantizedModule
-from hf_quant.modules.mixed import Mixed, mixed
-from hf_quant.modules.stored import StoredModule
-
-_MARK = "_is_hf_initialized"
-"""Attribute of modules that Transformers does not draw at random."""
+from hf_quant.modules.mixed import mixed
+from hf_quant.modules.opened import Opened, bare_linear
 
 
 @dataclass(frozen=True)
@@ -112,79 +108,40 @@ class Expert(nn.Module):
         )
 
 
-class Opened(Mixed, nn.Module):
+class ExpertLayer(Opened):
     """First base of a class of experts whose tensors are opened: children ``0`` to ``experts - 1`` compute."""
 
     stacks: tuple[Stack, ...]
-    """The tensors that there were."""
     experts: int
     unused: dict[str, torch.Tensor]
     """What tensors hold beyond the experts, by name."""
     passes_on: bool
     """Whether indices beyond the experts mean the hidden states themselves, instead of nothing."""
+    facts = ("stacks", "experts", "unused", "passes_on")
+
+    def views(self, stack: Stack, whole: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """Parts of all experts by names such as ``"7.gate_proj.weight"``."""
+        return stack.tensors(whole, self.experts)
+
+    def parts(self, stack: Stack) -> list[str]:
+        """Names such as ``"7.gate_proj.weight"``."""
+        return [f"{stack.path(e, part)}.{stack.tensor}" for e in range(self.experts) for part in stack.parts]
+
+    def read(self, stack: Stack, whole: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """As `views`; what lies beyond the experts is kept."""
+        if stack.name in self.unused:
+            self.unused[stack.name] = whole[self.experts :].clone()
+        return self.views(stack, whole)
 
     def stacked(self, stack: Stack) -> torch.Tensor:
-        """One of the tensors that there were, made of what the experts hold now, decoded where they are quantized."""
-        first = self.get_submodule(stack.path(0, stack.parts[0]))
-        like = getattr(first, stack.tensor)
-        whole = torch.zeros(stack.shape, dtype=like.dtype, device=like.device)
-        for expert in range(self.experts):
-            for part, view in stack.views(whole, expert):
-                view.copy_(getattr(self.get_submodule(stack.path(expert, part)), stack.tensor).detach())
+        """One of the tensors that there were, with what it held beyond the experts."""
+        whole = super().stacked(stack)
         if stack.name in self.unused and not self.unused[stack.name].is_meta:  # a quantized checkpoint lacks them
             whole[self.experts :] = self.unused[stack.name]
         return whole
 
-    def expect_stacks(self) -> None:
-        """Have empty parameters where the tensors were, so that a checkpoint that holds them can be read."""
-        for stack in self.stacks:
-            self._parameters[stack.name] = nn.Parameter(torch.empty(stack.shape, device="meta"), requires_grad=False)
 
-    def forget_stacks(self) -> None:
-        """Undo `expect_stacks`."""
-        for stack in self.stacks:
-            self._parameters.pop(stack.name, None)
-
-    def let_go(self) -> None:
-        """Have linears that stayed float own their weights: views would keep whole stacks in memory."""
-        for parameter in self.parameters():
-            if type(parameter) is nn.Parameter and parameter.untyped_storage().nbytes() > parameter.nbytes:
-                parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
-
-    def is_float(self) -> bool:
-        """Whether no weight of an expert is quantized."""
-        return not any(isinstance(module, QuantizedModule | StoredModule) for module in self.modules())
-
-    def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """As of any module; floats as they would be given had nobody opened it."""
-        state: dict[str, Any] = super().state_dict(*args, prefix=prefix, **kwargs)
-        if not self.is_float():
-            return state
-        for stack in self.stacks:
-            names = [f"{prefix}{stack.path(e, p)}.{stack.tensor}" for e in range(self.experts) for p in stack.parts]
-            if all(name in state for name in names):
-                for name in names:
-                    del state[name]
-                state[prefix + stack.name] = self.stacked(stack)
-        return state
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for stack in self.stacks:
-            whole = state_dict.get(prefix + stack.name)
-            if whole is not None and tuple(whole.shape) == stack.shape:
-                del state_dict[prefix + stack.name]
-                state_dict.update((prefix + name, view) for name, view in stack.tensors(whole, self.experts))
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def __getattr__(self, name: str) -> Any:
-        # What code of others asks for though it is not there any more.
-        for stack in self.__dict__.get("stacks", ()):
-            if stack.name == name and name not in self._parameters:
-                return self.stacked(stack)
-        return super().__getattr__(name)
-
-
-class OpenedExperts(Opened):
+class OpenedExperts(ExpertLayer):
     """Opened experts that are called as most in Transformers are: each token goes to some of them.
 
     They get hidden states ``[tokens, width]``, and for each token its experts and the weights of their outputs, both
@@ -224,7 +181,7 @@ def open_experts(
     module: nn.Module,
     stacks: tuple[Stack, ...],
     experts: int,
-    kind: type[Opened] = OpenedExperts,
+    kind: type[ExpertLayer] = OpenedExperts,
     apply_gate: bool = False,
     passes_on: bool = False,
 ) -> None:
@@ -236,7 +193,7 @@ def open_experts(
         experts: Number of experts.
         kind: How they are called.
         apply_gate: Whether it makes something of its own of gate and up.
-        passes_on: See `Opened`.
+        passes_on: See `ExpertLayer`.
     """
     interleaved = any(stack.interleaved for stack in stacks)
     activation = module._modules.get("act_fn")
@@ -245,48 +202,21 @@ def open_experts(
     unused = {
         stack.name: parameters[stack.name].detach()[experts:].clone() for stack in stacks if stack.shape[0] > experts
     }
-    facts = {"stacks": stacks, "experts": experts, "unused": unused, "passes_on": passes_on}
-    # Without the mark Transformers would look for the tensors.
-    module.__dict__.update(facts, was_marked=module.__dict__.get(_MARK), **{_MARK: True})
+    assert isinstance(module, ExpertLayer)
+    module.open(stacks=stacks, experts=experts, unused=unused, passes_on=passes_on)
     gate: Any = module._apply_gate if apply_gate else None
     for expert in range(experts):
         linears: dict[str, nn.Linear] = {}
         for stack in sorted(stacks, key=lambda stack: stack.of_bias):
             parameter = parameters[stack.name]
             for part, view in stack.views(parameter.detach(), expert):
-                linear = linears[part] if stack.of_bias else linears.setdefault(part, _linear())
+                linear = linears[part] if stack.of_bias else linears.setdefault(part, bare_linear())
                 held = view.contiguous() if stack.of_bias else view  # kernels add biases of one piece
                 linear.register_parameter(stack.tensor, nn.Parameter(held, parameter.requires_grad))
                 if not stack.of_bias:
                     linear.out_features, linear.in_features = view.shape
         made = linears.get("") or Expert(linears, activation, gate, interleaved)
         module.add_module(str(expert), made.train(module.training))
-
-
-def close_experts(module: nn.Module, parameters: dict[str, nn.Parameter] | None = None) -> None:
-    """Undo `open_experts`.
-
-    Args:
-        module: Opened experts on floats; changed in place.
-        parameters: The tensors that there were, by name, where nothing has changed them since; else they are made of
-            what the experts hold.
-    """
-    assert isinstance(module, Opened)
-    found = dict(parameters or {})
-    for stack in module.stacks:
-        if stack.name not in found:
-            first = module.get_submodule(stack.path(0, stack.parts[0]))._parameters[stack.tensor]
-            assert first is not None
-            found[stack.name] = nn.Parameter(module.stacked(stack), first.requires_grad)
-    for expert in range(module.experts):
-        del module._modules[str(expert)]
-    stacks = module.stacks
-    module.__class__ = type(module).__bases__[1]
-    module.__dict__[_MARK] = module.__dict__.pop("was_marked")
-    for name in ("stacks", "experts", "unused", "passes_on"):
-        del module.__dict__[name]
-    for stack in stacks:
-        module._parameters[stack.name] = found[stack.name]
 
 
 Reroute = Callable[[OpenedExperts, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -307,7 +237,7 @@ def rerouted(model: nn.Module, reroute: Reroute) -> Iterator[None]:
         _, hidden_states, index, weights = signature.bind(module, *args, **kwargs).args
         return (hidden_states, *reroute(module, index, weights)), {}
 
-    routed = [module for _, module in opened_modules(model) if isinstance(module, OpenedExperts)]
+    routed = [module for _, module in expert_layers(model) if isinstance(module, OpenedExperts)]
     handles = [module.register_forward_pre_hook(enter, with_kwargs=True) for module in routed]
     try:
         yield
@@ -316,13 +246,6 @@ def rerouted(model: nn.Module, reroute: Reroute) -> Iterator[None]:
             handle.remove()
 
 
-def opened_modules(model: nn.Module) -> Iterator[tuple[str, Opened]]:
+def expert_layers(model: nn.Module) -> Iterator[tuple[str, ExpertLayer]]:
     """Modules of opened experts, by name."""
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, Opened))
-
-
-def _linear() -> nn.Linear:
-    linear = nn.Linear.__new__(nn.Linear)
-    nn.Module.__init__(linear)
-    linear.register_parameter("bias", None)
-    return linear
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, ExpertLayer))

@@ -12,7 +12,7 @@ from hf_quant.config.plan import Candidate
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import PlanError
 from hf_quant.modules.derived import is_float, way_of
-from hf_quant.modules.experts import opened_modules
+from hf_quant.modules.experts import expert_layers
 from hf_quant.modules.ties import shared_parameters
 
 _NO_HEAD = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -158,7 +158,7 @@ def _heads(model: nn.Module, modules: Mapping[str, nn.Module], groups: list[list
 def _experts(model: nn.Module, found: Collection[str]) -> dict[str, str]:
     return {
         f"{name}.{expert}.{part}": f"{name}.0.{part}"
-        for name, module in opened_modules(model)
+        for name, module in expert_layers(model)
         for part in (each.removeprefix(f"{name}.0.") for each in found if each.startswith(f"{name}.0."))
         for expert in range(module.experts)
         if f"{name}.{expert}.{part}" in found

@@ -11,7 +11,8 @@ from torch import nn
 
 from hf_quant.fusion.agreement import agree, output, rows
 from hf_quant.modules.expert_kinds import ExpertsOnShares, SharedExperts, SortedExperts
-from hf_quant.modules.experts import Opened, OpenedExperts, Stack, open_experts
+from hf_quant.modules.experts import ExpertLayer, OpenedExperts, Stack, open_experts
+from hf_quant.modules.opened import Opened
 
 _CHOSEN = 2
 _DRAWN = 2**22
@@ -26,7 +27,7 @@ class Layout(NamedTuple):
 
     stacks: tuple[Stack, ...]
     experts: int
-    kind: type[Opened]
+    kind: type[ExpertLayer]
     apply_gate: bool = False
     passes_on: bool = False
 

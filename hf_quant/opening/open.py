@@ -9,8 +9,11 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
-from hf_quant.modules.experts import Opened, close_experts, open_experts, opened_modules
+from hf_quant.modules.experts import open_experts
+from hf_quant.modules.opened import Opened, opened_modules
+from hf_quant.modules.recurrent import open_recurrent
 from hf_quant.opening.experts import Layout, layout_of
+from hf_quant.opening.recurrent import is_recurrent
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -28,11 +31,15 @@ class Opening:
         # All are looked at before one is changed.
         layouts = [(name, module, layout_of(module, found)) for name, module in model.named_modules()]
         for name, module, layout in layouts:
-            if layout is not None:
-                parameters = {key: p for key, p in module._parameters.items() if p is not None}
+            parameters = {key: p for key, p in module._parameters.items() if p is not None}
+            if is_recurrent(module):
+                open_recurrent(module)
+            elif layout is not None:
                 open_experts(module, *layout)
-                assert isinstance(module, Opened)
-                self.modules[name] = (module, parameters)
+            else:
+                continue
+            assert isinstance(module, Opened)
+            self.modules[name] = (module, parameters)
 
     def keep(self, names: Collection[str]) -> list[str]:
         """Close all modules but those that hold one of these names, which are no longer this opening's to close.
@@ -43,7 +50,7 @@ class Opening:
         closed = []
         for name, (module, parameters) in self.modules.items():
             if not any(each.startswith(f"{name}.") for each in names):
-                close_experts(module, parameters)
+                module.close(parameters)
                 closed.append(name)
         self.modules = {}
         return closed
@@ -55,7 +62,7 @@ class Opening:
 
 @contextmanager
 def opened(model: nn.Module) -> Iterator[Opening]:
-    """Context in which the experts of a float model are modules; what is not kept is closed at its end."""
+    """Context in which a float model is open; what is not kept is closed at its end."""
     opening = Opening(model)
     try:
         yield opening
@@ -78,4 +85,4 @@ def close(model: nn.Module, is_done: Callable[[Opened], bool] = Opened.is_float)
     """Close all opened modules that hold no quantized weight, in place."""
     for _, module in list(opened_modules(model)):
         if is_done(module):
-            close_experts(module)
+            module.close()

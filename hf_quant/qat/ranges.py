@@ -7,7 +7,7 @@ import logging
 import torch
 from torch import nn
 
-from hf_quant.modules.experts import opened_modules
+from hf_quant.modules.experts import expert_layers
 from hf_quant.qat.input import StaticInput
 from hf_quant.qat.prepare import fake_quantized_modules
 
@@ -31,7 +31,7 @@ def initialise_inputs(model: nn.Module) -> bool:
         static.next_step(name)
     within = {
         f"{layer}.{expert}.{part}": (layer, part)
-        for layer, experts in opened_modules(model)
+        for layer, experts in expert_layers(model)
         for expert in range(experts.experts)
         for stack in experts.stacks
         for part in stack.parts

@@ -21,7 +21,7 @@ from hf_quant.calibration.resume import Progress
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CalibrationError
 from hf_quant.hardware.free_memory import give_back_memory
-from hf_quant.modules.experts import opened_modules
+from hf_quant.modules.experts import expert_layers
 from hf_quant.modules.state import stored_state
 from hf_quant.modules.swap import share_tied
 from hf_quant.quantizing.algorithms import Algorithms, is_static
@@ -76,7 +76,7 @@ class CalibratedRun:
         self._pairs: dict[Any, list[Pair]] = {}
         self.losses: dict[str, float] = {}
         """Relative error of each block's output on the first batch, against the float block on the same inputs."""
-        self.starved = Starved(experts=sum(experts.experts for _, experts in opened_modules(self.blocks)))
+        self.starved = Starved(experts=sum(experts.experts for _, experts in expert_layers(self.blocks)))
 
     @torch.no_grad()
     def quantize(self, kept: Progress | None = None) -> None:

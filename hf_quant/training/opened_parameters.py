@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from hf_quant.errors import ConfigError
-from hf_quant.modules.experts import opened_modules
+from hf_quant.modules.opened import opened_modules
 
 
 def take_parts(optimizer: Any, before: Mapping[str, nn.Parameter], model: nn.Module) -> None:
@@ -23,15 +23,13 @@ def take_parts(optimizer: Any, before: Mapping[str, nn.Parameter], model: nn.Mod
         ConfigError: The optimizer has made steps with them already.
     """
     parts = {
-        id(before[f"{name}.{stack.name}"]): [
-            module.get_parameter(f"{expert}.{part}.{stack.tensor}")
-            for expert in range(module.experts)
-            for part in stack.parts
-        ]
+        id(before[f"{name}.{stack.name}"]): [module.get_parameter(part) for part in module.parts(stack)]
         for name, module in opened_modules(model)
         for stack in module.stacks
         if f"{name}.{stack.name}" in before
     }
+    kept = {id(parameter) for parameter in model.parameters()}  # those of an LSTM are the very same
+    parts = {key: found for key, found in parts.items() if key not in kept}
     if any(id(parameter) in parts for parameter in optimizer.state):
         raise ConfigError(
             "the optimizer has states of stacked experts, which are trained one by one: make a new optimizer, or leave "

@@ -22,6 +22,7 @@ OPS = {
     "native_linears": ("query, key and value in one call", "one by one"),
     "native_block": ("feed-forward blocks; a residual and its norm", "module by module"),
     "native_experts": ("experts, on the tokens that are sent to each", "expert by expert"),
+    "native_recurrent": ("LSTM and GRU, all time steps of a layer in one call", "step by step"),
     "native_embedding": ("rows of quantized embeddings", "torch"),
     "native_norm": ("RMS norms", "torch"),
     "native_attention": ("attention, where a model would use sdpa", "torch"),

@@ -3,7 +3,7 @@ import torch
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 from hf_quant.calibration.pairs import apply_scales, find_pairs
-from hf_quant.modules.experts import opened_modules, rerouted
+from hf_quant.modules.experts import expert_layers, rerouted
 from hf_quant.opening.open import Opening
 from tests.calibrated_blocks import capture
 from tests.integration.tiny import HIDDEN
@@ -33,7 +33,7 @@ def scales_of(pair, powers=False):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_norm_feeds_the_router_shared_experts_and_every_expert(name):
     block = block_of(name)
-    (layer, experts), *_ = opened_modules(block.module)
+    (layer, experts), *_ = expert_layers(block.module)
     firsts = {f"{layer}.{e}.{part}" for e in range(experts.experts) for part in ("gate_proj", "up_proj")}
     router = {"mlp.router" if name == "gpt-oss" else "mlp.gate"}
     shared = {"mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj", "mlp.shared_expert_gate"}
@@ -44,7 +44,7 @@ def test_a_norm_feeds_the_router_shared_experts_and_every_expert(name):
 def test_each_expert_has_a_pair_where_its_gate_leaves_the_factor_linear(name):
     block = block_of(name)
     within = {pair.producer: pair.consumers for pair in block.pairs() if ".experts." in pair.producer}
-    count = next(opened_modules(block.module))[1].experts
+    count = next(expert_layers(block.module))[1].experts
     # (up + 1) * gate is not.
     expected = (
         {} if name == "gpt-oss" else {f"mlp.experts.{e}.up_proj": (f"mlp.experts.{e}.down_proj",) for e in range(count)}
@@ -56,7 +56,7 @@ def test_each_expert_has_a_pair_where_its_gate_leaves_the_factor_linear(name):
 def test_scaling_all_pairs_changes_nothing_for_any_expert(name):
     block = block_of(name)
     rows = torch.randn(64, HIDDEN, generator=torch.Generator().manual_seed(3))
-    count = next(opened_modules(block.module))[1].experts
+    count = next(expert_layers(block.module))[1].experts
 
     def all_of_them(experts, index, weights):
         return torch.arange(count).expand(len(index), -1), torch.rand(
@@ -132,7 +132,7 @@ def test_a_factor_that_is_clamped_where_the_run_did_not_come_is_no_producer():
             layer.mlp.experts.__class__ = Clamped
 
     block = block_of("mixtral", clamp)
-    assert any(True for _ in opened_modules(block.module))
+    assert any(True for _ in expert_layers(block.module))
     assert not [pair for pair in block.pairs() if ".experts." in pair.producer]
     assert pair_of(block) is not None
 

@@ -12,7 +12,7 @@ from hf_quant import HfQuantConfig
 from hf_quant.algorithms.base import MEANS
 from hf_quant.calibration.collect import Collector
 from hf_quant.formats import even_format
-from hf_quant.modules.experts import opened_modules
+from hf_quant.modules.experts import expert_layers
 from hf_quant.modules.state import stored_state
 from hf_quant.observers import OBSERVERS
 from hf_quant.observers.base import grid
@@ -122,7 +122,7 @@ def test_a_static_input_of_an_expert_without_tokens_is_the_widest_of_its_layer()
     assert 0 in starved.values()  # this is about some that got none
     model = expert_model("qwen3-moe")
     with opened(model):
-        (name, layer), *_ = opened_modules(model)
+        (name, layer), *_ = expert_layers(model)
         names = [f"{name}.{e}.{part}" for e in range(layer.experts) for part in ("gate_proj", "down_proj")]
         scheme = found.hf_quantizer.resolution.plan.modules[names[0]]
         rotations = {n: found.hf_quantizer.resolution.plan.modules[n].weight.rotation for n in names}

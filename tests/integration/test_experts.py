@@ -12,7 +12,7 @@ import hf_quant
 from hf_quant import HfQuantConfig
 from hf_quant.errors import CheckpointError, PlanError, WeightError
 from hf_quant.modules.base import QuantizedModule
-from hf_quant.modules.experts import Opened
+from hf_quant.modules.opened import Opened
 from tests.integration.moe import FAMILIES, moe_model
 from tests.integration.tiny import error, outputs, token_ids
 from tests.naming import naming

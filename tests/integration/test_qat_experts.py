@@ -9,7 +9,7 @@ from hf_quant import HfQuantConfig
 from hf_quant.errors import ConfigError
 from hf_quant.fusion.fuse import unfuse
 from hf_quant.integration import attention
-from hf_quant.modules.experts import opened_modules
+from hf_quant.modules.opened import opened_modules
 from hf_quant.modules.swap import quantized_modules
 from hf_quant.qat.convert import take_out
 from hf_quant.qat.distillation import Distillation

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import hf_quant
-from hf_quant.modules.experts import Opened
+from hf_quant.modules.opened import Opened
 from hf_quant.opening.open import Opening
 from tests.integration.moe import moe_model
 from tests.integration.tiny import outputs

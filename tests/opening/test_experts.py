@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
-from hf_quant.modules.experts import Opened
+from hf_quant.modules.opened import Opened
 from hf_quant.opening.experts import layout_of
 from hf_quant.opening.open import Opening, close, opened
 from tests.integration.moe import FAMILIES, moe_model

@@ -15,6 +15,7 @@ using Op = void(Value* stack, std::uint64_t arguments, std::uint64_t results);
 Op linear, linears, block, experts;  // ops_products.cpp
 Op embedding, norm;                  // ops_rows.cpp
 Op attention;                        // ops_attention.cpp
+Op recurrent;                        // ops_recurrent.cpp
 
 // Throw where a kernel returned an error.
 void check(std::int32_t status);

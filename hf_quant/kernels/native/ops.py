@@ -29,6 +29,13 @@ SCHEMAS = {
     # [experts, bytes], biases [experts, out] and offsets int64 [experts + 1] of rows -> [rows, channels], with zeros
     # beyond the last offset.
     "native_experts": f"(Tensor input, {_WEIGHTS}, Tensor spec, {_BIASES}, Tensor offsets, int channels) -> Tensor",
+    # One layer of an LSTM or a GRU in one direction: what the input gives to gates [rows, 4 or 3 width], step by step;
+    # hidden [batch, out] and cell [batch, width] (empty for a GRU); rows of each step int64 [time], which descend from
+    # the batch; the hidden weight and that of a projection (empty tensors where there is none); floats are float32 ->
+    # outputs [rows, out] and the last states.
+    "native_recurrent": "(Tensor gates, Tensor hidden, Tensor cell, Tensor sizes, Tensor blocks, Tensor spec, "
+    "Tensor bias, Tensor blocks_hr, Tensor spec_hr, Tensor bias_hr, bool gru, bool reverse) -> "
+    "(Tensor, Tensor, Tensor)",
     # indices [...] (int64 or int32) -> rows [..., channels] of a packed weight, in the dtype of `like`
     "native_embedding": "(Tensor indices, Tensor blocks, Tensor spec, Tensor like, int channels) -> Tensor",
     # query [batch, heads, queries, width], key and value [batch, kv_heads, keys, width], mask a boolean that broadcasts
@@ -70,6 +77,14 @@ def _linears(input: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tenso
 def _block(input: torch.Tensor, *rest: Any) -> torch.Tensor:
     _check_devices(input, *rest)
     return input.new_empty(*input.shape[:-1], rest[-1])
+
+
+@torch.library.register_fake("hf_quant::native_recurrent")
+def _recurrent(
+    gates: torch.Tensor, hidden: torch.Tensor, cell: torch.Tensor, *rest: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    _check_devices(gates, hidden, cell, *rest)
+    return gates.new_empty(gates.shape[0], hidden.shape[-1]), torch.empty_like(hidden), torch.empty_like(cell)
 
 
 @torch.library.register_fake("hf_quant::native_embedding")

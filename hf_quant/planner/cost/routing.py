@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hf_quant.modules.experts import opened_modules
+from hf_quant.modules.experts import expert_layers
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def routings(model: Any) -> dict[str, Routing]:
         model: Opened, float or quantized, on any device. Experts that such a pass does not come to are taken to get
             every token, with a warning.
     """
-    found = {name: module.experts for name, module in opened_modules(model)}
+    found = {name: module.experts for name, module in expert_layers(model)}
     if not found:
         return {}
     chosen: dict[str, int] = {}

@@ -96,6 +96,19 @@ def experts_arguments(name, gated=True, counts=(3, 0, 4), beyond=2):
     return rows, *blocks, torch.stack([each[4] for each in made]), *biases, offsets, 64
 
 
+def recurrent_arguments(name, gru=False, projects=False, reverse=False, sizes=(3, 3, 1)):
+    """Rows of gates, states, and weights of a layer of 128 cells, of an LSTM perhaps projected to 64."""
+    gates, out = 128 * (3 if gru else 4), 64 if projects else 128
+    hidden = packed(name, inputs=out, outputs=gates)
+    projection = packed(name, inputs=128, outputs=64, seed=1, bias=False)
+    weights = [
+        (blocks, program(step_spec(operands, spec)), bias) for spec, operands, blocks, bias in (hidden, projection)
+    ]
+    states = torch.randn(sizes[0], out), NONE if gru else torch.randn(sizes[0], 128)
+    given = torch.randn(sum(sizes), gates), *states, torch.tensor(sizes)
+    return *given, *weights[0], *(weights[1] if projects else [NONE] * 3), gru, reverse
+
+
 def attention_arguments(mask):
     # Heads side by side, turned.
     query, key, value = (torch.randn(2, *shape, 32).transpose(1, 2) for shape in ((5, 4), (9, 2), (9, 2)))
@@ -112,6 +125,9 @@ ARGUMENTS = {
     "native_block chain": lambda: block_arguments("w4a16", gated=False, residual=False, norm=0)[0],
     "native_experts": lambda: experts_arguments("int8"),
     "native_experts chain": lambda: experts_arguments("w4a16", gated=False),
+    "native_recurrent": lambda: recurrent_arguments("int8", projects=True),
+    "native_recurrent gru": lambda: recurrent_arguments("w8a16", gru=True, reverse=True),
+    "native_recurrent static": lambda: recurrent_arguments("w8a8 static asymmetric", sizes=(2, 2)),
     "native_embedding": lambda: (
         torch.tensor([[0, 47], [3, 3]]),
         *linear_arguments("w8a16")[1:3],
@@ -347,3 +363,61 @@ def test_attention_of_a_short_text_is_the_same_alone_and_padded(tokens, longest)
     alone = OPS.native_attention(*short, torch.empty((), dtype=torch.bool), 0.2, False)
     mask = (torch.arange(longest) < tokens).expand(1, 1, longest, longest).contiguous()
     assert torch.equal(OPS.native_attention(query, key, value, mask, 0.2, False)[:, :tokens], alone)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("gru", "projects"), [(False, False), (False, True), (True, False)])
+@pytest.mark.parametrize("name", ["w8a16", "w4a16", "int8"])
+def test_a_recurrence_computes_what_its_products_give_step_by_step(name, gru, projects, reverse):
+    torch.manual_seed(0)
+    sizes = (3, 3, 2, 1)
+    arguments = recurrent_arguments(name, gru, projects, reverse, sizes)
+    gates, hidden, cell, _, *weights = arguments[:10]
+    hidden, cell = hidden.clone(), cell.clone()
+
+    def product(states, blocks, spec, bias, channels):
+        return OPS.native_linear(states.contiguous(), blocks, spec, bias, channels)
+
+    rows = gates.split(sizes)
+    expected = [None] * len(sizes)
+    for step in reversed(range(len(sizes))) if reverse else range(len(sizes)):
+        count, given = sizes[step], rows[step]
+        by_state = product(hidden[:count], *weights[:3], gates.shape[1])
+        if gru:
+            (r, z, n), (hr, hz, hn) = given.chunk(3, -1), by_state.chunk(3, -1)
+            new = torch.tanh(n + torch.sigmoid(r + hr) * hn)
+            update = torch.sigmoid(z + hz)
+            hidden[:count] = (1 - update) * new + update * hidden[:count]
+        else:
+            i, f, g, o = (given + by_state).chunk(4, -1)
+            cell[:count] = torch.sigmoid(f) * cell[:count] + torch.sigmoid(i) * torch.tanh(g)
+            shown = torch.sigmoid(o) * torch.tanh(cell[:count])
+            hidden[:count] = product(shown, *weights[3:], 64) if projects else shown
+        expected[step] = hidden[:count].clone()
+    found = OPS.native_recurrent(*arguments)
+    for one, other in zip(found[: 2 if gru else 3], (torch.cat(expected), hidden, cell), strict=False):
+        # A state may be rounded to the next code.
+        assert one.shape == other.shape and relative_error(one, other) < (2e-2 if name == "int8" else 1e-4)
+
+
+def test_gates_are_right_at_all_magnitudes():
+    arguments = list(recurrent_arguments("w8a16", gru=True, sizes=(1,)))
+    arguments[1] = torch.zeros(1, 128)
+    arguments[6] = NONE
+    for scale in (1e-30, 1e-6, 1e-2, 1.0, 10.0, 80.0, 100.0, 1e30, float("inf")):
+        arguments[0] = torch.linspace(-1, 1, 384).view(1, 384) * scale
+        _, update, new = arguments[0].chunk(3, -1)
+        expected = (1 - torch.sigmoid(update)) * torch.tanh(new)
+        torch.testing.assert_close(OPS.native_recurrent(*arguments)[0], expected, atol=3e-7, rtol=0)
+    arguments[0] = torch.zeros(1, 384)
+    arguments[0][0, 270] = float("nan")
+    found = OPS.native_recurrent(*arguments)[0]
+    assert found[0].isnan().nonzero().flatten().tolist() == [270 - 256]
+
+
+def test_sizes_of_steps_are_checked():
+    arguments = list(recurrent_arguments("int8"))
+    for wrong in ([3, 3, 2], [3, 3], [1, 3, 3], [4, 3], [3, 3, 1, -1, 1], [7], [], [2**62, 3], [3, 3, 0, 1]):
+        arguments[3] = torch.tensor(wrong, dtype=torch.int64)
+        with pytest.raises(RuntimeError, match="batch sizes"):
+            OPS.native_recurrent(*arguments)
