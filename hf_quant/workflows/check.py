@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hf_quant.config.name_ranges import in_short
 from hf_quant.errors import UnsupportedModel
+from hf_quant.evaluation.float_outputs import float_outputs, relative_error
 from hf_quant.evaluation.random_inputs import Inputs, run_on_random_inputs
 from hf_quant.fusion.mixin import Fused, fuse_module, unfuse_module
 from hf_quant.integration import attention
@@ -151,7 +152,7 @@ def check(model: Any, inputs: Mapping[str, Tensor] | None = None) -> CheckReport
             if any(run.calls[name] and module.spec.scheme.input for name, module in modules.items()):
                 with run.exact(rounded=False):
                     # Two runs that round every input otherwise differ by the root of two times as much.
-                    bound += 2 * _error(run.outputs(given), expected)
+                    bound += 2 * relative_error(run.outputs(given), expected)
             run.call_the_rest()
     rows = tuple(
         ModuleCheck(
@@ -166,7 +167,7 @@ def check(model: Any, inputs: Mapping[str, Tensor] | None = None) -> CheckReport
         for name, module in modules.items()
     )
     shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
-    return CheckReport(rows, shapes, _error(found, expected), bound)
+    return CheckReport(rows, shapes, relative_error(found, expected), bound)
 
 
 class _Run:
@@ -182,7 +183,7 @@ class _Run:
         """Tensors of floats that the model gives; the same random numbers are drawn in every run."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return [tensor.clone() for tensor in _floats(self.model(**inputs))]
+            return [tensor.clone() for tensor in float_outputs(self.model(**inputs))]
 
     @contextmanager
     def exact(self, rounded: bool) -> Iterator[None]:
@@ -257,21 +258,6 @@ def _expected(module: QuantizedModule, input: Tensor, rounded: bool) -> Tensor:
     return output.to(input.dtype).view(*input.shape[:-1], spec.out_features)
 
 
-def _error(found: list[Tensor], expected: list[Tensor]) -> float:
-    """Largest error in norm of tensors, relative to those that are expected.
-
-    Infinite where one is not finite alone, or nothing is finite that could be compared.
-    """
-    errors = [0.0]
-    for one, other in zip(found, expected, strict=True):
-        finite = other.isfinite()
-        if one.shape != other.shape or not torch.equal(finite, one.isfinite()) or (other.numel() and not finite.any()):
-            return float("inf")
-        difference, size = (one.double() - other.double())[finite].norm(), other.double()[finite].norm()
-        errors.append(float(difference / size.clamp(min=1e-30)))
-    return max(errors)
-
-
 def _worst_channel(found: Tensor, expected: Tensor) -> float:
     """Largest error of a channel (last dimension) in norm, so that a single wrong row of a weight is seen."""
     one, other = (tensor.double().reshape(-1, expected.shape[-1]) for tensor in (found, expected))
@@ -286,15 +272,6 @@ def _worst_channel(found: Tensor, expected: Tensor) -> float:
 def _rounding(tensors: list[Tensor]) -> float:
     """Step of the coarsest dtype of some tensors."""
     return max((torch.finfo(tensor.dtype).eps for tensor in tensors), default=0.0)
-
-
-def _floats(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, tuple | list | Mapping):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _floats(part)
 
 
 @contextmanager
