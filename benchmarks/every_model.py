@@ -29,12 +29,14 @@ _ROOT = Path(__file__).parents[1]
 _TOGETHER = 8
 CLASSES = ("right", "refused", "wrong", "crashed", "not built")
 
-COMMON = """llama qwen2 qwen3 mistral gemma gemma2 gemma3_text gemma3 phi phi3 gpt2 gpt_neo gpt_neox gptj opt bloom falcon
-mpt codegen stablelm starcoder2 gpt_bigcode olmo olmo2 olmo3 cohere cohere2 granite glm glm4 smollm3 internlm3 exaone4
-mixtral qwen2_moe qwen3_moe gpt_oss deepseek_v2 deepseek_v3 olmoe phimoe granitemoe jamba mamba mamba2 qwen3_next llama4_text
-bert roberta distilbert albert electra deberta deberta-v2 modernbert xlm-roberta camembert mobilebert mpnet longformer
-big_bird t5 mt5 bart mbart pegasus marian led umt5 whisper wav2vec2 hubert vit clip siglip qwen2_vl qwen2_5_vl llava
-xlnet""".split()
+COMMON = """
+llama qwen2 qwen3 mistral gemma gemma2 gemma3_text gemma3 phi phi3 gpt2 gpt_neo gpt_neox gptj opt bloom falcon mpt
+codegen stablelm starcoder2 gpt_bigcode olmo olmo2 olmo3 cohere cohere2 granite glm glm4 smollm3 internlm3 exaone4
+mixtral qwen2_moe qwen3_moe gpt_oss deepseek_v2 deepseek_v3 olmoe phimoe granitemoe jamba mamba mamba2 qwen3_next
+llama4_text bert roberta distilbert albert electra deberta deberta-v2 modernbert xlm-roberta camembert mobilebert mpnet
+longformer big_bird t5 mt5 bart mbart pegasus marian led umt5 xlnet whisper wav2vec2 hubert vit clip siglip qwen2_vl
+qwen2_5_vl llava
+""".split()  # noqa: SIM905
 """Types that are tried first: those that are most used."""
 
 

@@ -19,16 +19,15 @@ LAYERS, VOCABULARY = 2, 256
 _LAYERS = """num_hidden_layers num_layers n_layer n_layers encoder_layers decoder_layers num_encoder_layers
 num_decoder_layers depth num_blocks decoder_num_hidden_layers e_layers d_layers num_hidden_groups"""
 _FEW = {
-    LAYERS: _LAYERS,
     VOCABULARY: "vocab_size vocabulary_size text_vocab_size",
     4: """num_experts num_local_experts n_routed_experts moe_num_experts num_moe_experts expert_num
     ffn_num_experts""",
-    2: """num_experts_per_tok num_experts_per_token moe_topk moe_k moe_top_k top_k_experts experts_per_token
-    num_selected_experts num_shared_experts""",
+    LAYERS: f"""{_LAYERS} num_experts_per_tok num_experts_per_token moe_topk moe_k moe_top_k top_k_experts
+    experts_per_token num_selected_experts num_shared_experts""",
     1: "n_group topk_group first_k_dense_replace n_shared_experts",
 }
 _SMALL = {
-    64: """hidden_size d_model n_embd dim emb_dim embedding_size word_embed_proj_dim decoder_hidden_size
+    64: """hidden_size d_model n_embd embed_dim dim emb_dim embedding_size word_embed_proj_dim decoder_hidden_size
     encoder_hidden_size projection_dim out_hidden_size text_hidden_size moe_intermediate_size output_dim
     shared_expert_intermediate_size projector_hidden_size audio_hidden_size vision_hidden_size text_embed_dim
     moe_shared_expert_intermediate_size vocab_size_per_layer_input""",
@@ -54,6 +53,8 @@ def _by_field(table: dict[int, str]) -> dict[str, int]:
 _FEW_FIELDS, _SMALL_FIELDS = _by_field(_FEW), _by_field(_SMALL)
 
 OVERRIDES: dict[str, dict[str, Any]] = {
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "longformer": {"attention_window": [8, 8]},
     "reformer": {"axial_pos_embds_dim": [32, 32], "axial_pos_shape": [4, 4], "attn_layers": ["local", "lsh"]},
     "xlnet": {"d_head": 16},
@@ -61,7 +62,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "deberta-v2": {"pooler_hidden_size": 64},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
     "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2},
-    "bamba": {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_n_groups": 1},
+    "bamba": {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_n_groups": 1, "attn_layer_indices": [1]},
 }
 """Fields that follow from no name."""
 
@@ -97,9 +98,7 @@ def _shrunk(config: Any, level: str, ids: Any) -> Any:
         if isinstance(values.get(name), list | tuple):
             changed[name] = [1] * len(values[name])
     if level != LEVELS[2]:
-        if {"image_size", "patch_size"} <= fields and all(
-            isinstance(values[n], int) for n in ("image_size", "patch_size")
-        ):
+        if all(isinstance(values.get(name), int) for name in ("image_size", "patch_size")):
             changed["image_size"] = 4 * values["patch_size"]
         if level == LEVELS[0]:
             _cut_rotary(values, changed)
