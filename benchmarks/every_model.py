@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 _ROOT = Path(__file__).parents[1]
-_TOGETHER = 8
+_TOGETHER = 24
 CLASSES = ("right", "refused", "wrong", "crashed", "not built")
 
 COMMON = """
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", default=["int8", "w4a16"])
     parser.add_argument("--limit", type=int, help="number of types to try")
     parser.add_argument("--json", type=Path, help="record to go on from and to write to")
-    parser.add_argument("--seconds", type=int, default=90, help="longest time for a preset of a type")
+    parser.add_argument("--seconds", type=int, default=40, help="longest time for a preset of a type")
     parser.add_argument("--gigabytes", type=float, default=6.0, help="most memory of a process")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -124,7 +124,7 @@ def _process(batch: list[str], options: argparse.Namespace) -> Iterator[list[dic
 
 def work(options: argparse.Namespace) -> None:
     """Try types in this process, a line of JSON on stdout for each."""
-    os.nice(10)
+    os.nice(5)
     limit = int(options.gigabytes * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     answers = os.fdopen(os.dup(1), "w")

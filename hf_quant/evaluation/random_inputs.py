@@ -77,8 +77,12 @@ def _ids(model: nn.Module, config: Any, generator: torch.Generator) -> Tensor:
     text = config.get_text_config()
     size = next((s for c in (config, text) if isinstance(s := getattr(c, "vocab_size", None), int)), None)
     if size is None:
-        table = model.get_input_embeddings()  # type: ignore[operator]
-        size = table.num_embeddings
+        try:
+            size = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+        except (AttributeError, NotImplementedError) as error:
+            raise EvaluationError(
+                f"the vocabulary of {type(model).__name__} is not known: give inputs={{...}}, what it is called with"
+            ) from error
     # Special tokens mean something: padding that is left out, the place of an image.
     known = torch.tensor(sorted(set(range(size)) - set(_special(config.to_dict()))) or range(size))
     positions = getattr(text, "max_position_embeddings", None)

@@ -3,6 +3,8 @@ import torch
 from transformers import (
     BartConfig,
     BartModel,
+    CanineConfig,
+    CanineModel,
     CLIPConfig,
     CLIPModel,
     LlamaConfig,
@@ -66,4 +68,11 @@ def test_a_model_that_reads_something_else_is_told_with_what_was_tried():
 
     model = Other(LlamaConfig(**SIZES, vocab_size=64))
     with pytest.raises(EvaluationError, match="inputs="):
+        run_on_random_inputs(model, lambda given: model(**given))
+
+
+def test_a_vocabulary_that_is_not_known_is_told():
+    sizes = {"num_hash_buckets": 64, "upsampling_kernel_size": 2, "local_transformer_stride": 16}
+    model = CanineModel(CanineConfig(**SIZES, **sizes))
+    with pytest.raises(EvaluationError, match="vocabulary of CanineModel"):
         run_on_random_inputs(model, lambda given: model(**given))
