@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", default=["int8", "w4a16"])
     parser.add_argument("--limit", type=int, help="number of types to try")
     parser.add_argument("--json", type=Path, help="record to go on from and to write to")
-    parser.add_argument("--seconds", type=int, default=40, help="longest time for a preset of a type")
+    parser.add_argument("--seconds", type=int, default=30, help="longest time for a preset of a type")
     parser.add_argument("--gigabytes", type=float, default=6.0, help="most memory of a process")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -26,7 +26,7 @@ RIGHT, REFUSED, WRONG, CRASHED, NOT_BUILT = "right", "refused", "wrong", "crashe
 CLASSES = (RIGHT, REFUSED, WRONG, CRASHED, NOT_BUILT)
 SAME = 1e-5
 """Largest difference of outputs that have to be the same, of weights quantized in memory and on the fly."""
-_MOST_PARAMETERS = 50_000_000
+_MOST_PARAMETERS = 20_000_000
 _KINDS = (
     *("SEQ_TO_SEQ_CAUSAL_LM", "MASKED_LM", "IMAGE_TEXT_TO_TEXT", "CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "CTC"),
     *("AUDIO_CLASSIFICATION", "IMAGE_CLASSIFICATION", "OBJECT_DETECTION", "SEMANTIC_SEGMENTATION"),
