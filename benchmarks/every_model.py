@@ -145,6 +145,9 @@ def table(results: list[dict[str, Any]]) -> str:
     for each in failures:
         what = each.get("error") or f"{each.get('wrong') or ''} {_figures(each)}"
         lines.append(f"{each['class']:9} {each['type']:28} {each['preset']:6} {each.get('stage', ''):10} {what}")
+    for each in results:
+        if each["class"] == "right" and each.get("left_float"):
+            lines.append(f"right, but {each['type']:24} {each['preset']:6} {each['left_float']}")
     return "\n".join(lines)
 
 

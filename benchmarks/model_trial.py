@@ -122,6 +122,7 @@ def _result(
         "output_bound": report.output_bound,
         "never_called": len(report.never_called),
         "read": report.read,
+        "left_float": hf_quant.inspect(model).left_float,
     }
     if not report.is_right:
         return {"class": WRONG, "wrong": [each.module for each in report.wrong]}

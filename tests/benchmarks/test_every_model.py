@@ -63,6 +63,11 @@ def test_what_is_refused_and_what_cannot_be_built_are_told_apart():
     assert found["class"] == NOT_BUILT
 
 
+def test_weights_that_stay_float_unasked_are_told_of_what_is_right():
+    results = trial("falcon", ["int8"], 60)
+    assert "FalconLinear" in table(results)
+
+
 @pytest.mark.slow
 def test_a_record_is_gone_on_from(tmp_path):
     record = tmp_path / "record.json"
