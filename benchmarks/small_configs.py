@@ -35,10 +35,10 @@ _SMALL = {
     decoder_intermediate_size decoder_ffn_embed_dim shared_intermediate_size moe_shared_intermediate_size
     ffn_hidden_size intermediate_size_mlp encoder_intermediate_size""",
     4: """num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads attention_heads
-    decoder_num_attention_heads linear_num_value_heads index_n_heads""",
+    decoder_num_attention_heads linear_num_value_heads linear_num_heads index_n_heads""",
     2: "num_key_value_heads num_kv_heads linear_num_key_heads decoder_num_key_value_heads n_head_kv",
     16: """head_dim d_kv kv_channels v_head_dim qk_nope_head_dim linear_key_head_dim linear_value_head_dim
-    index_head_dim attention_head_dim global_head_dim swa_head_dim mamba_d_head mamba_head_dim
+    index_head_dim attention_head_dim global_head_dim swa_head_dim mamba_d_head mamba_head_dim linear_head_dim
     mamba_d_state ssm_state_size""",
     8: "qk_rope_head_dim mamba_n_heads mamba_num_heads",
     32: "kv_lora_rank q_lora_rank hidden_size_per_layer_input",
