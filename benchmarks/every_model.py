@@ -5,10 +5,11 @@
     python -m benchmarks.every_model --limit 60
 
 For each type and preset: quantized in memory and on the fly agree; `hf_quant.check` finds it right; it agrees with its
-own `dequantize()` (weights alone quantized: 1e-3; inputs, too: 1e-3 and twice what rounding them changes); saved and
-reloaded it gives the same bits, and generates the same. A result is *right*, *refused* with a typed error before work,
-*wrong*, *crashed*, or *not built* where no small float model of the type runs. Types run in processes of their own, a
-few in each, with limits of memory and time.
+own `dequantize()` (within the bound of
+`hf_quant.check`: 1e-3 where weights alone are quantized, else also a multiple of what rounding inputs changes); saved and
+reloaded it gives the same bits, and generates the same. A result is *right*, *nothing* to quantize, *refused* with a
+typed error before work, *wrong*, *crashed*, or *not built* where no small float model of the type runs. Types run in
+processes of their own, a few in each, with limits of memory and time.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 
 _ROOT = Path(__file__).parents[1]
 _TOGETHER = 24
-CLASSES = ("right", "refused", "wrong", "crashed", "not built")
+CLASSES = ("right", "nothing", "refused", "wrong", "crashed", "not built")
 
 COMMON = """
 llama qwen2 qwen3 mistral gemma gemma2 gemma3_text gemma3 phi phi3 gpt2 gpt_neo gpt_neox gptj opt bloom falcon mpt
@@ -141,7 +142,7 @@ def table(results: list[dict[str, Any]]) -> str:
     for preset in dict.fromkeys(each["preset"] for each in results):
         counts = Counter(each["class"] for each in results if each["preset"] == preset)
         lines.append(f"{preset:8} " + "  ".join(f"{name} {counts[name]}" for name in CLASSES))
-    failures = sorted((e for e in results if e["class"] in CLASSES[1:]), key=lambda e: CLASSES.index(e["class"]))
+    failures = sorted((e for e in results if e["class"] in CLASSES[2:]), key=lambda e: CLASSES.index(e["class"]))
     for each in failures:
         what = each.get("error") or f"{each.get('wrong') or ''} {_figures(each)}"
         lines.append(f"{each['class']:9} {each['type']:28} {each['preset']:6} {each.get('stage', ''):10} {what}")

@@ -22,9 +22,9 @@ from hf_quant.errors import EvaluationError, HfQuantError
 from hf_quant.evaluation.float_outputs import float_outputs, relative_error
 from hf_quant.evaluation.random_inputs import run_on_random_inputs
 from hf_quant.modules.state import stored_state
+from hf_quant.modules.swap import quantized_modules
 
-RIGHT, REFUSED, WRONG, CRASHED, NOT_BUILT = "right", "refused", "wrong", "crashed", "not built"
-CLASSES = (RIGHT, REFUSED, WRONG, CRASHED, NOT_BUILT)
+RIGHT, NOTHING, REFUSED, WRONG, CRASHED, NOT_BUILT = "right", "nothing", "refused", "wrong", "crashed", "not built"
 SAME = 1e-5
 """Largest difference of outputs that have to be the same, of weights quantized in memory and on the fly."""
 _MOST_PARAMETERS = 20_000_000
@@ -113,6 +113,8 @@ def _result(
     stages["stage"] = "in memory"
     model = hf_quant.quantize(_load(model_class, folder / "float"), preset, progress=False)
     output = _outputs(model, inputs)
+    if not any(quantized_modules(model)):
+        return {"class": NOTHING}
     stages["stage"] = "on the fly"
     on_the_fly = _load(model_class, folder / "float", hf_quant.HfQuantConfig(preset))
     stages["fly_error"] = relative_error(_outputs(on_the_fly, inputs), output)
