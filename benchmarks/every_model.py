@@ -6,9 +6,9 @@
 
 For each type and preset: quantized in memory and on the fly agree; `hf_quant.check` finds it right; it agrees with its
 own `dequantize()` (within the bound of `hf_quant.check`: 1e-3 where weights alone are quantized, else also a multiple
-of what rounding inputs changes); saved and reloaded it gives the same bits, and generates the same. A result is *right*, *nothing* to quantize, *refused* with a
-typed error before work, *wrong*, *crashed*, or *not built* where no small float model of the type runs. Types run in
-processes of their own, a few in each, with limits of memory and time.
+of what rounding inputs changes); saved and reloaded it gives the same bits, and generates the same. A result is
+*right*, *nothing* to quantize, *refused* with a typed error before work, *wrong*, *crashed*, or *not built* where no
+small float model of the type runs. Types run in processes of their own, a few in each, with limits of memory and time.
 """
 
 from __future__ import annotations
