@@ -18,6 +18,7 @@ from hf_quant.quantizing.config import HfQuantConfig
 from hf_quant.reporting.report import Report
 from hf_quant.reporting.write import read_report, write_report
 from hf_quant.workflows.benchmark import benchmark
+from hf_quant.workflows.check import CheckReport, check
 from hf_quant.workflows.evaluate import evaluate_drop
 from hf_quant.workflows.generate import generate_examples
 from hf_quant.workflows.inspect import inspect
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BenchmarkReport",
     "Calibration",
+    "CheckReport",
     "Distillation",
     "DropReport",
     "HfQuantConfig",
@@ -49,6 +51,7 @@ __all__ = [
     "TrainingRecipe",
     "__version__",
     "benchmark",
+    "check",
     "compile",
     "compile_config",
     "convert",

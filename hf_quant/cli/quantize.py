@@ -18,8 +18,10 @@ from hf_quant.config.presets import PRESETS
 from hf_quant.config.recipe import Recipe
 from hf_quant.config.recipe_files import recipe_names
 from hf_quant.data.files import FORMS
-from hf_quant.errors import ConfigError
+from hf_quant.errors import ConfigError, EvaluationError
+from hf_quant.modules.swap import quantized_modules
 from hf_quant.quantizing.config import HfQuantConfig
+from hf_quant.workflows.check import check
 from hf_quant.workflows.checkpoints import check_output, copy_tokenizer, load_model, load_tokenizer
 from hf_quant.workflows.inspect import inspect
 from hf_quant.workflows.quantize import quantize
@@ -80,6 +82,10 @@ def run(
     ] = None,
     dtype: Annotated[str, typer.Option(help="Dtype of what stays float: auto, float32, bfloat16 or float16.")] = "auto",
     push_to_hub: Annotated[str | None, typer.Option(help="Repository id to push to, e.g. user/name-int4.")] = None,
+    checks: Annotated[
+        bool,
+        typer.Option("--check/--no-check", help="Prove the result on random input; exit status 1 if it is wrong."),
+    ] = True,
 ) -> None:
     """Quantize a checkpoint and save or push the result: by a preset, or by a recipe, with or without data.
 
@@ -118,6 +124,7 @@ def run(
             resume = output.absolute().parent / f".{output.absolute().name}.progress"
         quantized = quantize(load_model(model, dtype=dtype), config, resume=resume, restart=restart)
     typer.echo(str(inspect(quantized)))
+    is_right = not checks or _check(quantized)
     if output is not None:
         quantized.save_pretrained(output)
         copy_tokenizer(model, output)
@@ -128,6 +135,8 @@ def run(
     if resume is not None:
         forget(resume)
     _print_errors(quantized.hf_quantizer.block_errors)
+    if not is_right:
+        raise typer.Exit(1)
 
 
 def _config(preset: str | None, named: str | None, overrides: dict[str, str], keep_float: list[str]) -> HfQuantConfig:
@@ -141,6 +150,18 @@ def _config(preset: str | None, named: str | None, overrides: dict[str, str], ke
     kept = dict.fromkeys([*recipe.modules_to_not_convert, *keep_float])
     recipe = replace(recipe, overrides={**others, **overrides}, modules_to_not_convert=tuple(kept))
     return HfQuantConfig.from_recipe(recipe)
+
+
+def _check(quantized: Any) -> bool:
+    if not any(quantized_modules(quantized)):
+        return True
+    try:
+        report = check(quantized)
+    except EvaluationError as error:
+        typer.echo(f"Not checked: {error}")
+        return True
+    typer.echo(str(report))
+    return report.is_right
 
 
 def _print_errors(errors: dict[str, float]) -> None:

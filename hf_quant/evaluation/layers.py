@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hf_quant.evaluation.batches import batches
+from hf_quant.evaluation.float_outputs import float_outputs
 from hf_quant.evaluation.models import ModelFacts, ModelPair, evaluating
 from hf_quant.evaluation.report import LayerError
 from hf_quant.evaluation.tasks.base import Feature, Task
@@ -105,7 +106,7 @@ def _watching(model: nn.Module, names: Mapping[str, str], take: Any) -> Iterator
 
     def hook(name: str) -> Any:
         def watch(module: nn.Module, args: Any, output: Any) -> None:
-            found = next(_float_tensors(output), None)
+            found = next(float_outputs(output), None)
             if found is not None:
                 take(name, found.detach())
 
@@ -117,15 +118,6 @@ def _watching(model: nn.Module, names: Mapping[str, str], take: Any) -> Iterator
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _float_tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, tuple | list | Mapping):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _float_tensors(part)
 
 
 def _add(sums: list[float], reference: Tensor, quantized: Tensor, real: Tensor | None) -> None:

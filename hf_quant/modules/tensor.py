@@ -84,8 +84,8 @@ class QuantizedTensor(_Tensor):
 
     def decoded(self, reason: str) -> torch.Tensor:
         """The numbers as a plain tensor; says once for each weight that `reason` asked for them."""
-        if not self.of.is_told and not torch.compiler.is_compiling():
-            self.of.is_told = True
+        if self.of.read_by is None and not torch.compiler.is_compiling():
+            self.of.read_by = reason
             logger.info("%s is decoded for each call of %s, by code that reads it", self.of.name, reason)
         real = self.of.dequantize().to(self.dtype)
         return real.t() if self.turned else real

@@ -83,8 +83,8 @@ class Weight:
         """Modules that have made something of it, to be told when it changes."""
         self.is_visiting = False
         """Whether it is here for a call, so that laying it out is not worth the time."""
-        self.is_told = False
-        """Whether it was said that it is decoded for code that does not know it."""
+        self.read_by: str | None = None
+        """The operation that first had it decoded, in code that does not know it; None where there was none."""
         self._codes: weakref.ref[torch.Tensor] | None = None
         self.face: weakref.ref[torch.Tensor] | None = None
         """The parameter of those who hold it (`modules.tensor.parameter_of`)."""

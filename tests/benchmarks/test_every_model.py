@@ -1,0 +1,81 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hf_quant
+from benchmarks.every_model import every_type, table
+from benchmarks.model_trial import NOT_BUILT, REFUSED, RIGHT, WRONG, trial
+from benchmarks.small_configs import small_config
+
+
+def test_configs_are_cut_to_two_layers_and_64_wide():
+    config = small_config("llama")
+    assert (config.num_hidden_layers, config.hidden_size, config.vocab_size) == (2, 64, 256)
+    assert config.hidden_size % config.num_attention_heads == 0
+
+
+def test_a_layer_of_each_kind_is_left():
+    assert small_config("gemma3_text").layer_types == ["sliding_attention", "full_attention"]
+
+
+def test_configs_inside_are_cut_as_well():
+    config = small_config("llava")
+    assert config.vision_config.num_hidden_layers == config.text_config.num_hidden_layers == 2
+    assert config.image_token_index < config.text_config.vocab_size
+
+
+def test_every_type_of_transformers_is_tried_once():
+    types = every_type()
+    assert len(types) == len(set(types)) > 300
+    assert types[0] == "llama"
+
+
+def test_a_model_that_is_right_passes_all_stages():
+    found = {each["preset"]: each for each in trial("llama", ["int8", "w4a16"], 60)}
+    assert {each["class"] for each in found.values()} == {RIGHT}
+    assert found["w4a16"]["float_error"] < 1e-3
+    assert found["int8"]["generated"] == 20
+
+
+def test_weights_that_stand_for_something_else_are_found(monkeypatch):
+    real = hf_quant.quantize
+
+    def quantize(model, *args, **kwargs):
+        made = real(model, *args, **kwargs)
+        module = made.bert.encoder.layer[0].output.dense
+        module.prepare()
+        module.__dict__["packed"] = tuple(tensor.clone().zero_() for tensor in module.packed)
+        return made
+
+    monkeypatch.setattr(hf_quant, "quantize", quantize)
+    (found,) = trial("bert", ["w4a16"], 60)
+    assert (found["class"], found["stage"]) == (WRONG, "on the fly")
+
+
+def test_what_is_refused_and_what_cannot_be_built_are_told_apart():
+    (found,) = trial("bert", ["int9"], 60)
+    assert found["class"] == REFUSED
+    assert found["error"].startswith("UnknownName")
+    (found,) = trial("timm_wrapper", ["int8"], 60)
+    assert found["class"] == NOT_BUILT
+
+
+def test_weights_that_stay_float_unasked_are_told_of_what_is_right():
+    results = trial("falcon", ["int8"], 60)
+    assert "FalconLinear" in table(results)
+
+
+@pytest.mark.slow
+def test_a_record_is_gone_on_from(tmp_path):
+    record = tmp_path / "record.json"
+    earlier = {"type": "bert", "preset": "int8", "class": "wrong", "stage": "check"}
+    record.write_text(json.dumps([earlier]), encoding="utf-8")
+    command = [sys.executable, "-m", "benchmarks.every_model", "--json", str(record), "--presets", "int8", "--types"]
+    root = Path(__file__).parents[2]
+    subprocess.run([*command, "bert", "llama"], cwd=root, check=True, capture_output=True)
+    results = json.loads(record.read_text(encoding="utf-8"))
+    assert [(each["type"], each["class"]) for each in results] == [("bert", "wrong"), ("llama", "right")]
+    assert "wrong 1" in table(results)
