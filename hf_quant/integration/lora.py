@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import check_adapters_to_merge
 
 from hf_quant.algorithms import SOLVERS
 from hf_quant.errors import UnsupportedModel, WeightError
+from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.linear import QuantizedLinear
 
 
@@ -64,6 +65,6 @@ class LoraOnQuantized(Linear):
                 "only plain LoRA adapters merge into quantized weights: call model.dequantize() on the base model, "
                 "then load the adapter and merge"
             )
-        if len(base.weights["weight"].readers) > 1:
+        if sum(isinstance(reader, QuantizedModule) for reader in base.weights["weight"].readers) > 1:
             raise UnsupportedModel("this layer shares its codes with an embedding: dequantize the base model to merge")
         return base

@@ -18,6 +18,7 @@ from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CheckpointError, ConfigError, HfQuantError, UnsupportedModel
 from hf_quant.fusion.fuse import fuse, unfuse
 from hf_quant.integration import attention, checkpoint, peft
+from hf_quant.integration.buffers import restore_buffers
 from hf_quant.integration.tags import tag, untag
 from hf_quant.integration.weight_ops import QuantizeOnLoad
 from hf_quant.kernels.openmp import no_threads_left
@@ -197,6 +198,7 @@ class HfQuantQuantizer(HfQuantizer):
             self.resolution.plan, self.resolution.kept_float, outcome.fingerprint
         )
         finish(model, self.quantization_config, self)
+        restore_buffers(model)
         return model
 
     def _trainable(self, model: Any) -> Any:

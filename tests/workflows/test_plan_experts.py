@@ -1,6 +1,7 @@
 """A plan is searched for a mixture of experts as for any model, and what is saved by it keeps the budget."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def test_a_plan_keeps_its_budget_and_is_what_is_saved(name, tmp_path):
     assert directory_bytes(tmp_path) == plan_bytes(model, plan) == report.bytes <= 0.3 * computed_bytes(model)
     assert report.measured_loss is not None
     rows = [row[0] for row in report.tables()[0].rows]
-    assert "model.layers.1.mlp.experts.*.down_proj" in rows and len(rows) < 20
+    assert any(re.fullmatch(r"model.layers.1.mlp.experts.{0-\d}.down_proj", row) for row in rows) and len(rows) < 20
 
 
 def test_a_plan_that_leaves_experts_float_is_saved_and_loaded(tmp_path):

@@ -99,6 +99,10 @@ class OutputError(Measure):
             given = args[0].detach()
             if lookup:
                 looked_up = counted(given[..., None], self._keep).flatten()
+                is_own = type(module) is not nn.Embedding
+                if is_own and (given.is_floating_point() or int(given.max()) <= 1):
+                    self.sums[name] += 1  # a mask, of which positions are made: which rows is not known
+                    return
                 self.sums[name] += torch.bincount(looked_up, minlength=len(self.sums[name])).cpu()
                 return
             tokens = counted(given, self._keep).to(torch.float32)
