@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import tempfile
 import traceback
@@ -221,7 +222,8 @@ def _limited(seconds: float) -> Iterator[None]:
 def _said(error: BaseException) -> str:
     if isinstance(error, EvaluationError) and error.__cause__ is not None:  # what a model says of its inputs
         return f"no inputs: {_said(error.__cause__)}"
-    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"[:300]
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {re.sub(r'/[^ ]*/site-packages/', '', first)}"[:300]  # records name no machine
 
 
 def _where(error: BaseException) -> str:

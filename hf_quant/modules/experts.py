@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.mixed import mixed
 from hf_quant.modules.opened import Opened, bare_linear
 
@@ -87,6 +88,14 @@ class Expert(nn.Module):
         if activation is not None and apply_gate is None:
             self.act_fn = activation
         self.apply_gate, self.interleaved = apply_gate, interleaved
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        before = self.__dict__.get("_modules", {}).get(name)
+        super().__setattr__(name, value)
+        if isinstance(before, QuantizedModule) and before is not value:
+            # Who computes with its weight in this expert's place, in a compiled graph too, is to look again.
+            for weight in before.weights.values():
+                weight.tell()
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Output ``[tokens, width]`` for the tokens that were sent to this expert, of the same shape."""

@@ -81,8 +81,8 @@ def opens_model(function: _Function) -> _Function:
     return cast(_Function, call)
 
 
-def close(model: nn.Module, is_done: Callable[[Opened], bool] = Opened.is_float) -> None:
+def close(model: nn.Module) -> None:
     """Close all opened modules that hold no quantized weight, in place."""
     for _, module in list(opened_modules(model)):
-        if is_done(module):
+        if module.is_float():
             module.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -51,15 +51,3 @@ def fusion_groups(model: Any, example: Mapping[str, Any], inventory: Inventory) 
             handle.remove()
     first = {name: inventory.experts.get(name, name) for name in names}
     return {first[name]: first[members[0]] for members in seen.values() if len(members) > 1 for name in members}
-
-
-def condensed(modules: Iterable[str]) -> list[str]:
-    """Names of modules, those that differ in a number alone as one pattern: ``layers.0.mlp.experts.*.down_proj``."""
-    alike: dict[tuple[str, ...], list[list[str]]] = {}
-    for name in modules:
-        parts = name.split(".")
-        alike.setdefault(tuple("*" if part.isdigit() else part for part in parts), []).append(parts)
-    return [
-        ".".join(part[0] if len(set(part)) == 1 else "*" for part in zip(*names, strict=True))
-        for names in alike.values()
-    ]

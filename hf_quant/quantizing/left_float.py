@@ -21,6 +21,7 @@ WISHES = (NOT_IN_PLAN, BY_PLAN, LEFT_OUT)
 WORTH_A_WORD = 0.1
 """Share of the float weights from which on users are told."""
 _MOST = 3
+_OF_BIASES = "biases of quantized modules"
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,15 @@ class LeftFloat:
         sizes: dict[int, int] = {}
         holders: dict[int, list[str]] = defaultdict(list)
         quantized: set[int] = set()
+        biases: set[int] = set()
         for name, module in model.named_modules():
             for key, parameter in module._parameters.items():
                 if parameter is None:
                     continue
                 sizes[id(parameter)] = parameter.numel() * parameter.element_size()
                 holders[id(parameter)].append(name)
-                if key == "weight" and isinstance(module, QuantizedModule | StoredModule):
-                    quantized.add(id(parameter))
+                if isinstance(module, QuantizedModule | StoredModule):
+                    (quantized if key == "weight" else biases).add(id(parameter))
         reasons: dict[str, int] = defaultdict(int)
         largest: dict[str, tuple[int, str]] = {}
         for found, size in sizes.items():
@@ -64,7 +66,8 @@ class LeftFloat:
             if found in quantized or any(reason in WISHES for reason in said):
                 continue
             # What is tied to a float weight has a reason of its own only in that weight.
-            reason = next((each for each in said if not each.startswith("tied to ")), (said or ["not said why"])[0])
+            said = said or [_OF_BIASES if found in biases else "not said why"]
+            reason = next((each for each in said if not each.startswith("tied to ")), said[0])
             reasons[reason] += size
             largest[reason] = max(largest.get(reason, (0, "")), (size, names[0]))
         total = max(1, sum(sizes.values()))

@@ -64,8 +64,8 @@ def test_what_is_refused_and_what_cannot_be_built_are_told_apart():
 
 
 def test_weights_that_stay_float_unasked_are_told_of_what_is_right():
-    results = trial("falcon", ["int8"], 60)
-    assert "FalconLinear" in table(results)
+    results = trial("vit", ["int8"], 60)
+    assert results[0]["class"] == "right" and "Conv2d" in table(results)
 
 
 @pytest.mark.slow

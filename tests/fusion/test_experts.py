@@ -118,3 +118,33 @@ def test_a_compiled_model_is_one_graph(family):
         expected = outputs(model)
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         assert error(outputs(compiled), expected) < 1e-2
+
+
+def exchanged(model):
+    torch.manual_seed(1)
+    model.get_submodule(f"{NAME}.3").up_proj = nn.Linear(64, 32, bias=False)
+
+
+def hooked(model):
+    model.get_submodule(f"{NAME}.3.up_proj").register_forward_hook(lambda module, args, output: output * 5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", [exchanged, hooked])
+def test_a_graph_is_made_of_experts_as_they_are(change):
+    expected = quantized(preset="w8a16")
+    change(expected)
+    model = quantized(preset="w8a16")
+    change(model)
+    assert error(outputs(torch.compile(model, backend="aot_eager")), outputs(expected)) < 1e-5
+
+
+@torch.no_grad()
+def test_a_graph_follows_a_linear_that_is_exchanged_later():
+    expected = quantized(preset="w8a16")
+    exchanged(expected)
+    model = quantized(preset="w8a16")
+    compiled = torch.compile(model, backend="aot_eager")
+    assert error(outputs(compiled), outputs(expected)) > 1e-2
+    exchanged(model)
+    assert error(outputs(compiled), outputs(expected)) < 1e-5

@@ -152,3 +152,9 @@ def test_a_tied_weight_counts_once_with_the_reason_of_its_embedding():
 
 def test_a_model_without_parameters_has_nothing_left():
     assert str(LeftFloat.of(torch.nn.ReLU(), {})) == ""
+
+
+def test_biases_of_quantized_modules_are_told_as_such():
+    model = hf_quant.quantize(bert(), "int8", progress=False)
+    found = LeftFloat.of(model, model.config.quantization_config.kept_float)
+    assert "biases of quantized modules" in found.reasons and "not said why" not in found.reasons

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from hf_quant.planner.groups import condensed
 from hf_quant.planner.page.grid import Grid, grid_of
 from hf_quant.planner.report import Point, SearchReport
 from hf_quant.planner.sensitivity.table import LossTable
@@ -47,7 +46,7 @@ def heat_map(table: LossTable) -> Picture | None:
 
 def bit_map(report: SearchReport) -> Picture | None:
     """Map of bits per weight, a column for each block; None without blocks."""
-    bits = {name: unit.bits for unit in report.units for name in condensed(unit.modules)}
+    bits = {name: unit.bits for unit in report.units for name in unit.modules}
     grid = grid_of(bits)
     values = grid.means(bits)
     if not np.isfinite(values).any():
