@@ -41,6 +41,11 @@ BORROWED = (
     Borrowed("transformers:AttentionInterface.register", "integration/attention.py", "sdpa of chosen models", True),
     Borrowed("transformers.core_model_loading:ConversionOps", "integration/weight_ops.py", "quantizing while loading"),
     Borrowed("transformers.core_model_loading:rename_source_key", "integration/checkpoint.py", "names in checkpoints"),
+    Borrowed("transformers:PreTrainedModel._init_weights", "integration/buffers.py", "buffers of no checkpoint"),
+    Borrowed("transformers.initialization:guard_torch_init_functions", "integration/buffers.py", "weights stay"),
+    Borrowed(
+        "transformers.conversion_mapping:get_model_conversion_mapping", "integration/checkpoint.py", "split tensors"
+    ),
     Borrowed("transformers.quantizers.quantizers_utils:should_convert_module", "quantizing/resolve.py", "skips"),
     Borrowed("peft.tuners.lora.model:LoraModel._create_new_module", "integration/peft.py", "LoRA that merges", True),
     Borrowed("peft.tuners.tuners_utils:BaseTuner._inject_parameters", "integration/peft_experts.py", "a refusal", True),
