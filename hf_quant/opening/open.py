@@ -9,9 +9,11 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
+from hf_quant.modules.convolution import open_convolution
 from hf_quant.modules.experts import open_experts
 from hf_quant.modules.opened import Opened, opened_modules
 from hf_quant.modules.recurrent import open_recurrent
+from hf_quant.opening.convolutions import convolutions
 from hf_quant.opening.experts import Layout, layout_of
 from hf_quant.opening.recurrent import is_recurrent
 
@@ -30,10 +32,13 @@ class Opening:
         found: dict[Any, Layout | None] = {}
         # All are looked at before one is changed.
         layouts = [(name, module, layout_of(module, found)) for name, module in model.named_modules()]
+        convolving = convolutions(model)
         for name, module, layout in layouts:
             parameters = {key: p for key, p in module._parameters.items() if p is not None}
             if is_recurrent(module):
                 open_recurrent(module)
+            elif module in convolving:
+                open_convolution(module)
             elif layout is not None:
                 open_experts(module, *layout)
             else:

@@ -1,0 +1,155 @@
+"""Convolutions whose filters are rows of a matrix, multiplied with patches of the input."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from hf_quant.modules.mixed import mixed
+from hf_quant.modules.opened import Opened, bare_linear
+
+CLASSES: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CHILD = "filters"
+
+
+class Tensor(NamedTuple):
+    """A parameter of a convolution, which one child holds.
+
+    Args:
+        name: ``"weight"`` or ``"bias"``.
+        shape: Its shape.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+
+
+class OpenedConvolution(Opened):
+    """First base of the class of an opened ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d``.
+
+    Its child `filters` is a linear ``[out, positions * in]`` on the patches of the input, channels innermost. Where
+    channels are in groups there is no such product, and `filters` is a table ``[out, positions * in / groups]`` of
+    which all rows are looked up: only weights are quantized then.
+    """
+
+    stacks: tuple[Tensor, ...]
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    padding_mode: str
+    _reversed_padding_repeated_twice: list[int]
+
+    def views(self, stack: Tensor, whole: torch.Tensor) -> Any:
+        """The tensor as the child has it, in its memory where channels are innermost there."""
+        return iter([(f"{CHILD}.{stack.name}", _rows(whole) if stack.name == "weight" else whole)])
+
+    def stacked(self, stack: Tensor) -> torch.Tensor:
+        """The parameter, in the memory of the child's where that is not quantized."""
+        held = self.part(f"{CHILD}.{stack.name}")
+        if stack.name == "bias":
+            return held
+        return held.unflatten(1, (*stack.shape[2:], stack.shape[1])).movedim(-1, 1)
+
+    def close(self, parameters: dict[str, nn.Parameter] | None = None) -> None:
+        """Make the module what it was."""
+        super().close(parameters)
+        weight: Any = self._parameters["weight"]
+        weight.data = weight.data.clone(memory_format=torch.contiguous_format)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """``[batch, in, *space] -> [batch, out, *space]``, or both without the batch."""
+        if input.dim() == len(self.kernel_size) + 1:
+            return self.forward(input.unsqueeze(0)).squeeze(0)
+        if input.dim() != len(self.kernel_size) + 2 or input.shape[1] != self.in_channels:
+            expected = ", ".join(map(str, ["batch", self.in_channels, *["size"] * len(self.kernel_size)]))
+            raise RuntimeError(f"expected input of shape [{expected}], got {list(input.shape)}")
+        return self.convolved(input)
+
+    def convolved(self, input: torch.Tensor) -> torch.Tensor:
+        """The convolution of a batch."""
+        padded = self.padded(input)
+        child: Any = self._modules[CHILD]
+        if self.groups > 1:
+            weight = child(torch.arange(self.out_channels, device=child.weight.device)).to(input.dtype)
+            weight = weight.unflatten(1, (*self.kernel_size, -1)).movedim(-1, 1)
+            weight = weight.clone(memory_format=torch.contiguous_format)  # else outputs may lie as weights do
+            convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[len(self.kernel_size) - 1]
+            return convolve(padded, weight, self._parameters["bias"], self.stride, 0, self.dilation, self.groups)
+        output = child(patches(padded, self.kernel_size, self.stride, self.dilation)).movedim(-1, 1)
+        return output if is_channels_last(input) else output.contiguous()
+
+    def padded(self, input: torch.Tensor) -> torch.Tensor:
+        """The input with what is around it."""
+        around = self._reversed_padding_repeated_twice
+        if not any(around):
+            return input
+        return functional.pad(input, around, "constant" if self.padding_mode == "zeros" else self.padding_mode)
+
+
+def patches(input: torch.Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]) -> Any:
+    """What each output of a convolution sees, channels innermost.
+
+    Args:
+        input: Padded, ``[batch, channels, *space]``.
+        kernel: Size of a filter in each dimension of space.
+        stride: Step from output to output.
+        dilation: Step from number to number within a patch.
+
+    Returns:
+        ``[batch, *outputs, prod(kernel) * channels]``.
+
+    Raises:
+        RuntimeError: The input is smaller than a patch.
+    """
+    spans = [step * (size - 1) + 1 for size, step in zip(kernel, dilation, strict=True)]
+    if any(size < span for size, span in zip(input.shape[2:], spans, strict=True)):
+        raise RuntimeError(f"an input of {list(input.shape[2:])}, padding included, is smaller than a patch of {spans}")
+    for dimension, (span, step, gap) in enumerate(zip(spans, stride, dilation, strict=True), 2):
+        input = input.unfold(dimension, span, step)[..., ::gap]
+    return input.movedim(1, -1).flatten(-1 - len(kernel))
+
+
+def is_channels_last(input: torch.Tensor) -> bool:
+    """Whether channels are innermost in the memory of a batch ``[batch, channels, *space]``."""
+    return not input.is_contiguous() and input.movedim(1, -1).is_contiguous()
+
+
+def open_convolution(module: nn.Module) -> None:
+    """Let the filters of a convolution be rows of a child's matrix, in the memory of its very weight.
+
+    Args:
+        module: Of one of `CLASSES`; changed in place.
+    """
+    parameters: dict[str, Any] = {name: each for name, each in module._parameters.items() if each is not None}
+    weight = parameters["weight"]
+    weight.data = weight.data.movedim(1, -1).contiguous().movedim(-1, 1)
+    rows = nn.Parameter(_rows(weight.data), weight.requires_grad)
+    is_grouped = module.groups != 1
+    held = ["weight"] if is_grouped or "bias" not in parameters else ["weight", "bias"]
+    child: Any = _bare_embedding(*rows.shape) if is_grouped else bare_linear()
+    child.train(module.training)
+    child.register_parameter("weight", rows)
+    if not is_grouped:
+        child.out_features, child.in_features = rows.shape
+        child.register_parameter("bias", parameters.get("bias"))
+    for name in held:
+        del module._parameters[name]
+    module.__class__ = mixed(OpenedConvolution, type(module))
+    assert isinstance(module, OpenedConvolution)
+    module.open(stacks=tuple(Tensor(name, tuple(parameters[name].shape)) for name in held))
+    module.add_module(CHILD, child)
+
+
+def _bare_embedding(rows: int, width: int) -> nn.Embedding:
+    with torch.device("meta"):
+        return nn.Embedding(rows, width)
+
+
+def _rows(weight: torch.Tensor) -> torch.Tensor:
+    return weight.movedim(1, -1).flatten(1)

@@ -1,0 +1,32 @@
+"""Which modules are a convolution that can be opened."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from torch import nn
+
+from hf_quant.modules.convolution import CLASSES
+
+
+def convolutions(model: nn.Module) -> set[nn.Module]:
+    """Convolutions of torch, or of classes derived from them that compute as they do, whose weights no other has."""
+    holders = Counter(
+        id(parameter) for module in model.modules() for parameter in module._parameters.values() if parameter is not None
+    )
+    return {
+        module
+        for module in model.modules()
+        if _is_convolution(module) and all(holders[id(parameter)] == 1 for parameter in module.parameters())
+    }
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    base = next((each for each in CLASSES if isinstance(module, each)), None)
+    if base is None or {"forward", "_conv_forward"} & vars(module).keys() or module._modules:
+        return False
+    if type(module).forward is not base.forward or type(module)._conv_forward is not base._conv_forward:
+        return False
+    # One whose weight is made of other parameters for each call has none of this name.
+    weight = module._parameters.get("weight")
+    return type(weight) is nn.Parameter and weight.is_floating_point() and weight.numel() > 0
