@@ -11,6 +11,8 @@ from torch import nn
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.mixed import Mixed
 from hf_quant.modules.stored import StoredModule
+from hf_quant.modules.tensor import QuantizedTensor
+from hf_quant.modules.whole import WholeTensor
 
 _MARK = "_is_hf_initialized"
 """Attribute of modules that Transformers does not draw at random."""
@@ -131,12 +133,19 @@ class Opened(Mixed, nn.Module):
         nothing._is_hf_initialized = True  # type: ignore[attr-defined]
         return nothing
 
+    def _answer(self, stack: Any) -> torch.Tensor:
+        first = self.part(self.parts(stack)[0])
+        if torch.compiler.is_compiling() or not isinstance(first, QuantizedTensor):
+            return self.stacked(stack)
+        # Most of those who ask want to know the dtype.
+        return WholeTensor(lambda: self.stacked(stack), first, stack.shape)
+
     def __getattr__(self, name: str) -> Any:
         # What code of others asks for though it is not there any more.
         for stack in self.__dict__.get("stacks", ()):
             if stack.name == name and name not in self._parameters:
                 stored = self._while_stored(stack)
-                return self.stacked(stack) if stored is None else stored
+                return self._answer(stack) if stored is None else stored
         return super().__getattr__(name)
 
 
