@@ -73,11 +73,25 @@ def first_inputs(
     differ, in_tuples = None, 0
     for batch in batches:
         if differ is None:
-            differ, in_tuples = _probe(model, blocks, {name: tensor[:1] for name, tensor in batch.items()})
+            differ, in_tuples = _probe(model, blocks, first_of(batch))
         calls = _calls(model, blocks, batch, len(blocks) if differ else 1)
-        mask = batch.get("attention_mask")
-        keep = mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 and not bool(mask.all()) else None
+        keep = tokens_that_count(batch)
+        if keep is not None and keep.shape != calls[0].hidden.shape[:2]:
+            keep = None  # a mask of what the model reads, such as samples of sound, which are no tokens
         yield BlockInput(calls[0].hidden, [(call.args, call.kwargs) for call in calls], keep, in_tuples)
+
+
+def first_of(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The first row of a batch; the whole one where its tensors do not have a row each for every sample."""
+    if len({len(tensor) for tensor in batch.values()}) > 1:
+        return dict(batch)
+    return {name: tensor[:1] for name, tensor in batch.items()}
+
+
+def tokens_that_count(batch: Mapping[str, Tensor]) -> Tensor | None:
+    """The attention mask of a batch as bool ``[batch, tokens]``; None where there is no padding."""
+    mask = batch.get("attention_mask")
+    return mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 and not bool(mask.all()) else None
 
 
 @torch.no_grad()
@@ -173,6 +187,8 @@ def _probe(model: nn.Module, blocks: nn.ModuleList, batch: Mapping[str, Tensor])
             f"{type(model).__name__} has {len(blocks)} blocks and calls {len(calls)}, or in another order: only blocks "
             "that are called once each, in order, can be calibrated (layers that are skipped at random: call eval())"
         )
+    if len({call.hidden.shape for call in calls}) > 1:
+        raise CalibrationError(f"blocks of {type(model).__name__} change the shape of their input")
     differ = any(not _same((call.args, call.kwargs), (calls[0].args, calls[0].kwargs)) for call in calls)
     return differ or _kinds_of_layers(model) > 1, tuple_length(outputs[0])
 

@@ -1,4 +1,4 @@
-"""Data to calibrate on: token batches from texts, datasets or loaders, the same ones every time."""
+"""Data to calibrate on: batches from texts, datasets or loaders, the same ones every time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-from hf_quant.calibration.rows import Row, examples, is_batch, rows
+from hf_quant.calibration.rows import Row, examples, is_batch, is_indexed, rows
+from hf_quant.calibration.samples import is_sample, samples, stacked
 from hf_quant.calibration.sequences import packed, padded, truncated
 from hf_quant.data.bos import without_bos
 from hf_quant.data.chat import chat_text, is_chat
@@ -39,7 +40,8 @@ class Calibration:
 
     Args:
         dataset: A `datasets.Dataset`, a `DataLoader` or iterable of dicts of tensors, a list of texts, a list of token
-            ids (tensors or lists); or a file, folder or dataset's id, as `hf_quant.data.files.open_data` takes them,
+            ids (tensors or lists); for models that read images or sound, dicts with ``pixel_values``, ``input_values``
+            or ``input_features`` and whatever goes with them, as a processor makes them; or a file, folder or dataset's id, as `hf_quant.data.files.open_data` takes them,
             such as a ``.txt`` file, whose texts are separated by blank lines. Conversations, in columns such as
             ``messages``, go through the tokenizer's chat template.
         tokenizer: Tokenizer of the model, which texts need.
@@ -92,7 +94,8 @@ class Calibration:
     def batches(self, model: PreTrainedModel | PretrainedConfig) -> list[Batch]:
         """Batches of int64 ``[batch, tokens]``: ``input_ids``, ``attention_mask``, ``token_type_ids`` if there are any.
 
-        Empty for a process that is left without a sequence.
+        Of images and sound all that goes with them, floats in the model's dtype. Empty for a process that is left
+        without a sequence.
 
         Args:
             model: Model that is calibrated, or its config.
@@ -102,6 +105,8 @@ class Calibration:
                 or text column is missing; tokens are not in the model's vocabulary.
         """
         sequences = self._sequences(model)[self.rank :: self.world]
+        if sequences and is_sample(sequences[0]):
+            return stacked(sequences, self.batch_size, getattr(model, "dtype", None))
         pad = _pad(self.tokenizer, _config(model).get_text_config())
         starts = range(0, len(sequences), self.batch_size)
         return [padded(sequences[start : start + self.batch_size], pad) for start in starts]
@@ -122,7 +127,7 @@ class Calibration:
         digest = hashlib.sha256(json.dumps({name: getattr(self, name) for name in names}).encode())
         for sequence in sequences:
             for name, tensor in sorted(sequence.items()):
-                digest.update(f"{name}{len(tensor)}".encode() + tensor.numpy().tobytes())
+                digest.update(f"{name}{len(tensor)}".encode() + tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def _sequences(self, model: PreTrainedModel | PretrainedConfig) -> list[Row]:
@@ -148,6 +153,8 @@ class Calibration:
         if self.preprocess is not None:
             items = map(self.preprocess, items)
         first = list(next(([item] for item in items), []))
+        if any(map(is_sample, first)):
+            return samples(chain(first, items), self.samples, not is_indexed(self.dataset))
         packing = self.packing if self.packing is not None else generating and not any(map(is_batch, first))
         options = {"verbose": False} if packing else {"truncation": True, "max_length": length}
         tokenizer = self.tokenizer

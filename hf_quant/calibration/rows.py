@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hf_quant.calibration.samples import is_sample
 from hf_quant.data.chat import chat_column, is_chat
 from hf_quant.data.files import one_split, open_data
 from hf_quant.errors import CalibrationError
@@ -29,7 +30,7 @@ def examples(dataset: Any, seed: int) -> Iterator[Any]:
     if isinstance(dataset, str | Path):
         dataset = one_split(open_data(dataset, sampled=True, seed=seed))
     elif isinstance(dataset, Mapping):
-        if "input_ids" not in dataset:
+        if "input_ids" not in dataset and not is_sample(dataset):
             raise CalibrationError(f"the dataset is a mapping of {list(dataset)}: pass one of them, such as a split")
         dataset = [dataset]
     if not isinstance(dataset, Iterable) and not hasattr(dataset, "__getitem__"):
@@ -37,10 +38,15 @@ def examples(dataset: Any, seed: int) -> Iterator[Any]:
             f"cannot calibrate on a {type(dataset).__name__}: pass a datasets.Dataset, a DataLoader, a list of texts "
             "or of token ids, or the path of a file"
         )
-    if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
+    if is_indexed(dataset):
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
         return (dataset[int(index)] for index in order)
     return iter(dataset)
+
+
+def is_indexed(dataset: Any) -> bool:
+    """Whether items of a dataset can be looked up, as those of loaders cannot."""
+    return hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
 
 
 def is_batch(example: Any) -> bool:

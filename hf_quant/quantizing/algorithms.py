@@ -44,6 +44,11 @@ class Algorithms:
         needs |= frozenset() if self.block_solver is not None else self.solver.needs
         return needs | ({"mean"} if self.bias_correction else frozenset())
 
+    @property
+    def in_blocks(self) -> bool:
+        """Whether models without blocks that are run one by one cannot be worked on."""
+        return bool(self.transforms) or self.block_solver is not None
+
     def least_tokens(self, width: int) -> int:
         """Tokens below which the weight of a linear of `width` inputs is rounded to nearest instead of solved."""
         return (self.block_solver or self.solver).least_tokens(width)

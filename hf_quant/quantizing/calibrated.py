@@ -1,4 +1,4 @@
-"""Quantization with data: block by block, each on the outputs of the quantized blocks before it."""
+"""Quantization with data: block by block, each on the outputs of the quantized blocks before it; or as a whole."""
 
 from __future__ import annotations
 
@@ -13,13 +13,22 @@ from torch import Tensor, distributed, nn
 from tqdm.auto import tqdm
 
 from hf_quant.algorithms.base import MEANS, InputStatistics, QuantizedWeight
-from hf_quant.calibration.blocks import BlockInput, find_blocks, first_inputs, passed_over, run_block
+from hf_quant.calibration.blocks import (
+    BlockInput,
+    find_blocks,
+    first_inputs,
+    first_of,
+    passed_over,
+    run_block,
+    tokens_that_count,
+)
 from hf_quant.calibration.collect import Collector
 from hf_quant.calibration.data import Calibration
 from hf_quant.calibration.pairs import Pair, find_pairs, structure_of, weight_matrix
 from hf_quant.calibration.resume import Progress
+from hf_quant.calibration.rows import FIELDS
 from hf_quant.config.scheme import Scheme
-from hf_quant.errors import CalibrationError
+from hf_quant.errors import CalibrationError, UnsupportedModel
 from hf_quant.hardware.free_memory import give_back_memory
 from hf_quant.modules.experts import expert_layers
 from hf_quant.modules.state import stored_state
@@ -38,6 +47,9 @@ _LOSS = "error of the block"
 
 _STARVED = "tokens of starved experts"
 """Likewise; JSON as bytes."""
+
+_MOST_BYTES = 2**30
+"""Of second moments of inputs of modules that are not in blocks, together."""
 
 _TRACED_TOKENS = 128
 """Tokens of the one sequence that pairs are found and proved on, which takes dozens of runs of a block."""
@@ -70,13 +82,22 @@ class CalibratedRun:
         self.algorithms = algorithms
         self.calibration = calibration
         self.show = progress
-        self.list_name = find_blocks(model)
-        self.blocks: nn.ModuleList = model.get_submodule(self.list_name)
+        self.list_name, self.blocks = self._found_blocks()
         self.modules = Replacements(model, resolution, self.list_name)
         self._pairs: dict[Any, list[Pair]] = {}
         self.losses: dict[str, float] = {}
         """Relative error of each block's output on the first batch, against the float block on the same inputs."""
         self.starved = Starved(experts=sum(experts.experts for _, experts in expert_layers(self.blocks)))
+
+    def _found_blocks(self) -> tuple[str, nn.ModuleList]:
+        """Name and list of the blocks; an empty list where the model has to be run as a whole."""
+        try:
+            name = find_blocks(self.model)
+            return name, self.model.get_submodule(name)
+        except UnsupportedModel:
+            if self.algorithms.in_blocks:
+                raise
+            return "", nn.ModuleList()
 
     @torch.no_grad()
     def quantize(self, kept: Progress | None = None) -> None:
@@ -99,10 +120,8 @@ class CalibratedRun:
         training = self.model.training
         self.model.eval()
         try:
-            for name, scheme in self.modules.outside("embedding").items():
-                self.modules.replace(name, scheme, self.modules.rounded(name, scheme), None)
-            share_tied(self.model, {t: s for t, s in self.resolution.ties.items() if self.modules.is_replaced(t)})
-            entries = list(first_inputs(self.model, self.blocks, self._batches()))
+            self._replace_embeddings()
+            entries = self._entries()
             if not entries:
                 raise CalibrationError("the calibration data has no batch for this process: give more samples")
             traced = self._traced() if self.algorithms.transforms else None
@@ -135,11 +154,33 @@ class CalibratedRun:
         finally:
             self.model.train(training)
 
+    def _replace_embeddings(self) -> None:
+        for name, scheme in self.modules.outside("embedding").items():
+            if not self.modules.is_replaced(name):
+                self.modules.replace(name, scheme, self.modules.rounded(name, scheme), None)
+        share_tied(self.model, {t: s for t, s in self.resolution.ties.items() if self.modules.is_replaced(t)})
+
+    def _entries(self) -> list[BlockInput]:
+        """Each batch on its way into the first block; of a model that is run as a whole, only which tokens count."""
+        batches = self._batches()
+        if len(self.blocks):
+            try:
+                return list(first_inputs(self.model, self.blocks, batches))
+            except CalibrationError as error:
+                if self.algorithms.in_blocks:
+                    raise
+                logger.info("run as a whole, not block by block: %s", error)
+                self.list_name, self.blocks = "", nn.ModuleList()
+                self.modules = Replacements(self.model, self.resolution, self.list_name)
+                self._replace_embeddings()
+        nothing = torch.empty(0)
+        return [BlockInput(nothing, keep=tokens_that_count(batch)) for batch in batches]
+
     def _batches(self) -> list[dict[str, Tensor]]:
         calibration = self.calibration
         if distributed.is_available() and distributed.is_initialized():
             calibration = calibration.shard(distributed.get_rank(), distributed.get_world_size())
-        device = next(self.blocks.parameters()).device
+        device = next(self.model.parameters()).device
         batches = calibration.batches(self.model)
         if getattr(self.model.config, "is_encoder_decoder", False):
             batches = [{**batch, **_decoder_inputs(self.model, batch)} for batch in batches]
@@ -147,7 +188,9 @@ class CalibratedRun:
 
     def _traced(self) -> BlockInput:
         """The beginning of the first sequence, on its way into the first block."""
-        start = {name: tensor[:1, :_TRACED_TOKENS] for name, tensor in self._batches()[0].items()}
+        start = first_of(self._batches()[0])
+        if start.keys() <= {*FIELDS, "decoder_input_ids"}:
+            start = {name: tensor[:, :_TRACED_TOKENS] for name, tensor in start.items()}
         return next(iter(first_inputs(self.model, self.blocks, [start])))
 
     def _quantize_block(self, index: int, entries: list[BlockInput], traced: BlockInput | None) -> None:
@@ -252,7 +295,25 @@ class CalibratedRun:
     def _quantize_rest(self, entries: list[BlockInput]) -> None:
         # What comes after the blocks, and whatever is called beside them.
         rest = {name: scheme for name, scheme in self.modules.outside().items() if not self.modules.is_replaced(name)}
-        coded = {name: scheme for name, scheme in rest.items() if scheme.weight.has_scales}
+        for part in self._parts(rest):
+            self._quantize_part(part, entries)
+        share_tied(self.model, self.resolution.ties)
+
+    def _parts(self, rest: dict[str, Scheme]) -> list[dict[str, Scheme]]:
+        """Modules that are run for together, so that their statistics fit into memory."""
+        parts: list[dict[str, Scheme]] = [{}]
+        taken = 0
+        for name, scheme in rest.items():
+            width = weight_matrix(self.model.get_submodule(name)).shape[1]
+            taken += 4 * width**2 if "hessian" in self.algorithms.needs and scheme.weight.has_scales else 0
+            if taken > _MOST_BYTES and parts[-1]:
+                parts.append({})
+                taken = 4 * width**2
+            parts[-1][name] = scheme
+        return parts
+
+    def _quantize_part(self, part: dict[str, Scheme], entries: list[BlockInput]) -> None:
+        coded = {name: scheme for name, scheme in part.items() if scheme.weight.has_scales}
         untied = {name for name in coded if name not in self.resolution.ties}
         observed = {name: scheme for name, scheme in coded.items() if name in untied or is_static(scheme)}
         inputs: Inputs = {}
@@ -260,7 +321,10 @@ class CalibratedRun:
         collector = self._collector(self.model, "", observed, observe=True)
         if observed and (needs or collector.observers):
             with passed_over(self.blocks, entries[0].in_tuples) as result, collector.watching():
-                for batch, entry in zip(self._batches(), entries, strict=True):
+                hides = len(self.blocks) > 0 or not self.show
+                for batch, entry in tqdm(
+                    zip(self._batches(), entries, strict=True), "Calibrating", len(entries), disable=hides
+                ):
                     result[:] = [entry.hidden]
                     collector.next_batch(entry.keep)
                     self.model(**batch)
@@ -270,14 +334,13 @@ class CalibratedRun:
         uncalled = [name for name in sorted(untied) if needs and name not in inputs]
         if uncalled:
             logger.warning("the model calls no %s: rounded to nearest", ", ".join(uncalled))
-        for name, scheme in rest.items():
+        for name, scheme in part.items():
             solved = self.modules.rounded(name, scheme) if name in uncalled else None
             if name in untied and solved is None:
                 weight = weight_matrix(self.model.get_submodule(name))
                 solved = self.algorithms.solver.solve(weight, scheme.weight, f"{name}.weight", inputs.get(name))
             mean = inputs[name].mean if self.algorithms.bias_correction and name in inputs else None
             self.modules.replace(name, scheme, solved, mean, grids.get(name))
-        share_tied(self.model, self.resolution.ties)
 
     def _collector(
         self, root: nn.Module, prefix: str, schemes: Mapping[str, Scheme], observe: bool, with_hessian: bool = True

@@ -1,0 +1,100 @@
+"""What models that read images or sound are run on: tensors as a processor makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.tokenization_utils_base import BatchEncoding
+
+from hf_quant.errors import CalibrationError
+
+Sample = dict[str, torch.Tensor]
+"""Tensors of one sample, each with a first dimension of 1; or of several that cannot be told apart."""
+
+_BATCH_DIMENSIONS = {"pixel_values": 4, "pixel_values_videos": 5, "input_features": 3, "input_values": 2}
+"""Dimensions of a batch of what models commonly call so."""
+_LABELS = ("label", "labels")
+
+
+def is_sample(item: Any) -> bool:
+    """Whether an item of a dataset holds numbers that are no tokens, such as ``pixel_values``."""
+    return isinstance(item, Mapping) and any(name in item for name in _BATCH_DIMENSIONS)
+
+
+def samples(items: Iterable[Any], count: int, in_batches: bool) -> list[Sample]:
+    """The first samples of a dataset.
+
+    Args:
+        items: Mappings of tensors, arrays or nested lists: single samples, or batches as a processor gives them. Labels
+            and text are left out.
+        count: Most samples to take.
+        in_batches: Whether items are batches where their dimensions do not tell.
+
+    Raises:
+        CalibrationError: An item has no numbers that are no tokens, or such as are not finite.
+    """
+    return list(islice((sample for item in items for sample in _samples(item, in_batches)), count))
+
+
+def stacked(samples: Sequence[Sample], size: int, dtype: torch.dtype | None) -> list[Sample]:
+    """Batches of at most `size` samples, in their order; those in one batch have equal shapes.
+
+    Args:
+        samples: As `samples` gives them.
+        size: Most samples in a batch.
+        dtype: Dtype of the floats in batches; None: as they are.
+    """
+    batches: list[Sample] = []
+    kind: Any = None
+    for sample in samples:
+        shapes = {name: tensor.shape for name, tensor in sample.items()}
+        is_single = all(len(tensor) == 1 for tensor in sample.values())
+        if is_single and shapes == kind and len(next(iter(batches[-1].values()))) < size:
+            batches[-1] = {name: torch.cat([tensor, sample[name]]) for name, tensor in batches[-1].items()}
+        else:
+            batches.append(dict(sample))
+        kind = shapes if is_single else None
+    return [
+        {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in batch.items()}
+        for batch in batches
+    ]
+
+
+def _samples(item: Any, in_batches: bool) -> Iterator[Sample]:
+    if not is_sample(item):
+        found = list(item) if isinstance(item, Mapping) else type(item).__name__
+        raise CalibrationError(f"an item of the dataset has no {' or '.join(_BATCH_DIMENSIONS)}: it is {found}")
+    tensors = {name: _tensor(name, value) for name, value in item.items() if name not in _LABELS}
+    found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    first = next(name for name in _BATCH_DIMENSIONS if name in found)
+    is_batch = isinstance(item, BatchFeature | BatchEncoding) or in_batches
+    if not is_batch and found[first].ndim < _BATCH_DIMENSIONS[first]:
+        yield {name: tensor.unsqueeze(0) for name, tensor in found.items()}
+    elif len({len(tensor) for tensor in found.values()}) > 1:
+        yield found
+    else:
+        for index in range(len(found[first])):
+            yield {name: tensor[index : index + 1] for name, tensor in found.items()}
+
+
+def _tensor(name: str, value: Any) -> torch.Tensor | None:
+    """A value as a tensor on the CPU; None for text and other things that are no numbers."""
+    if isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
+        value = torch.stack(value) if len({each.shape for each in value}) == 1 else None
+    try:
+        tensor = torch.as_tensor(value).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        if name in _BATCH_DIMENSIONS:
+            raise CalibrationError(f"{name} must be numbers of one shape, not {str(value)[:80]}: {error}") from error
+        return None
+    if tensor.ndim == 0:
+        return None  # a number of the sample, such as an index
+    if tensor.is_floating_point():
+        if not bool(tensor.isfinite().all()):
+            raise CalibrationError(f"{name} holds NaN or infinite numbers: leave that sample out")
+        tensor = tensor.float()
+    return tensor
