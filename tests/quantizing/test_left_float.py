@@ -34,7 +34,7 @@ class Convolved(LlamaForCausalLM):
 
     def __init__(self, config):
         super().__init__(config)
-        self.extra = torch.nn.ModuleList(torch.nn.Conv1d(64, 64, 3) for _ in range(4))
+        self.extra = torch.nn.ModuleList(torch.nn.ConvTranspose1d(64, 64, 3) for _ in range(4))
         self.post_init()
 
 
@@ -60,7 +60,7 @@ def test_weights_that_stay_float_are_warned_of_with_their_share(caplog):
         model = hf_quant.quantize(model, "int8", progress=False)
     (warning,) = warnings_of(caplog)
     assert warning.startswith(f"{share:.1%} of the weights stay float")
-    assert "no quantized counterpart for Conv1d (extra.*)" in warning
+    assert "no quantized counterpart for ConvTranspose1d (extra.*)" in warning
     report = hf_quant.inspect(model)
     assert report.left_float in warning
     assert str(report).endswith(report.left_float)

@@ -1,0 +1,236 @@
+"""Convolutions as one native call, with the batch norm and the activation that follow."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from hf_quant.fusion.activation import activation_function, activation_number
+from hf_quant.fusion.agreement import ROUNDING, ways_agree
+from hf_quant.fusion.blocks import bias_of, dtype_of, is_hooked, needs_gradient, on_native
+from hf_quant.fusion.mixin import Fused
+from hf_quant.kernels.native.structs import CONVOLUTION_ACTIVATIONS
+from hf_quant.modules.convolution import CHILD, OpenedConvolution, is_channels_last
+from hf_quant.modules.linear import QuantizedLinear
+
+_convolution_op = torch.ops.hf_quant.native_convolution.default
+_STEP = 2**-7
+"""Step of inputs of 8 bits, relative to the largest."""
+_STATISTICS = ("weight", "bias", "running_mean", "running_var")
+
+
+class Facts(NamedTuple):
+    """What the native call is given of a convolution and of what follows.
+
+    Args:
+        convolution: Name of the child that convolves; empty: the module itself.
+        norm: Name of the batch norm; empty: none.
+        others: The children other than the convolution, by name, as they were when this was tried.
+        activation: Number of the activation in the native library; 0: none.
+        geometry: Groups, then kernel, stride, dilation and zeros before and after of each dimension, int64.
+        none: Empty tensor that stands for what is not there.
+    """
+
+    convolution: str
+    norm: str
+    others: tuple[tuple[str, nn.Module], ...]
+    activation: int
+    geometry: torch.Tensor
+    none: torch.Tensor
+
+
+class FusedConvolution(Fused):
+    """An opened convolution as one native call, which makes no rows of patches in memory."""
+
+    fused: Facts
+
+    def convolved(self, input: torch.Tensor) -> torch.Tensor:
+        """The convolution of a batch; in one native call where that is allowed."""
+        module: Any = self
+        if not _is_open(module, input):
+            return super().convolved(input)  # type: ignore[misc,no-any-return]
+        none = self.fused.none
+        return _run(module, self.fused, input, none, none)
+
+    @staticmethod
+    def applies(module: nn.Module) -> list[Facts]:
+        """The geometry of an opened convolution on native kernels whose channels are in one group."""
+        if not _is_native(module):
+            return []
+        assert isinstance(module, OpenedConvolution)
+        return [_facts(module)]
+
+    @classmethod
+    def proved(cls, module: nn.Module, facts: Any) -> bool:
+        """True: what is computed otherwise is this package's own `OpenedConvolution`."""
+        return True
+
+    @staticmethod
+    def inputs(module: nn.Module) -> tuple[torch.Tensor, ...]:
+        """A test batch of ordinary numbers."""
+        return (_batch(_convolution_of(module), 1.0).to(dtype_of(module)),)
+
+    @staticmethod
+    def tolerance(module: nn.Module) -> float:
+        """Tolerance of the comparison: an input may be rounded to the next code."""
+        linear: Any = _convolution_of(module)._modules[CHILD]
+        return (_STEP if linear.spec.scheme.input else 10 * ROUNDING) + 4 * torch.finfo(dtype_of(module)).eps
+
+
+class FusedConvolutionBlock(FusedConvolution):
+    """Convolution, batch norm and activation, ``activation(norm(convolution(x)))``, as one call in evaluation."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Output of the original module; in one native call where the input allows it."""
+        facts, modules = self.fused, self._modules  # type: ignore[attr-defined]
+        if len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor) and not self.training:  # type: ignore[attr-defined]
+            convolution = modules[facts.convolution]
+            is_same = all(modules.get(name) is module and not is_hooked(module) for name, module in facts.others)
+            is_asked = is_hooked(convolution) or not isinstance(convolution, OpenedConvolution)
+            trains = torch.is_grad_enabled() and any(needs_gradient(module) for _, module in facts.others)
+            if is_same and not is_asked and not trains and _takes(convolution, args[0]):
+                norm = modules.get(facts.norm)
+                factor, shift = (facts.none, facts.none) if norm is None else folded(norm)
+                return _run(convolution, facts, args[0], factor, shift)
+        return super().forward(*args, **kwargs)  # type: ignore[misc,no-any-return]
+
+    @staticmethod
+    def applies(module: nn.Module) -> list[Facts]:
+        """Facts of a module of a convolution with a batch norm, an activation, or both."""
+        convolution, norm, activation, others = "", "", 0, {}
+        for name, child in module.named_children():
+            if _is_native(child) and not convolution:
+                convolution = name
+                continue
+            others[name] = child
+            if isinstance(child, nn.Dropout | nn.Identity):
+                continue
+            if convolution and not norm and _is_batch_norm(child):
+                norm = name
+            elif convolution and not activation and not list(child.state_dict()) and not child._modules:
+                activation = activation_number(child) or 0
+                if activation not in CONVOLUTION_ACTIVATIONS.values() or not activation:
+                    return []
+            else:
+                return []
+        if not convolution or not (norm or activation) or any(True for _ in module.parameters(recurse=False)):
+            return []
+        convolving: Any = module._modules[convolution]
+        return [_facts(convolving)._replace(
+            convolution=convolution, norm=norm, others=tuple(others.items()), activation=activation
+        )]  # fmt: skip
+
+    @classmethod
+    def proved(cls, module: nn.Module, facts: Facts) -> bool:
+        """Whether the module computes its parts one after the other, whatever the norm has come to know."""
+        try:
+            copied = copy.deepcopy(module).eval()
+        except Exception:  # a class that is not copied by its attributes is left alone
+            return False
+        convolving: Any = copied._modules[facts.convolution]
+        norm = copied._modules.get(facts.norm)
+        generator = torch.Generator(device="cpu").manual_seed(0)
+        for name in _STATISTICS if norm is not None else ():
+            tensor = getattr(norm, name).data
+            drawn = torch.randn(tensor.shape, generator=generator, device="cpu")
+            tensor.copy_(drawn.abs() + 0.1 if name == "running_var" else drawn)
+
+        def composed(input: torch.Tensor) -> torch.Tensor:
+            output = convolving(input)
+            if norm is not None:
+                shape = (-1, *[1] * (output.ndim - 2))
+                factor, shift = folded(norm)
+                output = (output.float() * factor.view(shape) + shift.view(shape)).to(output.dtype)
+            return activation_function(facts.activation)(output) if facts.activation else output
+
+        dtype = dtype_of(copied)
+        cases = [(_batch(convolving, scale).to(dtype),) for scale in (0.01, 1.0, 64.0)]
+        return ways_agree(copied, composed, cases, 100 * ROUNDING + 8 * torch.finfo(dtype).eps)
+
+
+def folded(norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a batch norm in evaluation multiplies channels with and adds to them, float32 ``[channels]`` each."""
+    weight, bias, mean, variance = (getattr(norm, name).detach().float() for name in _STATISTICS)
+    factor = weight * torch.rsqrt(variance + getattr(norm, "eps", 1e-5))
+    return factor, bias - mean * factor
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    tensors = {name: getattr(module, name, None) for name in _STATISTICS}
+    if module._modules or not all(isinstance(each, torch.Tensor) and each.ndim == 1 for each in tensors.values()):
+        return False
+    return len({len(each) for each in tensors.values() if each is not None}) == 1
+
+
+def _is_native(module: nn.Module) -> bool:
+    if not isinstance(module, OpenedConvolution) or module.groups != 1:
+        return False
+    child = module._modules[CHILD]
+    return type(child) is QuantizedLinear and on_native([child]) is not None
+
+
+def _convolution_of(module: nn.Module) -> OpenedConvolution:
+    return next(each for each in module.modules() if isinstance(each, OpenedConvolution))
+
+
+def _facts(module: OpenedConvolution) -> Facts:
+    around = module._reversed_padding_repeated_twice if module.padding_mode == "zeros" else [0] * 6
+    numbers = [1]
+    for dimension, (kernel, stride, dilation) in enumerate(
+        zip(module.kernel_size, module.stride, module.dilation, strict=True), 1
+    ):
+        last = 2 * (len(module.kernel_size) - dimension)  # of what functional.pad takes, the last dimension is first
+        numbers += [kernel, stride, dilation, *around[last : last + 2]]
+    none = torch.empty(0, device="cpu")
+    return Facts("", "", (), 0, torch.tensor(numbers, dtype=torch.int64, device="cpu"), none)
+
+
+def _is_open(module: Any, input: torch.Tensor) -> bool:
+    child = module._modules[CHILD]
+    if input.device.type != "cpu" or is_hooked(child):
+        return False
+    if torch.is_grad_enabled() and (input.requires_grad or needs_gradient(child)):
+        return False
+    return on_native([child]) is not None
+
+
+def _takes(module: OpenedConvolution, input: torch.Tensor) -> bool:
+    is_batch = input.dim() == len(module.kernel_size) + 2 and input.shape[1] == module.in_channels
+    return is_batch and _is_open(module, input)
+
+
+def _run(
+    module: OpenedConvolution, facts: Facts, input: torch.Tensor, factor: torch.Tensor, shift: torch.Tensor
+) -> torch.Tensor:
+    child: Any = module._modules[CHILD]
+    if module.padding_mode != "zeros":
+        input = module.padded(input)
+    if not is_channels_last(input):
+        input = input.contiguous()
+    blocks, spec, _ = child.packed
+    sizes = _sizes(module, input, module._reversed_padding_repeated_twice if module.padding_mode == "zeros" else [0] * 6)
+    return _convolution_op(
+        input, blocks.unsqueeze(0), spec.unsqueeze(0), bias_of(child, facts.none), facts.geometry, factor, shift,
+        facts.activation, module.out_channels, *sizes,
+    )  # fmt: skip
+
+
+def _sizes(module: OpenedConvolution, input: torch.Tensor, around: list[int]) -> Iterator[int]:
+    count = len(module.kernel_size)
+    for index, (kernel, stride, gap) in enumerate(
+        zip(module.kernel_size, module.stride, module.dilation, strict=True)
+    ):
+        first = 2 * (count - 1 - index)
+        size = input.shape[2 + index] + around[first] + around[first + 1]
+        yield (size - gap * (kernel - 1) - 1) // stride + 1
+
+
+def _batch(module: OpenedConvolution, scale: float) -> torch.Tensor:
+    spans = zip(module.kernel_size, module.stride, module.dilation, strict=True)
+    sizes = [gap * (kernel - 1) + 1 + 3 * stride for kernel, stride, gap in spans]
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    return scale * torch.randn(2, module.in_channels, *sizes, generator=generator, device="cpu")

@@ -1,0 +1,254 @@
+"""Models with convolutions: quantized on the fly and in memory, calibrated, trained, saved, reloaded and turned back."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    MambaConfig,
+    MambaForCausalLM,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    Wav2Vec2Config,
+    Wav2Vec2ForCTC,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
+
+import hf_quant
+from hf_quant import Calibration, HfQuantConfig, Recipe
+from hf_quant.errors import CalibrationError, WeightError
+from hf_quant.kernels.native import library
+from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.convolution import OpenedConvolution
+from hf_quant.workflows.qat import convert, prepare
+from tests.integration.tiny import error
+
+PRESETS = ("int8", "w8a16", "int4", "w4a16")
+ROUNDING = 1e-2 if library.load() is None else 1e-3
+"""Torch's own kernels decode to bfloat16."""
+GENERATOR = torch.Generator().manual_seed(0)
+IMAGES = {"pixel_values": torch.randn(6, 3, 32, 32, generator=GENERATOR)}
+SOUND = {"input_values": torch.randn(2, 400, generator=GENERATOR)}
+MELS = {
+    "input_features": torch.randn(2, 16, 40, generator=GENERATOR),
+    "decoder_input_ids": torch.randint(40, (2, 5), generator=GENERATOR),
+}
+IDS = {"input_ids": torch.randint(40, (2, 9), generator=GENERATOR)}
+
+
+def _vit():
+    return ViTForImageClassification(
+        ViTConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, image_size=32,
+                  patch_size=8, num_labels=5)
+    )  # fmt: skip
+
+
+def _resnet():
+    return ResNetForImageClassification(
+        ResNetConfig(embedding_size=16, hidden_sizes=[32, 64], depths=[2, 1], num_labels=5, layer_type="bottleneck")
+    )
+
+
+def _convnext():
+    return ConvNextForImageClassification(
+        ConvNextConfig(hidden_sizes=[32, 64], depths=[1, 2], num_stages=2, num_labels=5)
+    )
+
+
+def _wav2vec2():
+    return Wav2Vec2ForCTC(
+        Wav2Vec2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=20,
+                       conv_dim=(32, 32), conv_stride=(5, 2), conv_kernel=(10, 3), num_feat_extract_layers=2,
+                       num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2)
+    )  # fmt: skip
+
+
+def _whisper():
+    return WhisperForConditionalGeneration(
+        WhisperConfig(vocab_size=40, num_mel_bins=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+                      decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, d_model=32,
+                      max_source_positions=20, max_target_positions=16, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+                      decoder_start_token_id=3)
+    )  # fmt: skip
+
+
+def _mamba():
+    return MambaForCausalLM(MambaConfig(vocab_size=40, hidden_size=32, num_hidden_layers=1, state_size=4))
+
+
+MODELS = {
+    "vit": (_vit, IMAGES, "vit.embeddings.patch_embeddings.projection"),
+    "resnet": (_resnet, IMAGES, "resnet.encoder.stages.0.layers.0.layer.1.convolution"),
+    "convnext": (_convnext, IMAGES, "convnext.encoder.stages.1.layers.0.dwconv"),
+    "wav2vec2": (_wav2vec2, SOUND, "wav2vec2.feature_extractor.conv_layers.1.conv"),
+    "whisper": (_whisper, MELS, "model.encoder.conv2"),
+    "mamba": (_mamba, IDS, "backbone.layers.0.mixer.conv1d"),
+}
+kinds = pytest.mark.parametrize("kind", MODELS)
+
+
+def tiny(kind):
+    torch.manual_seed(0)
+    model = MODELS[kind][0]().eval()
+    for module in model.modules():
+        if isinstance(module, nn.Conv1d | nn.Conv2d) and "weight" in module._parameters:
+            nn.init.normal_(module.weight, std=(module.weight[0].numel()) ** -0.5)
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight, module.bias, module.running_mean):
+                nn.init.normal_(tensor, mean=float(tensor is module.weight), std=0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    return model.requires_grad_(False)
+
+
+@torch.no_grad()
+def outputs(model, inputs):
+    return model(**inputs).logits
+
+
+def of(kind):
+    model, (_, inputs, name) = tiny(kind), MODELS[kind]
+    return model, inputs, name
+
+
+def saved(model, directory):
+    model.save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@kinds
+def test_every_way_to_a_quantized_model_gives_the_same_one(kind, preset, tmp_path):
+    model, inputs, name = of(kind)
+    loaded = type(model).from_pretrained(saved(model, tmp_path / "float"), quantization_config=HfQuantConfig(preset))
+    expected = outputs(loaded, inputs)
+    opened = loaded.get_submodule(name)
+    assert isinstance(opened, OpenedConvolution) and isinstance(opened.filters, QuantizedModule)
+    assert not [each for each in loaded.state_dict() if each.startswith(f"{name}.weight")]
+    for other in (
+        hf_quant.quantize(copy.deepcopy(model), preset, progress=False),
+        type(model).from_pretrained(saved(loaded, tmp_path / "quantized")),
+        copy.deepcopy(loaded),
+        pickle.loads(pickle.dumps(loaded)),
+    ):
+        assert torch.equal(outputs(other, inputs), expected)
+    assert error(expected, outputs(model, inputs)) < (0.5 if "4" in preset else 0.08)
+    restored = type(model).from_pretrained(tmp_path / "quantized").dequantize()
+    assert restored.state_dict().keys() == model.state_dict().keys()
+    assert type(restored.get_submodule(name)) is type(model.get_submodule(name))
+    if preset.endswith("a16"):
+        assert error(expected, outputs(restored, inputs)) < ROUNDING
+
+
+@kinds
+def test_half_precision_loads_saves_and_reloads(kind, tmp_path):
+    model, inputs, _ = of(kind)
+    half = {name: each.bfloat16() if each.is_floating_point() else each for name, each in inputs.items()}
+    original = saved(copy.deepcopy(model).bfloat16(), tmp_path / "float")
+    loaded = type(model).from_pretrained(original, quantization_config=HfQuantConfig("int8"), dtype=torch.bfloat16)
+    expected = outputs(loaded, half)
+    assert expected.dtype == torch.bfloat16 and error(expected, outputs(model, inputs)) < 0.1
+    reloaded = type(model).from_pretrained(saved(loaded, tmp_path / "int8"))
+    assert torch.equal(outputs(reloaded, half), expected)
+
+
+def samples(inputs):
+    return [{name: each[index] for name, each in inputs.items()} for index in range(len(next(iter(inputs.values()))))]
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet", "convnext", "wav2vec2", "whisper"])
+def test_static_inputs_are_calibrated_on_what_the_model_reads(kind, tmp_path):
+    model, inputs, _ = of(kind)
+    config = HfQuantConfig("int8-static", calibration=Calibration(samples(inputs), batch_size=2))
+    quantized = hf_quant.quantize(copy.deepcopy(model), config, progress=False)
+    expected = outputs(quantized, inputs)
+    assert error(expected, outputs(model, inputs)) < 0.1
+    static = [each for each in quantized.modules() if isinstance(each, QuantizedModule) and each.input_scale is not None]
+    assert any(each.in_features == quantized.get_submodule(MODELS[kind][2]).filters.weight.shape[1] for each in static) or (
+        kind == "convnext"  # whose named one is a table
+    )
+    assert torch.equal(outputs(type(model).from_pretrained(saved(quantized, tmp_path)), inputs), expected)
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet", "wav2vec2"])
+def test_gptq_loses_less_than_rounding(kind):
+    model, inputs, _ = of(kind)
+    calibration = Calibration(torch.utils.data.DataLoader(samples(inputs), batch_size=3))
+    solved, rounded = (
+        hf_quant.quantize(copy.deepcopy(model), HfQuantConfig("w4a16", **given), progress=False)
+        for given in ({"recipe": Recipe(solver="gptq"), "calibration": calibration}, {})
+    )
+    expected = outputs(model, inputs)
+    assert error(outputs(solved, inputs), expected) < error(outputs(rounded, inputs), expected)
+
+
+def test_data_that_the_model_cannot_read_is_refused():
+    model, _, _ = of("resnet")
+    config = HfQuantConfig("int8-static", calibration=Calibration([{"image": "a cat"}, {"image": "a dog"}]))
+    with pytest.raises(CalibrationError):
+        hf_quant.quantize(copy.deepcopy(model), config, progress=False)
+    holes = torch.full((3, 32, 32), torch.nan)
+    config = HfQuantConfig("int8-static", calibration=Calibration([{"pixel_values": holes}]))
+    with pytest.raises(CalibrationError, match="pixel_values holds NaN"):
+        hf_quant.quantize(model, config, progress=False)
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet", "convnext", "whisper"])
+def test_training_rounds_as_the_quantized_model_will(kind):
+    model, inputs, name = of(kind)
+    model.train().requires_grad_(True)
+    prepare(model, "int8")
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    child = model.get_submodule(name).filters
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(**inputs).logits.square().mean().backward()
+        assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in child.parameters())
+        optimizer.step()
+    rounded = outputs(model.eval(), inputs)
+    convert(model)
+    assert isinstance(model.get_submodule(name).filters, QuantizedModule)
+    assert error(outputs(model, inputs), rounded) < 2e-2
+
+
+def test_plans_name_filters_and_what_is_float_keeps_its_names(tmp_path):
+    model, inputs, name = of("resnet")
+    original = saved(model, tmp_path / "float")
+    config = HfQuantConfig("int8", modules_to_not_convert=["convolution"])
+    floats = type(model).from_pretrained(original, quantization_config=config)
+    assert type(floats.get_submodule(name)) is nn.Conv2d
+    config = HfQuantConfig("w8a16", overrides={f"{name}.filters": "w4a16"})
+    mixed = type(model).from_pretrained(original, quantization_config=config)
+    assert mixed.get_submodule(name).filters.spec.scheme.weight.bits == 4
+    reloaded = type(model).from_pretrained(saved(mixed, tmp_path / "mixed"))
+    assert torch.equal(outputs(reloaded, inputs), outputs(mixed, inputs))
+
+
+def test_a_weight_with_nan_is_refused_by_its_name(tmp_path):
+    model, _, name = of("vit")
+    with torch.no_grad():
+        model.get_submodule(name).weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(WeightError, match="projection"):
+        type(model).from_pretrained(saved(model, tmp_path), quantization_config=HfQuantConfig("int8"))
+
+
+@kinds
+def test_the_check_finds_nothing_wrong(kind):
+    model, _, _ = of(kind)
+    report = hf_quant.check(hf_quant.quantize(model, "w8a16", progress=False))
+    assert report.is_right, str(report)
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet", "convnext", "whisper"])
+def test_it_compiles_in_one_graph(kind):
+    model, inputs, _ = of(kind)
+    quantized = hf_quant.quantize(model, "int8", progress=False)
+    expected = outputs(quantized, inputs)
+    compiled = torch.compile(quantized, fullgraph=True, backend="aot_eager")
+    assert error(outputs(compiled, inputs), expected) < 1e-2
