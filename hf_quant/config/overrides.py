@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hf_quant.config.plan import Candidate, Plan
+from hf_quant.config.plan import Candidate, fit, winning_patterns
 from hf_quant.config.presets import get_preset
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import ConfigError
@@ -35,15 +35,12 @@ def resolved_overrides(
     Raises:
         PlanError: A pattern matches nothing, or a group size does not divide a width.
     """
-    # A preset's name means another scheme for a linear than for an embedding, and for one width than for another.
     resolved: dict[str, Scheme | None] = {}
-    for sort in set(candidates.values()):
-        rules = {
-            pattern: get_preset(value).scheme_for(sort.kind, sort.width) if isinstance(value, str) else value
-            for pattern, value in overrides.items()
-        }
-        plan = Plan(rules).resolve(candidates)
-        resolved.update({name: scheme for name, scheme in plan.modules.items() if candidates[name] == sort})
+    for name, pattern in winning_patterns(overrides, candidates).items():
+        value, candidate = overrides[pattern], candidates[name]
+        # A preset's name means another scheme for a linear than for an embedding, and for one width than for another.
+        scheme = get_preset(value).scheme_for(candidate.kind, candidate.width) if isinstance(value, str) else value
+        resolved[name] = None if scheme is None else fit(scheme, candidate, name)
     return resolved
 
 

@@ -81,3 +81,10 @@ def test_what_is_wrong_with_a_request_is_named_wherever_it_is_said(kind, values,
 def test_a_request_of_nothing_cannot_be_carried_out():
     with pytest.raises(ConfigError, match="exactly one of preset, scheme and plan; got none"):
         Request(overrides={"*": "int8"}).requested_plan(MODULES)
+
+
+def test_a_preset_in_an_override_is_fitted_to_the_modules_that_it_is_for_alone():
+    # The head's scheme in w4a16 is rotated by 64, which does not divide the other's width.
+    candidates = {"layer": Candidate("linear", 72), "head": Candidate("head", 64)}
+    plan = Request(preset="w8a16", overrides={"layer": "w4a16"}).requested_plan(candidates)
+    assert plan.modules["layer"].weight.bits == 4 and plan.modules["head"].weight.rotation == 64
