@@ -13,13 +13,15 @@ from hf_quant.fusion.activation import activation_function, activation_number
 from hf_quant.fusion.agreement import ROUNDING, ways_agree
 from hf_quant.fusion.blocks import bias_of, dtype_of, is_hooked, needs_gradient, on_native
 from hf_quant.fusion.mixin import Fused
-from hf_quant.kernels.native.structs import CONVOLUTION_ACTIVATIONS
+from hf_quant.kernels.native.structs import ACTIVATIONS, CONVOLUTION_ACTIVATIONS
 from hf_quant.modules.convolution import CHILD, OpenedConvolution, is_channels_last
 from hf_quant.modules.linear import QuantizedLinear
 
 _convolution_op = torch.ops.hf_quant.native_convolution.default
 _STEP = 2**-7
 """Step of inputs of 8 bits, relative to the largest."""
+_PLACES = {ACTIVATIONS[name]: place for place, name in enumerate(CONVOLUTION_ACTIVATIONS)}
+"""Number of an activation to what the op for convolutions calls it."""
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -113,7 +115,7 @@ class FusedConvolutionBlock(FusedConvolution):
                 norm = name
             elif convolution and not activation and not list(child.state_dict()) and not child._modules:
                 activation = activation_number(child) or 0
-                if activation not in CONVOLUTION_ACTIVATIONS.values() or not activation:
+                if not activation or activation not in _PLACES:
                     return []
             else:
                 return []
@@ -215,7 +217,7 @@ def _run(
     sizes = _sizes(module, input, module._reversed_padding_repeated_twice if module.padding_mode == "zeros" else [0] * 6)
     return _convolution_op(
         input, blocks.unsqueeze(0), spec.unsqueeze(0), bias_of(child, facts.none), facts.geometry, factor, shift,
-        facts.activation, module.out_channels, *sizes,
+        _PLACES[facts.activation], module.out_channels, *sizes,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from hf_quant.fusion.agreement import agree, output
 from hf_quant.fusion.blocks import FusedActivation, FusedGatedMlp, FusedMlp
+from hf_quant.fusion.convolution import FusedConvolution, FusedConvolutionBlock
 from hf_quant.fusion.experts import FusedExperts
 from hf_quant.fusion.mixin import Fused, fuse_module, unfuse_module
 from hf_quant.fusion.norm import FusedNorm
@@ -31,6 +32,8 @@ FUSIONS: tuple[type[Fused], ...] = (
     FusedNorm,
     FusedExperts,
     FusedRecurrent,
+    FusedConvolution,
+    FusedConvolutionBlock,
 )
 
 
