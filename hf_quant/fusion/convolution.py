@@ -35,6 +35,7 @@ class Facts(NamedTuple):
         activation: Number of the activation in the native library; 0: none.
         geometry: Groups, then kernel, stride, dilation and zeros before and after of each dimension, int64.
         none: Empty tensor that stands for what is not there.
+        kept: What was folded last, and of which tensors.
     """
 
     convolution: str
@@ -43,6 +44,7 @@ class Facts(NamedTuple):
     activation: int
     geometry: torch.Tensor
     none: torch.Tensor
+    kept: dict[str, Any]
 
 
 class FusedConvolution(Fused):
@@ -96,9 +98,21 @@ class FusedConvolutionBlock(FusedConvolution):
             trains = torch.is_grad_enabled() and any(needs_gradient(module) for _, module in facts.others)
             if is_same and not is_asked and not trains and _takes(convolution, args[0]):
                 norm = modules.get(facts.norm)
-                factor, shift = (facts.none, facts.none) if norm is None else folded(norm)
+                factor, shift = (facts.none, facts.none) if norm is None else self.folded(norm)
                 return _run(convolution, facts, args[0], factor, shift)
         return super().forward(*args, **kwargs)  # type: ignore[misc,no-any-return]
+
+    def folded(self, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+        """As the function `folded`, of which the result is kept for as long as the norm's tensors are what they were."""
+        if torch.compiler.is_compiling():
+            return folded(norm)
+        tensors: list[Any] = [getattr(norm, name) for name in _STATISTICS]
+        versions = [-1 if each.is_inference() else each._version for each in tensors]
+        kept = self.fused.kept
+        if kept.get("versions") != versions or any(a is not b for a, b in zip(kept["tensors"], tensors, strict=True)):
+            kept.update(versions=versions, tensors=tensors, folded=folded(norm))
+        found: tuple[torch.Tensor, torch.Tensor] = kept["folded"]
+        return found
 
     @staticmethod
     def applies(module: nn.Module) -> list[Facts]:
@@ -188,7 +202,7 @@ def _facts(module: OpenedConvolution) -> Facts:
         last = 2 * (len(module.kernel_size) - dimension)  # of what functional.pad takes, the last dimension is first
         numbers += [kernel, stride, dilation, *around[last : last + 2]]
     none = torch.empty(0, device="cpu")
-    return Facts("", "", (), 0, torch.tensor(numbers, dtype=torch.int64, device="cpu"), none)
+    return Facts("", "", (), 0, torch.tensor(numbers, dtype=torch.int64, device="cpu"), none, {})
 
 
 def _is_open(module: Any, input: torch.Tensor) -> bool:

@@ -143,6 +143,8 @@ def with_less_lost(table: LossTable, linears: Container[str], factor: float) -> 
 
 
 def _calibration(rows: Rows) -> Calibration:
+    if rows and "input_ids" not in rows[0]:
+        return Calibration([{name: tensor for name, tensor in row.items() if name != "labels"} for row in rows])
     sequences = []
     for row in rows:
         ids, mask = row["input_ids"], row.get("attention_mask")

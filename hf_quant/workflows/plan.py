@@ -33,7 +33,7 @@ from hf_quant.planner.report import SearchReport, search_report
 from hf_quant.planner.search import STRATEGIES
 from hf_quant.planner.sensitivity import MEASURES
 from hf_quant.planner.sensitivity.analysis import analyse
-from hf_quant.planner.sensitivity.sequences import sequences_of, writes_text
+from hf_quant.planner.sensitivity.sequences import sequences_of, singles, writes_text
 from hf_quant.planner.sensitivity.table import LossTable
 from hf_quant.planner.space import SearchSpace
 from hf_quant.quantizing.algorithms import algorithms_of
@@ -180,9 +180,7 @@ def _times(
 
 
 def _divided(batches: list[Any]) -> tuple[list[Any], list[Any]]:
-    rows = [
-        {name: tensor[i : i + 1] for name, tensor in b.items()} for b in batches for i in range(len(b["input_ids"]))
-    ]
+    rows = [row for batch in batches for row in singles(batch)]
     kept = max(1, round(_MEASURED * len(rows)))
     if len(rows) < 2:
         raise CalibrationError(

@@ -81,7 +81,8 @@ class HessianTrace(Measure):
         """Add a sequence's estimates of the Hessian's traces, and its input errors, to `sums`."""
         self._calls, self._numbers, self._keep = [], {}, kept_of(row)
         # Signs depend on the sequence alone, not on which process it fell to.
-        self._generator.manual_seed(int(row["input_ids"].sum()) % 2**31)
+        given = row["input_ids"] if "input_ids" in row else next(iter(row.values())).view(-1).view(torch.uint8)
+        self._generator.manual_seed(int(given.sum()) % 2**31)
         loss = self.model(**row).loss
         require_finite(loss)
         calls, self._calls = self._calls, []

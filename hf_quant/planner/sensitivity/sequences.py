@@ -13,14 +13,15 @@ IGNORED = -100
 """Label of tokens that are left out of the loss."""
 
 Sequence = Mapping[str, Any]
-"""Keyword arguments to call a model with for one sequence: ``input_ids`` ``[1, tokens]``, and the like."""
+"""Keyword arguments to call a model with for one sequence: ``input_ids`` ``[1, tokens]``, or one image, and the like."""
 
 
 def sequences_of(batches: Iterable[Mapping[str, Tensor]], model: Any, labelled: bool) -> Iterator[Sequence]:
     """Batches split into single sequences, on the model's device and with the cache of keys and values off.
 
     Args:
-        batches: Batches of ``input_ids``, ``attention_mask`` and, if there are any, ``labels``.
+        batches: Batches of ``input_ids``, ``attention_mask`` and, if there are any, ``labels``; or of what else the model
+            reads, such as ``pixel_values``.
         model: The model that will be called.
         labelled: Whether sequences need labels. A model that writes text gets its inputs as labels, padding left out.
             If False, labels are removed, so that no loss is computed.
@@ -30,13 +31,13 @@ def sequences_of(batches: Iterable[Mapping[str, Tensor]], model: Any, labelled: 
     """
     device = next(model.parameters()).device
     for batch in batches:
-        if labelled and "labels" not in batch and not writes_text(model):
+        if labelled and "labels" not in batch and not (writes_text(model) and "input_ids" in batch):
             raise CalibrationError(
                 f"a {type(model).__name__} has no loss without labels: give batches with labels, or take the measure "
                 "kl or output-error"
             )
-        for index in range(len(batch["input_ids"])):
-            row: dict[str, Any] = {name: tensor[index : index + 1].to(device) for name, tensor in batch.items()}
+        for single in singles(batch):
+            row: dict[str, Any] = {name: tensor.to(device) for name, tensor in single.items()}
             if not labelled:
                 row.pop("labels", None)
             elif "labels" not in row:
@@ -45,6 +46,18 @@ def sequences_of(batches: Iterable[Mapping[str, Tensor]], model: Any, labelled: 
             if writes_text(model):
                 row["use_cache"] = False
             yield row
+
+
+def singles(batch: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """A batch split into batches of one sequence each.
+
+    Raises:
+        CalibrationError: Its tensors are not of as many sequences each.
+    """
+    sizes = {name: len(tensor) for name, tensor in batch.items()}
+    if len({*sizes.values()}) != 1:
+        raise CalibrationError(f"tensors of a batch have no row each for every sequence: {sizes}")
+    return [{n: tensor[i : i + 1] for n, tensor in batch.items()} for i in range(next(iter(sizes.values())))]
 
 
 def kept_of(row: Sequence) -> Tensor | None:
