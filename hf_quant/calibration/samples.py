@@ -66,8 +66,8 @@ def stacked(samples: Sequence[Sample], size: int, dtype: torch.dtype | None) -> 
 
 def _samples(item: Any, in_batches: bool) -> Iterator[Sample]:
     if not is_sample(item):
-        found = list(item) if isinstance(item, Mapping) else type(item).__name__
-        raise CalibrationError(f"an item of the dataset has no {' or '.join(_BATCH_DIMENSIONS)}: it is {found}")
+        given = list(item) if isinstance(item, Mapping) else type(item).__name__
+        raise CalibrationError(f"an item of the dataset has no {' or '.join(_BATCH_DIMENSIONS)}: it is {given}")
     tensors = {name: _tensor(name, value) for name, value in item.items() if name not in _LABELS}
     found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     first = next(name for name in _BATCH_DIMENSIONS if name in found)

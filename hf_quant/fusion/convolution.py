@@ -56,7 +56,7 @@ class FusedConvolution(Fused):
         """The convolution of a batch; in one native call where that is allowed."""
         module: Any = self
         if not _is_open(module, input):
-            return super().convolved(input)  # type: ignore[misc,no-any-return]
+            return super().convolved(input)  # type: ignore[misc]
         none = self.fused.none
         return _run(module, self.fused, input, none, none)
 
@@ -100,7 +100,7 @@ class FusedConvolutionBlock(FusedConvolution):
                 norm = modules.get(facts.norm)
                 factor, shift = (facts.none, facts.none) if norm is None else self.folded(norm)
                 return _run(convolution, facts, args[0], factor, shift)
-        return super().forward(*args, **kwargs)  # type: ignore[misc,no-any-return]
+        return super().forward(*args, **kwargs)  # type: ignore[misc]
 
     def folded(self, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
         """As the function `folded`, of which the result is kept for as long as the norm's tensors are what they were."""
@@ -228,7 +228,9 @@ def _run(
     if not is_channels_last(input):
         input = input.contiguous()
     blocks, spec, _ = child.packed
-    sizes = _sizes(module, input, module._reversed_padding_repeated_twice if module.padding_mode == "zeros" else [0] * 6)
+    sizes = _sizes(
+        module, input, module._reversed_padding_repeated_twice if module.padding_mode == "zeros" else [0] * 6
+    )
     return _convolution_op(
         input, blocks.unsqueeze(0), spec.unsqueeze(0), bias_of(child, facts.none), facts.geometry, factor, shift,
         _PLACES[facts.activation], module.out_channels, *sizes,
@@ -237,9 +239,7 @@ def _run(
 
 def _sizes(module: OpenedConvolution, input: torch.Tensor, around: list[int]) -> Iterator[int]:
     count = len(module.kernel_size)
-    for index, (kernel, stride, gap) in enumerate(
-        zip(module.kernel_size, module.stride, module.dilation, strict=True)
-    ):
+    for index, (kernel, stride, gap) in enumerate(zip(module.kernel_size, module.stride, module.dilation, strict=True)):
         first = 2 * (count - 1 - index)
         size = input.shape[2 + index] + around[first] + around[first + 1]
         yield (size - gap * (kernel - 1) - 1) // stride + 1

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 _Tensor = torch.Tensor
 
 _FACTS: frozenset[Any] = frozenset(
-    getattr(_Tensor, name).__get__  # type: ignore[attr-defined]
+    getattr(_Tensor, name).__get__
     for name in ("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_cuda", "is_meta")
 ) | {
     _Tensor.size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from torch import nn
 
@@ -12,7 +13,10 @@ from hf_quant.modules.convolution import CLASSES
 def convolutions(model: nn.Module) -> set[nn.Module]:
     """Convolutions of torch, or of classes derived from them that compute as they do, whose weights no other has."""
     holders = Counter(
-        id(parameter) for module in model.modules() for parameter in module._parameters.values() if parameter is not None
+        id(parameter)
+        for module in model.modules()
+        for parameter in module._parameters.values()
+        if parameter is not None
     )
     return {
         module
@@ -22,10 +26,11 @@ def convolutions(model: nn.Module) -> set[nn.Module]:
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    base = next((each for each in CLASSES if isinstance(module, each)), None)
+    base: Any = next((each for each in CLASSES if isinstance(module, each)), None)
+    kind: Any = type(module)
     if base is None or {"forward", "_conv_forward"} & vars(module).keys() or module._modules:
         return False
-    if type(module).forward is not base.forward or type(module)._conv_forward is not base._conv_forward:
+    if kind.forward is not base.forward or kind._conv_forward is not base._conv_forward:
         return False
     # One whose weight is made of other parameters for each call has none of this name.
     weight = module._parameters.get("weight")
