@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-from hf_quant.calibration.rows import Row, examples, is_batch, is_indexed, rows
+from hf_quant.calibration.rows import Row, examples, is_batch, rows
 from hf_quant.calibration.samples import is_sample, samples, stacked
 from hf_quant.calibration.sequences import packed, padded, truncated
 from hf_quant.data.bos import without_bos
@@ -41,8 +41,9 @@ class Calibration:
     Args:
         dataset: A `datasets.Dataset`, a `DataLoader` or iterable of dicts of tensors, a list of texts, a list of token
             ids (tensors or lists); for models that read images or sound, dicts with ``pixel_values``, ``input_values``
-            or ``input_features`` and whatever goes with them, as a processor makes them; or a file, folder or dataset's id, as `hf_quant.data.files.open_data` takes them,
-            such as a ``.txt`` file, whose texts are separated by blank lines. Conversations, in columns such as
+            or ``input_features`` and whatever goes with them, as a processor makes them; or a file, folder or dataset's
+            id, as `hf_quant.data.files.open_data` takes them, such as a ``.txt`` file, whose texts are separated by
+            blank lines. Conversations, in columns such as
             ``messages``, go through the tokenizer's chat template.
         tokenizer: Tokenizer of the model, which texts need.
         samples: Sequences to use, over all processes.
@@ -154,7 +155,7 @@ class Calibration:
             items = map(self.preprocess, items)
         first = list(next(([item] for item in items), []))
         if any(map(is_sample, first)):
-            return samples(chain(first, items), self.samples, not is_indexed(self.dataset))
+            return samples(chain(first, items), self.samples)
         packing = self.packing if self.packing is not None else generating and not any(map(is_batch, first))
         options = {"verbose": False} if packing else {"truncation": True, "max_length": length}
         tokenizer = self.tokenizer

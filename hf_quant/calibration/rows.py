@@ -38,15 +38,10 @@ def examples(dataset: Any, seed: int) -> Iterator[Any]:
             f"cannot calibrate on a {type(dataset).__name__}: pass a datasets.Dataset, a DataLoader, a list of texts "
             "or of token ids, or the path of a file"
         )
-    if is_indexed(dataset):
+    if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
         return (dataset[int(index)] for index in order)
     return iter(dataset)
-
-
-def is_indexed(dataset: Any) -> bool:
-    """Whether items of a dataset can be looked up, as those of loaders cannot."""
-    return hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
 
 
 def is_batch(example: Any) -> bool:

@@ -7,8 +7,6 @@ from itertools import islice
 from typing import Any
 
 import torch
-from transformers.feature_extraction_utils import BatchFeature
-from transformers.tokenization_utils_base import BatchEncoding
 
 from hf_quant.errors import CalibrationError
 
@@ -25,19 +23,18 @@ def is_sample(item: Any) -> bool:
     return isinstance(item, Mapping) and any(name in item for name in _BATCH_DIMENSIONS)
 
 
-def samples(items: Iterable[Any], count: int, in_batches: bool) -> list[Sample]:
+def samples(items: Iterable[Any], count: int) -> list[Sample]:
     """The first samples of a dataset.
 
     Args:
         items: Mappings of tensors, arrays or nested lists: single samples, or batches as a processor gives them. Labels
             and text are left out.
         count: Most samples to take.
-        in_batches: Whether items are batches where their dimensions do not tell.
 
     Raises:
         CalibrationError: An item has no numbers that are no tokens, or such as are not finite.
     """
-    return list(islice((sample for item in items for sample in _samples(item, in_batches)), count))
+    return list(islice((sample for item in items for sample in _samples(item)), count))
 
 
 def stacked(samples: Sequence[Sample], size: int, dtype: torch.dtype | None) -> list[Sample]:
@@ -64,15 +61,14 @@ def stacked(samples: Sequence[Sample], size: int, dtype: torch.dtype | None) -> 
     ]
 
 
-def _samples(item: Any, in_batches: bool) -> Iterator[Sample]:
+def _samples(item: Any) -> Iterator[Sample]:
     if not is_sample(item):
         given = list(item) if isinstance(item, Mapping) else type(item).__name__
         raise CalibrationError(f"an item of the dataset has no {' or '.join(_BATCH_DIMENSIONS)}: it is {given}")
     tensors = {name: _tensor(name, value) for name, value in item.items() if name not in _LABELS}
     found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     first = next(name for name in _BATCH_DIMENSIONS if name in found)
-    is_batch = isinstance(item, BatchFeature | BatchEncoding) or in_batches
-    if not is_batch and found[first].ndim < _BATCH_DIMENSIONS[first]:
+    if found[first].ndim < _BATCH_DIMENSIONS[first]:
         yield {name: tensor.unsqueeze(0) for name, tensor in found.items()}
     elif len({len(tensor) for tensor in found.values()}) > 1:
         yield found

@@ -103,7 +103,7 @@ class FusedConvolutionBlock(FusedConvolution):
         return super().forward(*args, **kwargs)  # type: ignore[misc]
 
     def folded(self, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-        """As the function `folded`, of which the result is kept for as long as the norm's tensors are what they were."""
+        """As the function `folded`, whose result is kept for as long as the norm's tensors are what they were."""
         if torch.compiler.is_compiling():
             return folded(norm)
         tensors: list[Any] = [getattr(norm, name) for name in _STATISTICS]

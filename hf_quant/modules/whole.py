@@ -27,7 +27,7 @@ _FACTS: frozenset[Any] = frozenset(
 
 
 class WholeTensor(_Tensor):
-    """A tensor of which shape, dtype and device are there, and whose numbers are made for each operation that reads them.
+    """A tensor of which shape, dtype and device are there; its numbers are made for each operation that reads them.
 
     Args:
         make: Function that gives the numbers, a plain tensor of this shape, dtype and device.

@@ -106,7 +106,7 @@ def test_the_child_has_the_memory_of_the_weight():
 
 
 def test_a_state_dict_of_floats_is_loaded():
-    module, opened = made(nn.Conv2d, {"kernel_size": 3})
+    _, opened = made(nn.Conv2d, {"kernel_size": 3})
     other = nn.Conv2d(6, 12, 3)
     opened.load_state_dict(other.state_dict())
     batch = torch.randn(1, 6, 8, 8)

@@ -13,15 +13,15 @@ IGNORED = -100
 """Label of tokens that are left out of the loss."""
 
 Sequence = Mapping[str, Any]
-"""Keyword arguments to call a model with for one sequence: ``input_ids`` ``[1, tokens]``, or one image, and the like."""
+"""Keyword arguments to call a model with for one sequence, ``input_ids`` ``[1, tokens]``, or for one image."""
 
 
 def sequences_of(batches: Iterable[Mapping[str, Tensor]], model: Any, labelled: bool) -> Iterator[Sequence]:
     """Batches split into single sequences, on the model's device and with the cache of keys and values off.
 
     Args:
-        batches: Batches of ``input_ids``, ``attention_mask`` and, if there are any, ``labels``; or of what else the model
-            reads, such as ``pixel_values``.
+        batches: Batches of ``input_ids``, ``attention_mask`` and, if there are any, ``labels``; or of what else the
+            model reads, such as ``pixel_values``.
         model: The model that will be called.
         labelled: Whether sequences need labels. A model that writes text gets its inputs as labels, padding left out.
             If False, labels are removed, so that no loss is computed.
