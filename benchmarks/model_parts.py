@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import json
 import pkgutil
 import re
@@ -33,6 +34,7 @@ RECORDS = Path(__file__).parent / "records"
 TRIALS, PARTS = RECORDS / "every_model.json", RECORDS / "model_parts.json"
 PRESET = "int8"
 """What is quantized is the same in all presets of integers."""
+SORTS = ("encoders", "decoders", "encoder-decoders", "vision", "audio", "multimodal", "others")
 
 
 def parts_of(model: nn.Module, preset: str = PRESET) -> dict[str, dict[str, float]]:
@@ -70,6 +72,22 @@ def parts_of(model: nn.Module, preset: str = PRESET) -> dict[str, dict[str, floa
     for each, (part, why) in said.items():
         shares[part][why] += sizes[each] / total
     return {part: dict(sorted(found.items(), key=lambda pair: -pair[1])) for part, found in shares.items()}
+
+
+def sort_of(model_class: Any) -> str:
+    """What a class of Transformers reads and writes, one of `SORTS`."""
+    main, takes = model_class.main_input_name, inspect.signature(model_class.forward).parameters
+    if main == "input_ids":
+        if any(name.startswith(("pixel_values", "input_features", "input_values")) for name in takes):
+            return "multimodal"
+        if "decoder_input_ids" in takes:
+            return "encoder-decoders"
+        return "decoders" if model_class.can_generate() or "past_key_values" in takes else "encoders"
+    if main in ("input_values", "input_features"):
+        return "multimodal" if "input_ids" in takes else "audio"
+    if main == "pixel_values":
+        return "multimodal" if "input_ids" in takes else "vision"
+    return "others"
 
 
 def _kind(name: str, classes: dict[str, type[nn.Module]]) -> str:
@@ -139,6 +157,7 @@ def main() -> None:
     for model_type in options.types or [each for each in classes if parts.get(each, {}).get("model") != classes[each]]:
         parts[model_type] = {"model": classes[model_type]}
         try:
+            parts[model_type]["sort"] = sort_of(class_named(classes[model_type], model_type))
             shares = parts_of(model_of(model_type, classes[model_type]))
             parts[model_type] |= {part: {k: round(v, 4) for k, v in found.items()} for part, found in shares.items()}
         except Exception as error:  # such as a config without a default
