@@ -5,7 +5,8 @@
 
 Models of `benchmarks.every_model` are narrow, and biases and convolutions weigh more in them than in real ones. Here
 nothing is run: a model of the size that the type's config has by default is planned on the meta device, so that shares
-are those of a checkpoint of that size. The record is `benchmarks/records/model_parts.json`.
+are those of a checkpoint of that size; of the largest mixtures of experts, some layers stand for all. The record is
+`benchmarks/records/model_parts.json`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ RECORDS = Path(__file__).parent / "records"
 TRIALS, PARTS = RECORDS / "every_model.json", RECORDS / "model_parts.json"
 PRESET = "int8"
 """What is quantized is the same in all presets of integers."""
+MOST_EXPERTS, LAYERS = 3000, 8
+"""Experts of a model from which on so many of its layers stand for all, since each expert takes its time."""
 SORTS = ("encoders", "decoders", "encoder-decoders", "vision", "audio", "multimodal", "others")
 
 
@@ -121,11 +124,23 @@ def model_of(model_type: str, class_name: str, levels: tuple[str | None, ...] = 
             config = CONFIG_MAPPING[model_type]() if level is None else small_config(model_type, level)
             with torch.device("meta"):
                 model: nn.Module = model_class(config)
+            thin_out(model)
             return model
         except Exception as error:
             first = first or error
     assert first is not None
     raise first
+
+
+def thin_out(model: nn.Module) -> None:
+    """Leave `LAYERS` of the layers of a model with more than `MOST_EXPERTS` experts, from its first to its last."""
+    stacks = [each for each in model.parameters() if each.ndim == 3]
+    if sum(each.shape[0] for each in stacks) <= 2 * MOST_EXPERTS:  # two stacks hold the weights of a layer's experts
+        return
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and (count := len(module)) > LAYERS:
+            kept = [module[round(index * (count - 1) / (LAYERS - 1))] for index in range(LAYERS)]
+            module._modules = nn.ModuleList(kept)._modules
 
 
 def recorded_classes() -> dict[str, str]:

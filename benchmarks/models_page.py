@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.every_model import CLASSES
-from benchmarks.model_parts import PARTS, SORTS, TRIALS
+from benchmarks.model_parts import MOST_EXPERTS, PARTS, SORTS, TRIALS
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 RIGHT, NOT_BUILT = "right", "not built"
@@ -50,7 +50,7 @@ _NOT_BUILT = (
 )
 """Expressions for errors to what is said of them; the first that is found counts."""
 
-_HEAD = """# Models
+_HEAD = f"""# Models
 
 What was tried of the model types of Transformers, made by `python -m benchmarks.models_page`; do not edit it by hand.
 
@@ -61,8 +61,9 @@ to the last bit; where it generates, it then generates the same. *Refused* is a 
 built* a type of which no small float model could be made or run, so that nothing is known of it.
 
 What of a type is quantized was found by `python -m benchmarks.model_parts`, of a model of the size that its config has
-by default: percentages are of the bytes that all weights take as floats. Norms, biases and routers stay float in every
-model. `hf_quant.inspect(model)` says the same of yours, module by module.
+by default, or of eight of its layers where there are more than {MOST_EXPERTS:,} experts: percentages are of the bytes
+that all weights take as floats. Norms, biases and routers stay float in every model. `hf_quant.inspect(model)` says the
+same of yours, module by module.
 """
 
 

@@ -64,7 +64,7 @@ ALSO_INT4 = {"bert", "gpt2", "llama", "gemma3_text", "mamba", "mixtral", "gpt_os
 SECONDS = 60
 RECORDED = {}
 for each in json.loads(TRIALS.read_text(encoding="utf-8")):
-    if each["class"] != NOT_BUILT:
+    if each["class"] != NOT_BUILT and "process ended" not in each.get("error", ""):
         RECORDED.setdefault(each["type"], {})[each["preset"]] = each["class"]
 
 
