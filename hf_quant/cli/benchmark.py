@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hf_quant.cli.outputs import Card, Outputs, check_outputs, write_outputs
 from hf_quant.cli.sections import print_section
+from hf_quant.data.files import FORMS, open_texts
 from hf_quant.errors import ConfigError
 from hf_quant.evaluation.benchmark_report import BenchmarkReport
 from hf_quant.reporting.tables.speed import speed_section
@@ -28,8 +28,9 @@ def run(
     ] = None,
     new_tokens: Annotated[int, typer.Option(help="Tokens that language models generate.")] = 32,
     texts: Annotated[
-        Path | None, typer.Option(help="File with a text per line, read as one batch instead of random tokens.")
+        str | None, typer.Option(help=f"Texts, read as one batch instead of random tokens: {FORMS}.")
     ] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of --texts, if it is not plain.")] = None,
     rounds: Annotated[int, typer.Option(help="Turns of each model.")] = 5,
     seconds: Annotated[float, typer.Option(help="Least time of a turn.")] = 0.5,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
@@ -52,10 +53,12 @@ def run(
         hf-quant benchmark ./bert ./bert-int8 --batch 1 --batch 8 --length 128 --output report.html --card
     """
     check_outputs(output, card, quantized)
+    if text_column is not None and texts is None:
+        raise ConfigError("--text-column is about --texts: give that, too")
     report = benchmark(
         reference,
         quantized,
-        None if texts is None else _lines(texts),
+        None if texts is None else open_texts(texts, text_column),
         batch_sizes=batch or None,
         lengths=length or None,
         new_tokens=new_tokens,
@@ -73,13 +76,3 @@ def show(report: BenchmarkReport) -> None:
     """Print the report of a benchmark."""
     section = speed_section(report)
     print_section(None, section.paragraphs, section.tables)
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--texts: {file} cannot be read: {error}") from error
-    if not any(lines):
-        raise ConfigError(f"--texts: {file} holds no text")
-    return [line for line in lines if line]

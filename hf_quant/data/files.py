@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_quant.data.texts import Texts, first_byte
 from hf_quant.errors import DataError, MissingDependency
+from hf_quant.registry import unknown
 
 TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     ".jsonl": ("json", {}),
@@ -29,6 +30,7 @@ FORMS = (
 )
 """What `open_data` takes, in words, for the help of options."""
 
+_TEXT_COLUMNS = ("text", "sentence", "content")
 _PACKED = (".txt", ".csv", ".tsv", ".json", ".jsonl")
 _LARGE = 2**30
 """Bytes from which a file that is sampled is not read whole, nor copied to the cache of `datasets`."""
@@ -87,6 +89,36 @@ def one_split(found: Any) -> Any:
     if not isinstance(found, dict):
         return found
     return found["train"] if "train" in found else next(iter(found.values()))
+
+
+def open_texts(source: str | Path, column: str | None = None) -> list[str]:
+    """All texts of a file, a folder or a dataset of the Hub that are not blank, in order.
+
+    Args:
+        source: As `open_data` takes it; of data with splits ``train`` is read, or the first.
+        column: Column of the texts in a table; None: ``text``, ``sentence`` or ``content``, or the only one.
+
+    Raises:
+        DataError: There is no such data or column, a value is no text, or all are blank.
+        MissingDependency: As for `open_data`.
+    """
+    found = one_split(open_data(source))
+    if isinstance(found, Texts):
+        texts: list[Any] = found[:]
+    else:
+        columns = list(found.column_names)
+        if column is not None and column not in columns:
+            raise DataError(f"{source} has {unknown('column', column, columns)}")
+        usual = [name for name in _TEXT_COLUMNS if name in columns] or (columns if len(columns) == 1 else [])
+        if column is None and not usual:
+            raise DataError(f"no telling which column of {source} is the text: name one of {', '.join(columns)}")
+        texts = list(found[column or usual[0]][:])
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(f"row {index} of {source} is {str(text)[:80]!r}, not a text: leave it out")
+    if not (texts := [text for text in texts if text.strip()]):
+        raise DataError(f"{source} holds no text that is not blank")
+    return texts
 
 
 def _ending(path: Path) -> tuple[str, bool]:

@@ -25,7 +25,7 @@ from hf_quant.kernels.openmp import no_threads_left
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.inventory import Inventory
 from hf_quant.modules.opened import Opened, opened_modules
-from hf_quant.modules.state import stored_state
+from hf_quant.modules.state import cast_floats, stored_state
 from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.swap import quantized_modules, restore_float, share_tied, swap
 from hf_quant.opening.open import Opening, close, opened
@@ -262,7 +262,7 @@ class HfQuantQuantizer(HfQuantizer):
         attention.restore(model)
         restore_float(model, dtype)
         close(model)
-        model.to(dtype)
+        cast_floats(model, dtype)
         untag(model)
         model.config.dtype = dtype
         return model

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 from transformers.pytorch_utils import Conv1D
 
-from hf_quant.modules.joined import FLOATS, Counterpart, Way, base_of
+from hf_quant.modules.joined import FLOATS, Counterpart, Way, base_of, standing_in
 
 _MAGNITUDES = (1e-4, 1e-2, 1.0, 64.0, 1e4)
 _MOST = 2**22
@@ -162,16 +162,12 @@ def _agree(found: Any, expected: torch.Tensor) -> bool:
 def _hidden(known: nn.Module) -> tuple[nn.Module, list[torch.Tensor]]:
     """A module like `known` that computes on a weight which it does not show, and a list of what it will be given."""
     seen: list[torch.Tensor] = []
-    base = base_of(type(known))
 
-    def forward(self: nn.Module, input: torch.Tensor) -> Any:
+    def product(input: torch.Tensor) -> Any:
         seen.append(input)
-        return base.forward(known, input)
+        return base_of(type(known)).forward(known, input)
 
-    stand_in = type("StandIn", (base,), {"forward": forward})
-    hidden: type[nn.Module] = type("Hidden", (type(known), stand_in), {})
-    made = hidden.__new__(hidden)
-    made.__dict__ = dict(known.__dict__)
+    made = standing_in(type(known), known, product)
     nothing = torch.full((1, 1), torch.nan, dtype=torch.float32)
     face = nn.Parameter(nothing.expand(_weight(known).shape), requires_grad=False)
     made._parameters = {**known._parameters, "weight": face}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Literal
 
 from torch import nn
@@ -27,6 +27,8 @@ class Counterpart(nn.Module):
     """Class of the float module: one of `FLOATS`, or derived from it."""
     adopted: frozenset[str] = frozenset()
     """Names of attributes and tensors that the float module had, where its class is a derived one."""
+    alone: Callable[..., Any] | None = None
+    """The counterpart's own forward, where that of a derived class runs around it; None where nothing does."""
 
     def call_around(self, *args: Any, **kwargs: Any) -> Any:
         """What the forward of the derived class gives, which calls this one's."""
@@ -51,7 +53,7 @@ def joined(float_class: type[nn.Module], counterpart: type[Counterpart], way: Wa
             "float_class": float_class,
         }
         if way == "around" and float_class.forward is not base_of(float_class).forward:
-            names["forward"] = counterpart.call_around
+            names |= {"forward": counterpart.call_around, "alone": counterpart.forward}
         # A counterpart that is not of the base itself, as that of Conv1D, has to be found before it.
         base = base_of(float_class)
         whole = counterpart if issubclass(counterpart, base) else type("Both", (counterpart, base), {})
@@ -81,6 +83,22 @@ def as_float(restored: nn.Module, module: Counterpart) -> nn.Module:
         restored.__class__ = module.float_class
         _adopt(restored, module, module.adopted)
     return restored
+
+
+def standing_in(float_class: type[nn.Module], module: nn.Module, product: Callable[..., Any]) -> nn.Module:
+    """A module of a derived class that holds what `module` does, and whose base computes what `product` gives.
+
+    Args:
+        float_class: Class derived from one of `FLOATS`.
+        module: Float module of that class, or its counterpart.
+        product: Called with the input that the derived class hands to its base, in the place of the base's forward.
+    """
+    base = base_of(float_class)
+    stand_in = type("StandIn", (base,), {"forward": lambda _, input: product(input)})
+    kind: type[nn.Module] = type("StoodIn", (float_class, stand_in), {})
+    made = kind.__new__(kind)
+    made.__dict__ = dict(module.__dict__)
+    return made
 
 
 def _adopt(made: nn.Module, source: nn.Module, names: Collection[str]) -> None:

@@ -73,3 +73,13 @@ def take_state(
     if not wrong and len(found) == len(names):
         weight.replace({name: tensor.detach().to(weight.device, copy=True) for name, tensor in found.items()})
     return {name: tensor for name, tensor in state.items() if name not in names}
+
+
+def cast_floats(module: nn.Module, dtype: torch.dtype) -> None:
+    """Cast all floats of a module in place, and nothing else: of complex numbers ``Module.to`` keeps the real part.
+
+    Args:
+        module: On any device; of rotary positions, for instance, some hold complex numbers.
+        dtype: A dtype of floats.
+    """
+    module._apply(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)

@@ -19,6 +19,7 @@ from hf_quant.integration import attention
 from hf_quant.kernels import reference
 from hf_quant.kernels.weights import decode_rows, fake_quantize_input, rotate_input
 from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.joined import standing_in
 from hf_quant.modules.swap import quantized_modules
 
 EXACT = 1e-3
@@ -202,8 +203,7 @@ class _Run:
 
         def hook(name: str) -> Any:
             def watch(module: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-                input = args[0] if args else kwargs["input"]
-                expected = _expected(module, input, rounded)
+                input, expected = _expected_of_call(module, args, kwargs, rounded)
                 sample = expected.flatten()[:: expected.numel() // _SAMPLE + 1].clone()
                 if rounded:
                     self.calls[name] += 1
@@ -232,7 +232,8 @@ class _Run:
                     input = torch.randn(_ALONE, spec.in_features, generator=generator).to(device, module.weight.dtype)
                 else:
                     input = torch.randint(spec.out_features, (_ALONE,), generator=generator).to(device)
-                self._compare(name, input, module(input), _expected(module, input, True))
+                found = (module.alone or module)(input)
+                self._compare(name, input, found, _expected(module, input, True))
 
     @contextmanager
     def watching_reads(self) -> Iterator[None]:
@@ -257,6 +258,21 @@ class _Run:
         error = _worst_channel(output, expected)
         if not error / bound <= self.errors[name] / self.bounds[name]:
             self.errors[name], self.bounds[name] = error, bound
+
+
+def _expected_of_call(module: QuantizedModule, args: Any, kwargs: Any, rounded: bool) -> tuple[Tensor, Tensor]:
+    """The input that a module's weight meets in a call, and what the module stands for, as `_expected`."""
+    if module.alone is None:
+        input = args[0] if args else kwargs["input"]
+        return input, _expected(module, input, rounded)
+    inputs = []
+
+    def product(input: Tensor) -> Tensor:
+        inputs.append(input)
+        return _expected(module, input, rounded)
+
+    expected = module.float_class.forward(standing_in(module.float_class, module, product), *args, **kwargs)
+    return inputs[0], expected
 
 
 def _expected(module: QuantizedModule, input: Tensor, rounded: bool) -> Tensor:

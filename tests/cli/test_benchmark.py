@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 import hf_quant
 from hf_quant.cli.main import app
-from hf_quant.errors import ConfigError
+from hf_quant.errors import ConfigError, DataError
+from tests.evaluation.tiny import task_model, tiny_tokenizer
 from tests.integration.tiny import tiny_model
 
 QUICK = ("--rounds", "1", "--seconds", "0", "--length", "8", "--new-tokens", "2", "--threads", "1")
@@ -54,7 +55,7 @@ def test_one_command_prints_writes_reports_and_extends_the_card(folders, tmp_pat
         (("--output", "speed.pdf"), "--output takes a file that ends in .json, .md, .html, not speed.pdf"),
         (("--rounds", "0"), "rounds is a whole number above zero"),
         (("--batch", "0"), "a batch size is a whole number"),
-        (("--texts", "no-such-file"), "--texts: no-such-file cannot be read"),
+        (("--text-column", "review"), "--text-column is about --texts"),
         (("--dtype", "float63"), "did you mean"),
     ],
 )
@@ -63,9 +64,54 @@ def test_wrong_options_are_config_errors(folders, arguments, message):
     assert isinstance(result.exception, ConfigError) and message in str(result.exception)
 
 
-def test_a_card_needs_a_directory_and_texts_need_words(folders, tmp_path):
+def test_a_card_needs_a_directory(folders):
     result = CliRunner().invoke(app, ["benchmark", str(folders[0]), "user/model", "--card"])
     assert "--card needs the directory of the quantized checkpoint" in str(result.exception)
-    (tmp_path / "texts.txt").write_text("\n \n")
-    result = CliRunner().invoke(app, ["benchmark", *map(str, folders), "--texts", str(tmp_path / "texts.txt")])
-    assert "holds no text" in str(result.exception)
+
+
+@pytest.fixture(scope="module")
+def read(tmp_path_factory):
+    """Checkpoints that come with a tokenizer."""
+    folder = tmp_path_factory.mktemp("read")
+    model = task_model("causal-lm")
+    model.save_pretrained(folder / "float")
+    hf_quant.quantize(model, "int8", progress=False).save_pretrained(folder / "int8")
+    for name in ("float", "int8"):
+        tiny_tokenizer().save_pretrained(folder / name)
+    return folder / "float", folder / "int8"
+
+
+def batch_of(models, tmp_path, *options):
+    """Sequences and tokens that were measured on."""
+    output = tmp_path / "speed.json"
+    command = ["benchmark", *map(str, models), *QUICK[:4], *QUICK[6:], "--output", str(output), *map(str, options)]
+    result = CliRunner().invoke(app, command)
+    if result.exception is not None:
+        raise result.exception
+    (case,) = hf_quant.read_report(output).benchmarks[0].options["cases"]
+    return case["batch"], case["length"]
+
+
+def test_texts_are_read_from_the_files_that_every_command_reads(read, tmp_path):
+    texts = ["one two three four", "five six\nseven", "eight"]
+    (tmp_path / "texts.txt").write_text("\n\n".join(texts) + "\n\n \n")
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+    (tmp_path / "table.csv").write_text("id,review\n" + "".join(f'{n},"{text}"\n' for n, text in enumerate(texts)))
+    found = batch_of(read, tmp_path, "--texts", tmp_path / "texts.txt")
+    assert found[0] == 3
+    assert batch_of(read, tmp_path, "--texts", tmp_path / "texts.jsonl") == found
+    assert batch_of(read, tmp_path, "--texts", tmp_path / "table.csv", "--text-column", "review") == found
+
+
+def test_texts_that_cannot_be_read_are_told_before_a_model_is_loaded(tmp_path):
+    (tmp_path / "blank.csv").write_text('text\n" "\n')
+    (tmp_path / "table.csv").write_text("id,review\n1,good\n")
+    for options, message in [
+        (("--texts", "no-such-file.txt"), "there is no file no-such-file.txt"),
+        (("--texts", tmp_path / "blank.csv"), "holds no text that is not blank"),
+        (("--texts", tmp_path / "table.csv"), "name one of id, review"),
+        (("--texts", tmp_path / "table.csv", "--text-column", "reviews"), "did you mean 'review'"),
+        (("--texts", tmp_path / "table.csv", "--text-column", "id"), "row 0 of .* is '1', not a text"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            batch_of(("nowhere", "nowhere-int8"), tmp_path, *options)

@@ -127,9 +127,59 @@ def test_the_shell_gets_the_exit_code(place):
     assert "Failed: the drop of log_loss" in result.stderr and "Traceback" not in result.stderr
 
 
+def test_windows_begin_with_bos_as_the_option_says_and_else_as_the_tokenizer_does(place, tmp_path):
+    for name in ("llama", "llama-int4"):
+        shutil.copytree(place / name, tmp_path / name)
+        tokenizer = tiny_tokenizer()
+        tokenizer.bos_token = "[CLS]"  # which it puts before every text
+        tokenizer.save_pretrained(tmp_path / name)
+    command = ["--task", "causal-lm", "--dataset", place / "texts.txt", "--max-length", 16, "--json"]
+    found = {}
+    for option in ((), ("--bos",), ("--no-bos",)):
+        found[option] = json.loads(evaluate(tmp_path, "llama-int4", *command, *option).stdout)
+    assert [report["options"]["bos"] for report in found.values()] == [True, True, False]
+    asked, begun, plain = (report["metrics"] for report in found.values())
+    assert asked == begun != plain
+    without = json.loads(evaluate(place, "llama-int4", *command).stdout)  # a tokenizer that has none
+    assert without["metrics"] == plain and without["options"]["bos"] is False
+    with pytest.raises(EvaluationError, match="bos"):
+        evaluate(place, "llama-int4", *command, "--bos")
+
+
+PAGES = """\
+task: pages
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {folder}/rows.jsonl}}}}
+test_split: test
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{{{text}}}}"
+metric_list: [{{metric: word_perplexity}}]
+"""
+
+
+def test_arguments_of_lm_evals_model_class_reach_it_as_the_values_they_are(place, tmp_path):
+    pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
+    (tmp_path / "pages.yaml").write_text(PAGES.format(folder=place))
+    command = ["--task", "lm-eval:pages", "--dataset", tmp_path, "--max-examples", 6, "--json"]
+    begun = []
+    for token in (7, 8):
+        arguments = ["--model-arg", f"prefix_token_id={token}", "--model-arg", "add_bos_token=false"]
+        report = json.loads(evaluate(place, "llama-int4", *command, *arguments).stdout)
+        assert json.loads(report["options"]["model_args"]) == {"prefix_token_id": token, "add_bos_token": False}
+        begun.append(report["metrics"][0]["reference"])
+    assert begun[0] != begun[1], "the first token of a page follows the prefix"
+    with pytest.raises(EvaluationError, match="did you mean 'add_bos_token'"):
+        evaluate(place, "llama-int4", *command, "--model-arg", "add_bos=true")
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        (["--model-arg", "add_bos_token"], ConfigError, "NAME=VALUE"),
+        (["--model-arg", "a=[1"], ConfigError, "is no number, text or list"),
+        (["--model-arg", "add_bos_token=true"], EvaluationError, "text-classification has no option 'model_args'"),
+        (["--bos"], EvaluationError, "text-classification has no option 'bos'"),
         (["--max-drop", "1"], EvaluationError, "write 1% for a part"),
         (["--output", "report.pdf"], ConfigError, "--output takes a file that ends in"),
         (["--label", "good"], ConfigError, "DATA=MODEL"),

@@ -120,3 +120,11 @@ def test_no_setting_of_the_config_tells_of_it_while_it_is_quantized_or_after(nam
         {"dtype": torch.float32},
     )
     assert "_is_quantized" not in vars(model.config)
+
+
+def test_complex_buffers_keep_their_imaginary_part():
+    model = tiny_model("llama")
+    turns = torch.polar(torch.ones(4), torch.arange(4.0))
+    model.model.register_buffer("turns", turns.clone(), persistent=False)
+    hf_quant.quantize(model, "int8", progress=False)
+    assert torch.equal(model.dequantize(torch.bfloat16).model.turns, turns)

@@ -9,7 +9,8 @@ import hf_quant
 from hf_quant.errors import EvaluationError, UnsupportedModel
 from hf_quant.fusion.mixin import Fused
 from hf_quant.integration.attention import uses_native
-from tests.integration.tiny import FAMILIES, outputs, tiny_model
+from tests.integration.derived_families import MODELS, inputs, make
+from tests.integration.tiny import FAMILIES, outputs, tiny_model, token_ids
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 128}
 
@@ -146,6 +147,28 @@ def test_inputs_can_be_given_and_are_asked_for_where_they_are_not_known():
     with pytest.raises(EvaluationError, match="inputs="):
         hf_quant.check(model)
     assert hf_quant.check(model, {"something": torch.arange(8)[None]}).is_right
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_a_class_of_a_models_own_computes_around_a_weight_is_no_error(name):
+    model = hf_quant.quantize(make(name), "int8", progress=False)
+    decoder = {"decoder_input_ids": token_ids(seed=1)} if model.config.is_encoder_decoder else {}
+    report = hf_quant.check(model, {**inputs(model), **decoder})
+    assert report.is_right, report
+
+
+@pytest.mark.parametrize(
+    ("name", "table"), [("gemma2", "model.embed_tokens"), ("opt", "model.decoder.embed_positions")]
+)
+def test_wrong_rows_are_found_whatever_is_computed_around_it(name, table):
+    model = hf_quant.quantize(make(name), "int8", progress=False)
+    module = model.get_submodule(table)
+    module.prepare()
+    tampered = module.packed[0].clone()
+    tampered[: len(tampered) // 2] ^= 1
+    module.__dict__["packed"] = (tampered, *module.packed[1:])
+    report = hf_quant.check(model, {"input_ids": torch.arange(4, 16)[None]})
+    assert table in [each.module for each in report.wrong]
 
 
 def test_a_float_model_is_refused():

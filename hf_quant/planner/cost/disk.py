@@ -16,6 +16,7 @@ from hf_quant.evaluation.file_size import MAX_SHARD, computed_bytes, header_entr
 from hf_quant.modules.base import TensorFacts
 from hf_quant.modules.inventory import Inventory
 from hf_quant.modules.joined import base_of
+from hf_quant.modules.state import cast_floats
 from hf_quant.modules.swap import SWAPS
 from hf_quant.opening.open import opened
 from hf_quant.planner.cost.skeleton import quantized_skeleton, require_float, skeleton
@@ -51,7 +52,7 @@ class DiskCosts:
             self.inventory = Inventory.of(model) if inventory is None else inventory
             self.model = skeleton(model)
         if dtype is not None:
-            self.model.to(dtype)
+            cast_floats(self.model, dtype)
         self.candidates = self.inventory.candidates
         self.facts = saved_tensors(self.model, closed=False)
         self.float_bytes = computed_bytes(self.model)
