@@ -78,6 +78,10 @@ std::int32_t hf_quant_attend(const Attention* request, std::int32_t threads) {
   return kernels().attend(*request, threads);
 }
 
+std::int32_t hf_quant_convolve(const Convolution* request, std::int32_t threads) {
+  return kernels().convolve(*request, threads);
+}
+
 std::int64_t hf_quant_read(const std::uint8_t* data, std::int64_t bytes, std::int32_t threads) {
   return kernels().read(data, bytes, threads);
 }

@@ -15,7 +15,7 @@ namespace hf_quant {
 
 struct Neutral;  // pack.h
 
-constexpr std::int32_t kAbiVersion = 3;
+constexpr std::int32_t kAbiVersion = 4;
 
 enum Dtype : std::int32_t { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2 };
 enum Norm : std::int32_t { kNoNorm = 0, kRmsNorm = 1, kLayerNorm = 2 };
@@ -126,6 +126,27 @@ struct Attention {
   std::int32_t reserved;
 };
 
+// A convolution of up to three spatial dimensions: rows of patches times the weight of their group. Patches are cut from
+// an image, channels innermost: the input where it lies, or a padded copy, of codes where the grid is static.
+struct Convolution {
+  Step step;               // of one group; weights[0] is that of the first, and neither input nor output are set
+  const void* input;       // [batch, groups * width, in...], or channels last
+  void* output;            // [batch, groups * channels, out...], likewise
+  std::uint8_t* image;     // where `staged`: memory for `items` of the batch
+  const float* factor;     // [groups * channels], or null: what comes out is factor * y + shift, then activated
+  const float* shift;
+  std::int64_t weight_bytes;  // from one group's weight to the next
+  std::int64_t batch, items, groups, width;  // width: channels of the input in a group
+  std::int64_t in[3], out[3], kernel[3], stride[3], dilation[3], before[3], padded[3];
+  std::int64_t item_bytes, group_bytes, plane_bytes, line_bytes, pixel_bytes;  // from one to the next in the image
+  std::int32_t channels_last;
+  std::int32_t staged;
+  std::int32_t codes;      // the image holds codes
+  std::int32_t rotation;   // of the pixels of a staged image of floats
+  std::int32_t activation;
+  std::int32_t reserved;
+};
+
 // Float weight to neutral codes.
 struct Quantize {
   const void* data;
@@ -192,6 +213,7 @@ HF_QUANT_API std::int32_t hf_quant_embed(const hf_quant::Embedding* request, std
 HF_QUANT_API std::int32_t hf_quant_normalize(const hf_quant::Input* input, std::int64_t rows, void* output,
                                              std::int64_t stride, std::int32_t threads);
 HF_QUANT_API std::int32_t hf_quant_attend(const hf_quant::Attention* request, std::int32_t threads);
+HF_QUANT_API std::int32_t hf_quant_convolve(const hf_quant::Convolution* request, std::int32_t threads);
 
 // For benchmarks: reads memory once, and returns a sum of it; multiplies in registers, and returns the operations done.
 HF_QUANT_API std::int64_t hf_quant_read(const std::uint8_t* data, std::int64_t bytes, std::int32_t threads);

@@ -13,6 +13,7 @@ struct Kernels {
   int (*embed)(const Embedding& request, int threads);
   int (*normalize)(const Input& input, std::int64_t rows, void* output, std::int64_t stride, int threads);
   int (*attend)(const Attention& request, int threads);
+  int (*convolve)(const Convolution& request, int threads);
   std::int64_t (*read)(const std::uint8_t* data, std::int64_t bytes, int threads);
   std::int64_t (*dots)(std::int64_t rounds, int threads);
 };

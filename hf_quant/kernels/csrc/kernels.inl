@@ -37,12 +37,18 @@ using hf_quant::kLanes;
 
 #include "attention.inl"
 
+#include "transpose.inl"
+
+#include "image.inl"
+
+#include "convolution.inl"
+
 #include "weights.inl"
 
 #include "limits.inl"
 
 namespace {
 constexpr hf_quant::Kernels kernels() {
-  return {run_program, run_quantize, run_embed, run_normalize, run_attend, run_read, run_dots};
+  return {run_program, run_quantize, run_embed, run_normalize, run_attend, run_convolve, run_read, run_dots};
 }
 }  // namespace

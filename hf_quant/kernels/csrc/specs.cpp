@@ -66,7 +66,7 @@ void require_blocks(const StepSpec& step, const WeightSpec& spec, const Tensor& 
           "a packed weight has another size than its spec says");
 }
 
-void set_weight(const StepSpec& step, const WeightSpec& spec, const Tensor& blocks, const Tensor& bias, Weight* weight) {
+void set_weight(const StepSpec& step, const WeightSpec& spec, const Tensor& blocks, Weight* weight) {
   require_blocks(step, spec, blocks);
   std::memset(weight, 0, sizeof *weight);
   weight->blocks = static_cast<const std::uint8_t*>(blocks.data);
@@ -74,11 +74,18 @@ void set_weight(const StepSpec& step, const WeightSpec& spec, const Tensor& bloc
   weight->bits = spec.bits;
   weight->group = spec.group;
   weight->flags = spec.flags;
-  if (bias.count > 0) {
-    require(bias.contiguous() && bias.count == spec.channels, "a bias has another size than its weight");
-    weight->bias = bias.data;
-    weight->bias_dtype = float_dtype(bias.dtype);
-  }
+}
+
+void set_weight(const StepSpec& step, const WeightSpec& spec, const Tensor& blocks, const Tensor& bias, Weight* weight) {
+  set_weight(step, spec, blocks, weight);
+  set_bias(bias, spec.channels, weight);
+}
+
+void set_bias(const Tensor& bias, std::int64_t channels, Weight* weight) {
+  if (bias.count == 0) return;
+  require(bias.contiguous() && bias.count == channels, "a bias has another size than its weight");
+  weight->bias = bias.data;
+  weight->bias_dtype = float_dtype(bias.dtype);
 }
 
 void require_channels(Value told, const WeightSpec& spec) {

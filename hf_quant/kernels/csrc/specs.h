@@ -23,6 +23,10 @@ void require_blocks(const StepSpec& step, const WeightSpec& spec, const Tensor& 
 // Fill all but where the output lies; an empty `bias` stands for none.
 void set_weight(const StepSpec& step, const WeightSpec& spec, const Tensor& blocks, const Tensor& bias, Weight* weight);
 
+// The same without a bias; a bias of as many channels.
+void set_weight(const StepSpec& step, const WeightSpec& spec, const Tensor& blocks, Weight* weight);
+void set_bias(const Tensor& bias, std::int64_t channels, Weight* weight);
+
 // What fake implementations were told has to be what happens.
 void require_channels(Value told, const WeightSpec& spec);
 

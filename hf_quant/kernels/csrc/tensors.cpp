@@ -76,12 +76,17 @@ std::int32_t float_dtype(std::int32_t dtype) {
   return kFloat16;
 }
 
-Made make(const std::int64_t* sizes, std::int64_t dims, std::int32_t dtype, void** data) {
+Made make(const std::int64_t* sizes, std::int64_t dims, std::int32_t dtype, void** data, bool channels_last) {
   constexpr std::int64_t kLarge = 1 << 18;  // numbers
   std::int64_t strides[Tensor::kMostDims + 1], step = 1, count = 1;
   for (std::int64_t i = 0; i < dims; ++i) count *= sizes[i];
   if (count >= kLarge) keep_freed_blocks();
+  if (channels_last) {
+    strides[1] = step;
+    step *= sizes[1] > 1 ? sizes[1] : 1;
+  }
   for (std::int64_t i = dims - 1; i >= 0; --i) {
+    if (channels_last && i == 1) continue;
     strides[i] = step;
     step *= sizes[i] > 1 ? sizes[i] : 1;
   }

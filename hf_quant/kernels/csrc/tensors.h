@@ -75,8 +75,8 @@ class Made {
   Handle handle_;
 };
 
-// A new contiguous tensor.
-Made make(const std::int64_t* sizes, std::int64_t dims, std::int32_t dtype, void** data);
+// A new tensor, contiguous, or with its second dimension innermost.
+Made make(const std::int64_t* sizes, std::int64_t dims, std::int32_t dtype, void** data, bool channels_last = false);
 
 // One of the sizes of `like` but for the last, which is `last` (left as it is when negative), or comes after.
 Made make(const Tensor& like, std::int64_t last, std::int32_t dtype, bool append, void** data);

@@ -36,6 +36,15 @@ SCHEMAS = {
     "native_recurrent": "(Tensor gates, Tensor hidden, Tensor cell, Tensor sizes, Tensor blocks, Tensor spec, "
     "Tensor bias, Tensor blocks_hr, Tensor spec_hr, Tensor bias_hr, bool gru, bool reverse) -> "
     "(Tensor, Tensor, Tensor)",
+    # input [batch, in, space...] with one to three spatial dimensions, contiguous or channels last -> [batch, channels,
+    # out...], likewise. Each group has a packed weight, blocks [groups, bytes] and spec [groups, bytes] (all the same),
+    # of [channels / groups, kernel... x in / groups], channels innermost; bias [channels]. geometry is int64: groups,
+    # then kernel, stride, dilation, and zeros before and after, for each spatial dimension. What a linear gives on rows
+    # of patches is multiplied with factor [channels] and shift [channels] is added (float32, or both empty), then
+    # activated (place in structs.CONVOLUTION_ACTIVATIONS). Sizes of the output repeat what follows, in the order of the
+    # dimensions: compiled graphs have to be told them, other callers may leave them out.
+    "native_convolution": "(Tensor input, Tensor blocks, Tensor spec, Tensor bias, Tensor geometry, Tensor factor, "
+    "Tensor shift, int activation, int channels, int size_a=0, int size_b=0, int size_c=0) -> Tensor",
     # indices [...] (int64 or int32) -> rows [..., channels] of a packed weight, in the dtype of `like`
     "native_embedding": "(Tensor indices, Tensor blocks, Tensor spec, Tensor like, int channels) -> Tensor",
     # query [batch, heads, queries, width], key and value [batch, kv_heads, keys, width], mask a boolean that broadcasts
@@ -85,6 +94,20 @@ def _recurrent(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     _check_devices(gates, hidden, cell, *rest)
     return gates.new_empty(gates.shape[0], hidden.shape[-1]), torch.empty_like(hidden), torch.empty_like(cell)
+
+
+@torch.library.register_fake("hf_quant::native_convolution")
+def _convolution(input: torch.Tensor, *rest: Any) -> torch.Tensor:
+    _check_devices(input, *rest)
+    channels, *sizes = (*rest[7:], 0, 0, 0)[:4]
+    dims = input.ndim - 2
+    torch._check(
+        1 <= dims <= 3 and all(size > 0 for size in sizes[:dims]),
+        lambda: "hf_quant: a compiled convolution has to be told the sizes of its output",
+    )
+    if input.is_contiguous():
+        return input.new_empty(input.shape[0], channels, *sizes[:dims])
+    return input.new_empty(input.shape[0], *sizes[:dims], channels).movedim(-1, 1)
 
 
 @torch.library.register_fake("hf_quant::native_embedding")

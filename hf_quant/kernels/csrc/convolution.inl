@@ -1,0 +1,367 @@
+// Convolutions: tiles of rows that are patches of an image, times blocks of channels. Per instruction set.
+
+namespace {
+
+constexpr std::int64_t kTileBytes = 384 << 10;  // of the rows of a tile, about
+constexpr std::int64_t kLeastTile = 24, kMostTile = 252;
+
+struct ConvolutionJob {
+  const Convolution* request;
+  Program program;  // for the memory of a thread
+  std::int64_t chunks, blocks, pixels;  // chunks of the batch, blocks of channels of a group, pixels of an output plane
+  std::int64_t pieces, piece_bytes;     // of a patch: what lies in one stretch
+  const std::int64_t* piece_at;         // where each begins
+  std::int64_t run;                     // rows that lie evenly, from each multiple of it on
+  std::int64_t run_bytes;               // from one of them to the next
+  std::atomic<std::int64_t>* next;      // [chunks]
+  std::atomic<int> spoiled;             // an input of codes held NaN or infinities
+  std::int64_t first;                   // of the batch
+};
+
+// A thread's memory: rows of a tile, and what else a product needs.
+struct Bench {
+  Own own;
+  Rows rows;    // their memory
+  float* patch;
+};
+
+HFQ_INLINE void copy(std::uint8_t* to, const std::uint8_t* from, std::int64_t bytes) {
+  if (bytes > 256) {
+    std::memcpy(to, from, static_cast<std::size_t>(bytes));
+  } else if (bytes >= 16) {
+    for (std::int64_t i = 0; i + 16 < bytes; i += 16) std::memcpy(to + i, from + i, 16);
+    std::memcpy(to + bytes - 16, from + bytes - 16, 16);
+  } else if (bytes >= 4) {
+    for (std::int64_t i = 0; i + 4 < bytes; i += 4) std::memcpy(to + i, from + i, 4);
+    std::memcpy(to + bytes - 4, from + bytes - 4, 4);
+  } else {
+    for (std::int64_t i = 0; i < bytes; ++i) to[i] = from[i];
+  }
+}
+
+struct Place {
+  std::int64_t item, at[3];
+};
+
+inline Place place_of(const Convolution& c, std::int64_t row) {
+  Place place;
+  for (int i = 2; i >= 0; --i) {
+    place.at[i] = row % c.out[i];
+    row /= c.out[i];
+  }
+  place.item = row;
+  return place;
+}
+
+// Where the patch of a row begins in the image.
+inline const std::uint8_t* patch_of(const ConvolutionJob& job, std::int64_t group, std::int64_t row) {
+  const Convolution& c = *job.request;
+  const Place place = place_of(c, row);
+  const std::uint8_t* base = c.image;
+  if (!c.staged) base = static_cast<const std::uint8_t*>(c.input) + job.first * c.item_bytes;
+  return base + place.item * c.item_bytes + group * c.group_bytes + place.at[0] * c.stride[0] * c.plane_bytes +
+         place.at[1] * c.stride[1] * c.line_bytes + place.at[2] * c.stride[2] * c.pixel_bytes;
+}
+
+inline void gather(const ConvolutionJob& job, const std::uint8_t* from, std::uint8_t* to) {
+  for (std::int64_t i = 0; i < job.pieces; ++i, to += job.piece_bytes) copy(to, from + job.piece_at[i], job.piece_bytes);
+}
+
+// Whether the numbers that a row is made of are finite; for inputs that are known to hold others.
+bool is_finite(const ConvolutionJob& job, std::int64_t group, std::int64_t row) {
+  const Convolution& c = *job.request;
+  const Place place = place_of(c, row);
+  const std::int64_t pixels = pixels_of(c), item = job.first + place.item;
+  Float poison = Simd::zero();
+  for (std::int64_t k = 0; k < c.kernel[0] * c.kernel[1] * c.kernel[2]; ++k) {
+    const std::int64_t of[3] = {k / c.kernel[2] / c.kernel[1], k / c.kernel[2] % c.kernel[1], k % c.kernel[2]};
+    std::int64_t pixel = 0;
+    bool inside = true;
+    for (int i = 0; i < 3; ++i) {
+      const std::int64_t at = place.at[i] * c.stride[i] + of[i] * c.dilation[i] - c.before[i];
+      inside = inside && at >= 0 && at < c.in[i];
+      pixel = pixel * c.in[i] + at;
+    }
+    for (std::int64_t n = group * c.width; inside && n < (group + 1) * c.width; ++n) {
+      const std::int64_t all = c.groups * c.width;
+      const std::int64_t at = c.channels_last ? (item * pixels + pixel) * all + n : (item * all + n) * pixels + pixel;
+      poison = Simd::fma(load_some(c.input, at, c.step.input.dtype, 1), Simd::zero(), poison);
+    }
+  }
+  return Simd::sum(poison) == 0.0f;
+}
+
+// Sums of codes of a row, one for each group of the weight.
+inline void sum_codes(const std::int8_t* codes, std::int64_t width, const Rows& rows, std::int64_t r) {
+  for (std::int64_t g = 0; g < rows.sums_per_row; ++g) {
+    std::int64_t k = g * rows.sum_group;
+    const std::int64_t end = k + rows.sum_group < width ? k + rows.sum_group : width;
+    Int total = Simd::int_zero();
+    for (; k + 64 <= end; k += 64) total = Simd::add_codes(total, codes + k);
+    if (k < end) {
+      alignas(64) std::int8_t rest[64] = {};
+      std::memcpy(rest, codes + k, static_cast<std::size_t>(end - k));
+      total = Simd::add_codes(total, rest);
+    }
+    rows.sums[r * rows.sums_per_row + g] = Simd::int_sum(total);
+  }
+}
+
+// One row of codes, cut from an image of codes or read where it lies.
+void code_row(const ConvolutionJob& job, const Bench& bench, std::int64_t group, std::int64_t row, std::int64_t r,
+              bool in_place, const Rows& rows) {
+  const hf_quant::Input& in = job.request->step.input;
+  constexpr bool kBytes = sizeof(Act) == 1;
+  const std::uint8_t* patch = patch_of(job, group, row);
+  const std::int8_t* codes = reinterpret_cast<const std::int8_t*>(patch);
+  if (!in_place) {
+    std::int8_t* out = kBytes ? reinterpret_cast<std::int8_t*>(rows.codes + r * rows.stride) : bench.own.bytes;
+    gather(job, patch, reinterpret_cast<std::uint8_t*>(out));
+    std::memset(out + in.width, 0, static_cast<std::size_t>(rows.stride - in.width));
+    if (!kBytes) Simd::arrange(rows.codes + r * rows.stride, out, rows.stride);
+    codes = out;
+  }
+  sum_codes(codes, in.width, rows, r);
+  rows.scales[r] = job.spoiled != 0 && !is_finite(job, group, row) ? kNaN : in.static_scale;
+  rows.zeros[r] = in.static_zero;
+}
+
+// One row of an image of floats: quantized, or kept.
+void float_row(const ConvolutionJob& job, const Bench& bench, std::int64_t group, std::int64_t row, std::int64_t r,
+               const Rows& rows) {
+  const hf_quant::Input& in = job.request->step.input;
+  const std::uint8_t* patch = patch_of(job, group, row);
+  const float* x = reinterpret_cast<const float*>(patch);
+  if (job.pieces > 1 || in.width % 16 != 0) {
+    float* out = rows.floats && !in.rotation ? rows.floats + r * rows.stride : bench.patch;
+    gather(job, patch, reinterpret_cast<std::uint8_t*>(out));
+    for (std::int64_t k = in.width; k < hf_quant::round_up(in.width, 16); ++k) out[k] = 0.0f;
+    x = out;
+  }
+  Extremes seen;
+  bool known = false;
+  hf_quant::Input as_floats = in;
+  as_floats.dtype = hf_quant::kFloat32;
+  if (in.rotation) x = load_row(as_floats, x, 0, bench.own.row, &seen, &known);
+  if (job.program.plans[0].integer) {
+    quantize_row(in, x, known ? &seen : nullptr, rows, r, bench.own.bytes);
+  } else {
+    keep_row(in, x, rows, r);
+  }
+}
+
+// Rows [first, first + count) of the chunk, as a product reads them.
+Rows tile_rows(const ConvolutionJob& job, const Bench& bench, std::int64_t group, std::int64_t first, std::int64_t count) {
+  const Convolution& c = *job.request;
+  const hf_quant::Input& in = c.step.input;
+  Rows rows = rows_for(bench.rows, c.step);
+  const std::int64_t size = c.codes ? 1 : 4;
+  // Whole chunks are read. Rows 4096 bytes apart compete for the same lines of the cache.
+  const bool in_place = job.pieces == 1 && in.width % kChunk == 0 && !in.rotation &&
+                        (c.codes ? sizeof(Act) == 1 : in.mode == hf_quant::kFloatInput) &&
+                        first / job.run == (first + count - 1) / job.run && job.run_bytes % 4096 != 0;
+  if (in_place) {
+    rows.stride = job.run_bytes / size;
+    const std::uint8_t* at = patch_of(job, group, first);
+    if (c.codes) {
+      rows.codes = reinterpret_cast<Act*>(const_cast<std::uint8_t*>(at));
+    } else {
+      rows.floats = nullptr;  // sums only
+    }
+  }
+  for (std::int64_t r = 0; r < count; ++r) {
+    if (c.codes) {
+      code_row(job, bench, group, first + r, r, in_place, rows);
+    } else {
+      float_row(job, bench, group, first + r, r, rows);
+    }
+  }
+  if (in_place && !c.codes) {
+    rows.floats = reinterpret_cast<float*>(const_cast<std::uint8_t*>(patch_of(job, group, first)));
+  }
+  return rows;
+}
+
+// 16 channels of what a product gave, [count][kBlock], scaled, shifted, activated and on their way to memory.
+template <std::int32_t Activation>
+void emit_lanes(const ConvolutionJob& job, const float* tile, std::int64_t first, std::int64_t count, std::int64_t channel,
+                int lanes) {
+  const Convolution& c = *job.request;
+  const std::int64_t channels = c.groups * c.step.weights[0].channels;
+  const std::int32_t dtype = c.step.output_dtype, kind = Activation == kAny ? c.activation : Activation;
+  Float factor = Simd::set(1.0f), shift = Simd::zero();
+  if (c.factor) {
+    factor = load_some(c.factor, channel, hf_quant::kFloat32, lanes);
+    shift = load_some(c.shift, channel, hf_quant::kFloat32, lanes);
+  }
+  const auto made = [&](std::int64_t r) HFQ_LAMBDA_INLINE {
+    Float v = Simd::load(tile + r * kBlock);
+    if (c.factor) v = Simd::add(Simd::mul(v, factor), shift);
+    return activate(v, kind);
+  };
+  const std::int64_t row = job.first * job.pixels + first;  // of the whole output
+  if (c.channels_last) {
+    for (std::int64_t r = 0; r < count; ++r) {
+      const std::int64_t at = (row + r) * channels + channel;
+      lanes == kLanes ? store_as(c.output, at, dtype, made(r)) : store_some(c.output, at, dtype, made(r), lanes);
+    }
+    return;
+  }
+  alignas(64) float square[256], turned[256];
+  for (std::int64_t r = 0; r < count;) {
+    // Up to 16 pixels of one plane.
+    const std::int64_t item = (row + r) / job.pixels, pixel = (row + r) % job.pixels;
+    std::int64_t left = job.pixels - pixel < count - r ? job.pixels - pixel : count - r;
+    const int pixels = static_cast<int>(left < 16 ? left : 16);
+    for (int i = 0; i < pixels; ++i) Simd::store(square + 16 * i, made(r + i));
+    for (int i = pixels; i < 16; ++i) Simd::store(square + 16 * i, Simd::zero());
+    transpose(square, turned);
+    for (int i = 0; i < lanes; ++i) {
+      const std::int64_t at = (item * channels + channel + i) * job.pixels + pixel;
+      const Float v = Simd::load(turned + 16 * i);
+      pixels == 16 ? store_as(c.output, at, dtype, v) : store_some(c.output, at, dtype, v, pixels);
+    }
+    r += pixels;
+  }
+}
+
+void emit(const ConvolutionJob& job, const float* tile, std::int64_t first, std::int64_t count, std::int64_t group,
+          std::int64_t block) {
+  const Convolution& c = *job.request;
+  const std::int64_t channels = c.step.weights[0].channels;
+  const auto way = c.activation == hf_quant::kNoActivation ? emit_lanes<hf_quant::kNoActivation>
+                   : c.activation == hf_quant::kRelu       ? emit_lanes<hf_quant::kRelu>
+                                                           : emit_lanes<kAny>;
+  for (std::int64_t n = block * kBlock; n < channels && n < (block + 1) * kBlock; n += kLanes) {
+    const int lanes = static_cast<int>(channels - n < kLanes ? channels - n : kLanes);
+    way(job, tile + n % kBlock, first, count, group * channels + n, lanes);
+  }
+}
+
+// One block of channels of a group times the rows of a tile.
+void convolve_block(const ConvolutionJob& job, const Bench& bench, const Rows& rows, std::int64_t first, std::int64_t count,
+                    std::int64_t group, std::int64_t block) {
+  const Convolution& c = *job.request;
+  const Layout layout = layout_of(c.step, 0);
+  Weight weight = c.step.weights[0];
+  weight.blocks += group * c.weight_bytes;
+  const Ahead ahead{weight.blocks + (block + 1) * layout.block_bytes, block + 1 < job.blocks ? layout.block_bytes : 0};
+  if (weight.bias) {
+    const std::int64_t size = weight.bias_dtype == hf_quant::kFloat32 ? 4 : 2;
+    weight.bias = static_cast<const std::uint8_t*>(weight.bias) + (group * weight.channels + block * kBlock) * size;
+  }
+  // To memory of this thread as if the block were all there is.
+  Weight alone = weight;
+  alone.channels = static_cast<std::int32_t>(weight.channels - block * kBlock);
+  const Finish keep{&c.step, &alone, nullptr, bench.own.gate, kBlock, 0, 0, hf_quant::kFloat32, hf_quant::kNoActivation, false};
+  const Workspace work{bench.own.tile, bench.own.spare};
+  multiply(layout, weight, block, rows, count, job.program.plans[0].integer, work, ahead, keep);
+  emit(job, bench.own.gate, first, count, group, block);
+}
+
+Bench take_bench(Memory& memory, const ConvolutionJob& job) {
+  Bench bench;
+  const bool codes = job.program.plans[0].integer;
+  bench.own = take_own(memory, job.program, codes);
+  take_rows(memory, job.program, job.program.rows_at_once, codes, &bench.rows);
+  bench.patch = static_cast<float*>(memory.take(hf_quant::round_up(job.request->step.input.width, 16) * 4));
+  return bench;
+}
+
+void convolve_team(const Team& team, void* data) {
+  ConvolutionJob& shared = *static_cast<ConvolutionJob*>(data);
+  const Convolution& c = *shared.request;
+  Memory memory{shared.program.own + team.thread * shared.program.own_bytes};
+  const Bench bench = take_bench(memory, shared);
+  for (std::int64_t chunk = 0; chunk < shared.chunks; ++chunk) {
+    const std::int64_t first = chunk * c.items, items = c.batch - first < c.items ? c.batch - first : c.items;
+    if (c.staged) {
+      if (!stage(c, team, first, items) && c.codes) shared.spoiled = 1;
+      team.barrier();
+    }
+    if (team.thread == 0) shared.first = first;
+    team.barrier();
+    const ConvolutionJob& job = shared;
+    const Tiles tiles(items * job.pixels, job.program.rows_at_once);
+    // Where there are few tiles, threads share one by its channels, and each cuts its patches.
+    const std::int64_t wanted = team.threads > 1 ? (4 * team.threads + tiles.tiles * c.groups - 1) / (tiles.tiles * c.groups) : 1;
+    const std::int64_t splits = wanted < job.blocks ? wanted : job.blocks, parts = tiles.tiles * c.groups;
+    std::int64_t held = -1;
+    Rows rows{};
+    for (std::int64_t unit = job.next[chunk].fetch_add(1); unit < parts * splits; unit = job.next[chunk].fetch_add(1)) {
+      const std::int64_t part = unit / splits, split = unit % splits, group = part % c.groups, tile = part / c.groups;
+      const std::int64_t row = tiles.begin(tile), count = tiles.begin(tile + 1) - row;
+      if (part != held) rows = tile_rows(job, bench, group, row, count);
+      held = part;
+      for (std::int64_t b = job.blocks * split / splits; b < job.blocks * (split + 1) / splits; ++b) {
+        convolve_block(job, bench, rows, row, count, group, b);
+      }
+    }
+    team.barrier();
+  }
+}
+
+// Pieces of a patch that lie in one stretch, and rows that lie evenly.
+void find_pieces(const Convolution& c, ConvolutionJob* job, std::int64_t* piece_at) {
+  const std::int64_t size = c.codes ? 1 : 4, pixel = c.width * size;
+  const bool lines = c.kernel[2] == 1 || (c.dilation[2] == 1 && c.pixel_bytes == pixel);
+  job->piece_bytes = lines ? c.kernel[2] * pixel : pixel;
+  const std::int64_t across = lines ? 1 : c.kernel[2];
+  job->pieces = c.kernel[0] * c.kernel[1] * across;
+  for (std::int64_t i = 0; piece_at && i < job->pieces; ++i) {
+    piece_at[i] = i / across / c.kernel[1] * c.dilation[0] * c.plane_bytes +
+                  i / across % c.kernel[1] * c.dilation[1] * c.line_bytes + i % across * c.dilation[2] * c.pixel_bytes;
+  }
+  job->piece_at = piece_at;
+  const std::int64_t counts[4] = {c.items, c.out[0], c.out[1], c.out[2]};
+  const std::int64_t steps[4] = {c.item_bytes, c.stride[0] * c.plane_bytes, c.stride[1] * c.line_bytes,
+                                 c.stride[2] * c.pixel_bytes};
+  job->run = 1;
+  job->run_bytes = 0;
+  for (int i = 3; i >= 0; --i) {
+    if (counts[i] == 1) continue;
+    if (job->run > 1 && steps[i] != job->run_bytes * job->run) break;
+    if (job->run == 1) job->run_bytes = steps[i];
+    job->run *= counts[i];
+  }
+}
+
+// 0, or 1 when there is no memory.
+int run_convolve(const Convolution& request, int threads) {
+  ConvolutionJob job{};
+  job.request = &request;
+  job.chunks = (request.batch + request.items - 1) / request.items;
+  job.blocks = (request.step.weights[0].channels + kBlock - 1) / kBlock;
+  job.pixels = request.out[0] * request.out[1] * request.out[2];
+  find_pieces(request, &job, nullptr);
+  Program& program = job.program;
+  program.steps = &request.step;
+  program.count = 1;
+  program.plans[0].step = &request.step;
+  program.plans[0].integer = request.step.input.mode != hf_quant::kFloatInput;
+  const std::int64_t size = program.plans[0].integer ? static_cast<std::int64_t>(sizeof(Act)) : 4;
+  std::int64_t most = kTileBytes / (act_stride(request.step.input.width) * size) / 12 * 12;
+  most = most < kLeastTile ? kLeastTile : most > kMostTile ? kMostTile : most;
+  const std::int64_t rows = request.items * job.pixels;
+  program.rows_at_once = rows < most ? rows : most;
+  for (bool measuring = true;; measuring = false) {
+    static thread_local std::int64_t needed;
+    Memory memory{measuring ? nullptr : static_cast<std::uint8_t*>(hf_quant::scratch(needed))};
+    if (!measuring && !memory.base) return 1;
+    job.next = static_cast<std::atomic<std::int64_t>*>(memory.take(job.chunks * 8));
+    auto* piece_at = static_cast<std::int64_t*>(memory.take(job.pieces * 8));
+    Memory own{nullptr};
+    take_bench(own, job);
+    program.own_bytes = own.used;
+    program.own = static_cast<std::uint8_t*>(memory.take(own.used * threads));
+    needed = memory.used + 4096;
+    if (measuring) continue;
+    find_pieces(request, &job, piece_at);
+    break;
+  }
+  for (std::int64_t i = 0; i < job.chunks; ++i) new (&job.next[i]) std::atomic<std::int64_t>(0);
+  hf_quant::parallel(threads, convolve_team, &job);
+  return 0;
+}
+
+}  // namespace
