@@ -211,17 +211,22 @@ void emit_lanes(const ConvolutionJob& job, const float* tile, std::int64_t first
   for (std::int64_t r = 0; r < count;) {
     // Up to 16 pixels of one plane.
     const std::int64_t item = (row + r) / job.pixels, pixel = (row + r) % job.pixels;
-    std::int64_t left = job.pixels - pixel < count - r ? job.pixels - pixel : count - r;
+    const std::int64_t left = job.pixels - pixel < count - r ? job.pixels - pixel : count - r;
     const int pixels = static_cast<int>(left < 16 ? left : 16);
     for (int i = 0; i < pixels; ++i) Simd::store(square + 16 * i, made(r + i));
     for (int i = pixels; i < 16; ++i) Simd::store(square + 16 * i, Simd::zero());
-    transpose(square, turned);
+    const std::int64_t to = (item * channels + channel) * job.pixels + pixel;
+    r += pixels;
+    if (pixels == 16 && lanes == 16 && dtype == hf_quant::kFloat32) {
+      transpose(square, [&](int i) { return static_cast<float*>(c.output) + to + i * job.pixels; });
+      continue;
+    }
+    transpose(square, [&](int i) { return turned + 16 * i; });
     for (int i = 0; i < lanes; ++i) {
-      const std::int64_t at = (item * channels + channel + i) * job.pixels + pixel;
+      const std::int64_t at = to + i * job.pixels;
       const Float v = Simd::load(turned + 16 * i);
       pixels == 16 ? store_as(c.output, at, dtype, v) : store_some(c.output, at, dtype, v, pixels);
     }
-    r += pixels;
   }
 }
 

@@ -32,13 +32,12 @@ inline void places_of(const Convolution& c, std::int64_t first, int count, std::
 
 constexpr int kPixels = 64;  // pixels that are worked on at a time
 
-// `channels` (at most 16) channels of up to 16 pixels that lie in planes, `pitch` numbers apart.
+// `channels` (at most 16) channels of `pixels` (likewise) that lie in planes, `pitch` numbers apart, to [channel][pixel].
 template <class Number>
-HFQ_INLINE void turn(const Convolution& c, std::int64_t at, std::int64_t pitch, int channels, int pixels, const Grid& grid,
-                     Float& poison, Number* turned) {
-  alignas(64) Number square[256];
+HFQ_INLINE void load_square(const Convolution& c, std::int64_t at, std::int64_t pitch, int channels, int pixels,
+                            const Grid& grid, Float& poison, Number* square) {
+  const std::int32_t dtype = c.step.input.dtype;
   for (int i = 0; i < channels; ++i, at += pitch) {
-    const std::int32_t dtype = c.step.input.dtype;
     const Float v = pixels == 16 ? load_as(c.input, at, dtype) : load_some(c.input, at, dtype, pixels);
     if constexpr (sizeof(Number) == 1) {
       poison = Simd::fma(v, Simd::zero(), poison);
@@ -48,7 +47,6 @@ HFQ_INLINE void turn(const Convolution& c, std::int64_t at, std::int64_t pitch, 
     }
   }
   for (int i = channels; i < 16; ++i) std::memset(square + 16 * i, 0, 16 * sizeof(Number));
-  transpose(square, turned);
 }
 
 // Pixels that lie in planes, one for each channel.
@@ -57,7 +55,7 @@ void stage_planes(const Convolution& c, std::int64_t item, std::int64_t first, i
                   std::uint8_t* image, Float& poison) {
   const Grid grid = static_grid(c.step.input);
   const std::int64_t pitch = pixels_of(c);
-  alignas(64) Number turned[256];
+  alignas(64) Number square[256], turned[256];
   for (std::int64_t g = 0; g < c.groups; ++g) {
     for (std::int64_t channel = 0; channel < c.width; channel += 16) {
       const int channels = static_cast<int>(c.width - channel < 16 ? c.width - channel : 16);
@@ -65,13 +63,14 @@ void stage_planes(const Convolution& c, std::int64_t item, std::int64_t first, i
       std::uint8_t* to = image + g * c.group_bytes + channel * static_cast<std::int64_t>(sizeof(Number));
       for (int p = 0; p < count; p += 16) {
         const int pixels = count - p < 16 ? count - p : 16;
-        turn(c, at + p, pitch, channels, pixels, grid, poison, turned);
-        if (channels == 16) {
-          for (int i = 0; i < pixels; ++i) std::memcpy(to + places[p + i], turned + 16 * i, 16 * sizeof(Number));
-        } else {
-          const std::size_t bytes = static_cast<std::size_t>(channels) * sizeof(Number);
-          for (int i = 0; i < pixels; ++i) std::memcpy(to + places[p + i], turned + 16 * i, bytes);
+        load_square(c, at + p, pitch, channels, pixels, grid, poison, square);
+        if (channels == 16 && pixels == 16) {
+          transpose(square, [&](int i) { return reinterpret_cast<Number*>(to + places[p + i]); });
+          continue;
         }
+        transpose(square, [&](int i) { return turned + 16 * i; });
+        const std::size_t bytes = static_cast<std::size_t>(channels) * sizeof(Number);
+        for (int i = 0; i < pixels; ++i) std::memcpy(to + places[p + i], turned + 16 * i, bytes);
       }
     }
   }
