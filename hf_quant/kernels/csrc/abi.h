@@ -127,24 +127,26 @@ struct Attention {
 };
 
 // A convolution of up to three spatial dimensions: rows of patches times the weight of their group. Patches are cut from
-// an image, channels innermost: the input where it lies, or a padded copy, of codes where the grid is static.
+// an image, channels innermost: the input where it lies, or a padded copy of a band of it, of codes where the grid is
+// static. A band is a stretch of the output along one axis, or several whole items of the batch.
 struct Convolution {
-  Step step;               // of one group; weights[0] is that of the first, and neither input nor output are set
-  const void* input;       // [batch, groups * width, in...], or channels last
-  void* output;            // [batch, groups * channels, out...], likewise
-  std::uint8_t* image;     // where `staged`: memory for `items` of the batch
-  const float* factor;     // [groups * channels], or null: what comes out is factor * y + shift, then activated
+  Step step;            // of one group; weights[0] is that of the first, and neither input nor output are set
+  const void* input;    // [batch, groups * width, in...], or channels last
+  void* output;         // [batch, groups * channels, out...], likewise
+  const float* factor;  // [groups * channels], or null: what comes out is factor * y + shift, then activated
   const float* shift;
-  std::int64_t weight_bytes;  // from one group's weight to the next
-  std::int64_t batch, items, groups, width;  // width: channels of the input in a group
+  std::int64_t weight_bytes;          // from one group's weight to the next
+  std::int64_t batch, groups, width;  // width: channels of the input in a group
   std::int64_t in[3], out[3], kernel[3], stride[3], dilation[3], before[3], padded[3];
-  std::int64_t item_bytes, group_bytes, plane_bytes, line_bytes, pixel_bytes;  // from one to the next in the image
+  std::int64_t items, length;  // of a band, at most: items, and outputs along the axis, which are all where items are many
+  std::int64_t extent[3];      // of the image of a band
+  std::int64_t item_bytes, group_bytes, step_bytes[3];  // from one to the next in the image
+  std::int32_t axis;           // the first with more than one place
   std::int32_t channels_last;
-  std::int32_t staged;
-  std::int32_t codes;      // the image holds codes
-  std::int32_t rotation;   // of the pixels of a staged image of floats
+  std::int32_t staged;         // bands are copied
+  std::int32_t codes;          // as codes
+  std::int32_t rotation;       // of pixels of copies as floats
   std::int32_t activation;
-  std::int32_t reserved;
 };
 
 // Float weight to neutral codes.

@@ -2,20 +2,19 @@
 
 namespace {
 
-constexpr std::int64_t kTileBytes = 384 << 10;  // of the rows of a tile, about
+constexpr std::int64_t kTileBytes = 256 << 10;  // of the rows of a tile, about
 constexpr std::int64_t kLeastTile = 24, kMostTile = 252;
 
 struct ConvolutionJob {
   const Convolution* request;
-  Program program;  // for the memory of a thread
-  std::int64_t chunks, blocks, pixels;  // chunks of the batch, blocks of channels of a group, pixels of an output plane
+  Program program;              // for the memory of a thread
+  std::int64_t blocks, pixels;  // blocks of channels of a group, pixels of an output plane
   std::int64_t pieces, piece_bytes;     // of a patch: what lies in one stretch
   const std::int64_t* piece_at;         // where each begins
   std::int64_t run;                     // rows that lie evenly, from each multiple of it on
   std::int64_t run_bytes;               // from one of them to the next
-  std::atomic<std::int64_t>* next;      // [chunks]
-  std::atomic<int> spoiled;             // an input of codes held NaN or infinities
-  std::int64_t first;                   // of the batch
+  std::int64_t splits;                  // of the blocks of all groups; each is worked on by one thread
+  std::atomic<std::int64_t> next;
 };
 
 // A thread's memory: rows of a tile, and what else a product needs.
@@ -23,6 +22,7 @@ struct Bench {
   Own own;
   Rows rows;    // their memory
   float* patch;
+  std::uint8_t* image;
 };
 
 HFQ_INLINE void copy(std::uint8_t* to, const std::uint8_t* from, std::int64_t bytes) {
@@ -40,27 +40,26 @@ HFQ_INLINE void copy(std::uint8_t* to, const std::uint8_t* from, std::int64_t by
 }
 
 struct Place {
-  std::int64_t item, at[3];
+  std::int64_t item, at[3];  // within a band
 };
 
-inline Place place_of(const Convolution& c, std::int64_t row) {
+inline Place place_of(const Convolution& c, const Band& band, std::int64_t row) {
   Place place;
   for (int i = 2; i >= 0; --i) {
-    place.at[i] = row % c.out[i];
-    row /= c.out[i];
+    const std::int64_t size = i == c.axis ? band.length : c.out[i];
+    place.at[i] = row % size;
+    row /= size;
   }
   place.item = row;
   return place;
 }
 
 // Where the patch of a row begins in the image.
-inline const std::uint8_t* patch_of(const ConvolutionJob& job, std::int64_t group, std::int64_t row) {
-  const Convolution& c = *job.request;
-  const Place place = place_of(c, row);
-  const std::uint8_t* base = c.image;
-  if (!c.staged) base = static_cast<const std::uint8_t*>(c.input) + job.first * c.item_bytes;
-  return base + place.item * c.item_bytes + group * c.group_bytes + place.at[0] * c.stride[0] * c.plane_bytes +
-         place.at[1] * c.stride[1] * c.line_bytes + place.at[2] * c.stride[2] * c.pixel_bytes;
+inline const std::uint8_t* patch_of(const Convolution& c, const Band& band, std::int64_t group, std::int64_t row) {
+  const Place place = place_of(c, band, row);
+  const std::uint8_t* at = band.image + place.item * c.item_bytes + group * c.group_bytes;
+  for (int i = 0; i < 3; ++i) at += place.at[i] * c.stride[i] * c.step_bytes[i];
+  return at;
 }
 
 inline void gather(const ConvolutionJob& job, const std::uint8_t* from, std::uint8_t* to) {
@@ -68,10 +67,10 @@ inline void gather(const ConvolutionJob& job, const std::uint8_t* from, std::uin
 }
 
 // Whether the numbers that a row is made of are finite; for inputs that are known to hold others.
-bool is_finite(const ConvolutionJob& job, std::int64_t group, std::int64_t row) {
-  const Convolution& c = *job.request;
-  const Place place = place_of(c, row);
-  const std::int64_t pixels = pixels_of(c), item = job.first + place.item;
+bool is_finite(const Convolution& c, const Band& band, std::int64_t group, std::int64_t row) {
+  Place place = place_of(c, band, row);
+  place.at[c.axis] += band.begin;
+  const std::int64_t pixels = pixels_of(c), item = band.first + place.item;
   Float poison = Simd::zero();
   for (std::int64_t k = 0; k < c.kernel[0] * c.kernel[1] * c.kernel[2]; ++k) {
     const std::int64_t of[3] = {k / c.kernel[2] / c.kernel[1], k / c.kernel[2] % c.kernel[1], k % c.kernel[2]};
@@ -108,11 +107,11 @@ inline void sum_codes(const std::int8_t* codes, std::int64_t width, const Rows& 
 }
 
 // One row of codes, cut from an image of codes or read where it lies.
-void code_row(const ConvolutionJob& job, const Bench& bench, std::int64_t group, std::int64_t row, std::int64_t r,
+void code_row(const ConvolutionJob& job, const Bench& bench, const Band& band, std::int64_t group, std::int64_t row, std::int64_t r,
               bool in_place, const Rows& rows) {
   const hf_quant::Input& in = job.request->step.input;
   constexpr bool kBytes = sizeof(Act) == 1;
-  const std::uint8_t* patch = patch_of(job, group, row);
+  const std::uint8_t* patch = patch_of(*job.request, band, group, row);
   const std::int8_t* codes = reinterpret_cast<const std::int8_t*>(patch);
   if (!in_place) {
     std::int8_t* out = kBytes ? reinterpret_cast<std::int8_t*>(rows.codes + r * rows.stride) : bench.own.bytes;
@@ -122,15 +121,15 @@ void code_row(const ConvolutionJob& job, const Bench& bench, std::int64_t group,
     codes = out;
   }
   sum_codes(codes, in.width, rows, r);
-  rows.scales[r] = job.spoiled != 0 && !is_finite(job, group, row) ? kNaN : in.static_scale;
+  rows.scales[r] = band.spoiled && !is_finite(*job.request, band, group, row) ? kNaN : in.static_scale;
   rows.zeros[r] = in.static_zero;
 }
 
 // One row of an image of floats: quantized, or kept.
-void float_row(const ConvolutionJob& job, const Bench& bench, std::int64_t group, std::int64_t row, std::int64_t r,
-               const Rows& rows) {
+void float_row(const ConvolutionJob& job, const Bench& bench, const Band& band, std::int64_t group, std::int64_t row,
+               std::int64_t r, const Rows& rows) {
   const hf_quant::Input& in = job.request->step.input;
-  const std::uint8_t* patch = patch_of(job, group, row);
+  const std::uint8_t* patch = patch_of(*job.request, band, group, row);
   const float* x = reinterpret_cast<const float*>(patch);
   if (job.pieces > 1 || in.width % 16 != 0) {
     float* out = rows.floats && !in.rotation ? rows.floats + r * rows.stride : bench.patch;
@@ -150,8 +149,9 @@ void float_row(const ConvolutionJob& job, const Bench& bench, std::int64_t group
   }
 }
 
-// Rows [first, first + count) of the chunk, as a product reads them.
-Rows tile_rows(const ConvolutionJob& job, const Bench& bench, std::int64_t group, std::int64_t first, std::int64_t count) {
+// Rows [first, first + count) of a band, as a product reads them.
+Rows tile_rows(const ConvolutionJob& job, const Bench& bench, const Band& band, std::int64_t group, std::int64_t first,
+               std::int64_t count) {
   const Convolution& c = *job.request;
   const hf_quant::Input& in = c.step.input;
   Rows rows = rows_for(bench.rows, c.step);
@@ -162,7 +162,7 @@ Rows tile_rows(const ConvolutionJob& job, const Bench& bench, std::int64_t group
                         first / job.run == (first + count - 1) / job.run && job.run_bytes % 4096 != 0;
   if (in_place) {
     rows.stride = job.run_bytes / size;
-    const std::uint8_t* at = patch_of(job, group, first);
+    const std::uint8_t* at = patch_of(c, band, group, first);
     if (c.codes) {
       rows.codes = reinterpret_cast<Act*>(const_cast<std::uint8_t*>(at));
     } else {
@@ -171,21 +171,21 @@ Rows tile_rows(const ConvolutionJob& job, const Bench& bench, std::int64_t group
   }
   for (std::int64_t r = 0; r < count; ++r) {
     if (c.codes) {
-      code_row(job, bench, group, first + r, r, in_place, rows);
+      code_row(job, bench, band, group, first + r, r, in_place, rows);
     } else {
-      float_row(job, bench, group, first + r, r, rows);
+      float_row(job, bench, band, group, first + r, r, rows);
     }
   }
   if (in_place && !c.codes) {
-    rows.floats = reinterpret_cast<float*>(const_cast<std::uint8_t*>(patch_of(job, group, first)));
+    rows.floats = reinterpret_cast<float*>(const_cast<std::uint8_t*>(patch_of(c, band, group, first)));
   }
   return rows;
 }
 
 // 16 channels of what a product gave, [count][kBlock], scaled, shifted, activated and on their way to memory.
 template <std::int32_t Activation>
-void emit_lanes(const ConvolutionJob& job, const float* tile, std::int64_t first, std::int64_t count, std::int64_t channel,
-                int lanes) {
+void emit_lanes(const ConvolutionJob& job, const Band& band, const float* tile, std::int64_t first, std::int64_t count,
+                std::int64_t channel, int lanes) {
   const Convolution& c = *job.request;
   const std::int64_t channels = c.groups * c.step.weights[0].channels;
   const std::int32_t dtype = c.step.output_dtype, kind = Activation == kAny ? c.activation : Activation;
@@ -199,8 +199,10 @@ void emit_lanes(const ConvolutionJob& job, const float* tile, std::int64_t first
     if (c.factor) v = Simd::add(Simd::mul(v, factor), shift);
     return activate(v, kind);
   };
-  const std::int64_t row = job.first * job.pixels + first;  // of the whole output
+  const std::int64_t each = job.pixels / c.out[c.axis], own = each * band.length;  // pixels of a band
   if (c.channels_last) {
+    // Where there are several items, they are whole.
+    const std::int64_t row = band.first * job.pixels + band.begin * each + first;
     for (std::int64_t r = 0; r < count; ++r) {
       const std::int64_t at = (row + r) * channels + channel;
       lanes == kLanes ? store_as(c.output, at, dtype, made(r)) : store_some(c.output, at, dtype, made(r), lanes);
@@ -210,8 +212,8 @@ void emit_lanes(const ConvolutionJob& job, const float* tile, std::int64_t first
   alignas(64) float square[256], turned[256];
   for (std::int64_t r = 0; r < count;) {
     // Up to 16 pixels of one plane.
-    const std::int64_t item = (row + r) / job.pixels, pixel = (row + r) % job.pixels;
-    const std::int64_t left = job.pixels - pixel < count - r ? job.pixels - pixel : count - r;
+    const std::int64_t item = band.first + (first + r) / own, within = (first + r) % own;
+    const std::int64_t pixel = band.begin * each + within, left = own - within < count - r ? own - within : count - r;
     const int pixels = static_cast<int>(left < 16 ? left : 16);
     for (int i = 0; i < pixels; ++i) Simd::store(square + 16 * i, made(r + i));
     for (int i = pixels; i < 16; ++i) Simd::store(square + 16 * i, Simd::zero());
@@ -230,8 +232,8 @@ void emit_lanes(const ConvolutionJob& job, const float* tile, std::int64_t first
   }
 }
 
-void emit(const ConvolutionJob& job, const float* tile, std::int64_t first, std::int64_t count, std::int64_t group,
-          std::int64_t block) {
+void emit(const ConvolutionJob& job, const Band& band, const float* tile, std::int64_t first, std::int64_t count,
+          std::int64_t group, std::int64_t block) {
   const Convolution& c = *job.request;
   const std::int64_t channels = c.step.weights[0].channels;
   const auto way = c.activation == hf_quant::kNoActivation ? emit_lanes<hf_quant::kNoActivation>
@@ -239,13 +241,13 @@ void emit(const ConvolutionJob& job, const float* tile, std::int64_t first, std:
                                                            : emit_lanes<kAny>;
   for (std::int64_t n = block * kBlock; n < channels && n < (block + 1) * kBlock; n += kLanes) {
     const int lanes = static_cast<int>(channels - n < kLanes ? channels - n : kLanes);
-    way(job, tile + n % kBlock, first, count, group * channels + n, lanes);
+    way(job, band, tile + n % kBlock, first, count, group * channels + n, lanes);
   }
 }
 
 // One block of channels of a group times the rows of a tile.
-void convolve_block(const ConvolutionJob& job, const Bench& bench, const Rows& rows, std::int64_t first, std::int64_t count,
-                    std::int64_t group, std::int64_t block) {
+void convolve_block(const ConvolutionJob& job, const Bench& bench, const Band& band, const Rows& rows, std::int64_t first,
+                    std::int64_t count, std::int64_t group, std::int64_t block) {
   const Convolution& c = *job.request;
   const Layout layout = layout_of(c.step, 0);
   Weight weight = c.step.weights[0];
@@ -261,7 +263,7 @@ void convolve_block(const ConvolutionJob& job, const Bench& bench, const Rows& r
   const Finish keep{&c.step, &alone, nullptr, bench.own.gate, kBlock, 0, 0, hf_quant::kFloat32, hf_quant::kNoActivation, false};
   const Workspace work{bench.own.tile, bench.own.spare};
   multiply(layout, weight, block, rows, count, job.program.plans[0].integer, work, ahead, keep);
-  emit(job, bench.own.gate, first, count, group, block);
+  emit(job, band, bench.own.gate, first, count, group, block);
 }
 
 Bench take_bench(Memory& memory, const ConvolutionJob& job) {
@@ -270,63 +272,72 @@ Bench take_bench(Memory& memory, const ConvolutionJob& job) {
   bench.own = take_own(memory, job.program, codes);
   take_rows(memory, job.program, job.program.rows_at_once, codes, &bench.rows);
   bench.patch = static_cast<float*>(memory.take(hf_quant::round_up(job.request->step.input.width, 16) * 4));
+  const Convolution& c = *job.request;
+  bench.image = static_cast<std::uint8_t*>(memory.take(c.staged ? c.items * c.item_bytes : 0));
   return bench;
 }
 
 void convolve_team(const Team& team, void* data) {
-  ConvolutionJob& shared = *static_cast<ConvolutionJob*>(data);
-  const Convolution& c = *shared.request;
-  Memory memory{shared.program.own + team.thread * shared.program.own_bytes};
-  const Bench bench = take_bench(memory, shared);
-  for (std::int64_t chunk = 0; chunk < shared.chunks; ++chunk) {
-    const std::int64_t first = chunk * c.items, items = c.batch - first < c.items ? c.batch - first : c.items;
-    if (c.staged) {
-      if (!stage(c, team, first, items) && c.codes) shared.spoiled = 1;
-      team.barrier();
+  ConvolutionJob& job = *static_cast<ConvolutionJob*>(data);
+  const Convolution& c = *job.request;
+  Memory memory{job.program.own + team.thread * job.program.own_bytes};
+  const Bench bench = take_bench(memory, job);
+  const std::int64_t along = (c.out[c.axis] + c.length - 1) / c.length, columns = c.groups * job.blocks;
+  const std::int64_t bands = along * ((c.batch + c.items - 1) / c.items);
+  std::int64_t held = -1;
+  Band band{};
+  for (std::int64_t unit = job.next.fetch_add(1); unit < bands * job.splits; unit = job.next.fetch_add(1)) {
+    const std::int64_t index = unit / job.splits, split = unit % job.splits;
+    if (index != held) {
+      held = index;
+      band.first = index / along * c.items;
+      band.items = c.batch - band.first < c.items ? c.batch - band.first : c.items;
+      band.begin = index % along * c.length;
+      band.length = c.out[c.axis] - band.begin < c.length ? c.out[c.axis] - band.begin : c.length;
+      band.image = c.staged ? bench.image
+                            : static_cast<const std::uint8_t*>(c.input) + band.first * c.item_bytes +
+                                  band.begin * c.stride[c.axis] * c.step_bytes[c.axis];
+      if (c.staged) stage(c, &band, bench.image);
     }
-    if (team.thread == 0) shared.first = first;
-    team.barrier();
-    const ConvolutionJob& job = shared;
-    const Tiles tiles(items * job.pixels, job.program.rows_at_once);
-    // Where there are few tiles, threads share one by its channels, and each cuts its patches.
-    const std::int64_t wanted = team.threads > 1 ? (4 * team.threads + tiles.tiles * c.groups - 1) / (tiles.tiles * c.groups) : 1;
-    const std::int64_t splits = wanted < job.blocks ? wanted : job.blocks, parts = tiles.tiles * c.groups;
-    std::int64_t held = -1;
-    Rows rows{};
-    for (std::int64_t unit = job.next[chunk].fetch_add(1); unit < parts * splits; unit = job.next[chunk].fetch_add(1)) {
-      const std::int64_t part = unit / splits, split = unit % splits, group = part % c.groups, tile = part / c.groups;
+    const Tiles tiles(band.items * (job.pixels / c.out[c.axis]) * band.length, job.program.rows_at_once);
+    const std::int64_t begin = columns * split / job.splits, end = columns * (split + 1) / job.splits;
+    for (std::int64_t tile = 0; tile < tiles.tiles; ++tile) {
       const std::int64_t row = tiles.begin(tile), count = tiles.begin(tile + 1) - row;
-      if (part != held) rows = tile_rows(job, bench, group, row, count);
-      held = part;
-      for (std::int64_t b = job.blocks * split / splits; b < job.blocks * (split + 1) / splits; ++b) {
-        convolve_block(job, bench, rows, row, count, group, b);
+      Rows rows{};
+      for (std::int64_t column = begin; column < end; ++column) {
+        const std::int64_t group = column / job.blocks;
+        if (column == begin || column % job.blocks == 0) rows = tile_rows(job, bench, band, group, row, count);
+        convolve_block(job, bench, band, rows, row, count, group, column % job.blocks);
       }
     }
-    team.barrier();
   }
 }
 
 // Pieces of a patch that lie in one stretch, and rows that lie evenly.
 void find_pieces(const Convolution& c, ConvolutionJob* job, std::int64_t* piece_at) {
-  const std::int64_t size = c.codes ? 1 : 4, pixel = c.width * size;
-  const bool lines = c.kernel[2] == 1 || (c.dilation[2] == 1 && c.pixel_bytes == pixel);
-  job->piece_bytes = lines ? c.kernel[2] * pixel : pixel;
-  const std::int64_t across = lines ? 1 : c.kernel[2];
-  job->pieces = c.kernel[0] * c.kernel[1] * across;
+  job->piece_bytes = c.width * (c.codes ? 1 : 4);
+  std::int64_t across[3] = {1, 1, 1};
+  bool whole = true;
+  for (int i = 2; i >= 0; --i) {
+    if (c.kernel[i] == 1) continue;
+    whole = whole && c.dilation[i] == 1 && c.step_bytes[i] == job->piece_bytes;
+    (whole ? job->piece_bytes : across[i]) *= c.kernel[i];
+  }
+  job->pieces = across[0] * across[1] * across[2];
   for (std::int64_t i = 0; piece_at && i < job->pieces; ++i) {
-    piece_at[i] = i / across / c.kernel[1] * c.dilation[0] * c.plane_bytes +
-                  i / across % c.kernel[1] * c.dilation[1] * c.line_bytes + i % across * c.dilation[2] * c.pixel_bytes;
+    const std::int64_t of[3] = {i / across[2] / across[1], i / across[2] % across[1], i % across[2]};
+    piece_at[i] = 0;
+    for (int k = 0; k < 3; ++k) piece_at[i] += of[k] * c.dilation[k] * c.step_bytes[k];
   }
   job->piece_at = piece_at;
-  const std::int64_t counts[4] = {c.items, c.out[0], c.out[1], c.out[2]};
-  const std::int64_t steps[4] = {c.item_bytes, c.stride[0] * c.plane_bytes, c.stride[1] * c.line_bytes,
-                                 c.stride[2] * c.pixel_bytes};
+  const std::int64_t counts[4] = {c.items, c.axis == 0 ? c.length : c.out[0], c.axis == 1 ? c.length : c.out[1], c.out[2]};
   job->run = 1;
   job->run_bytes = 0;
   for (int i = 3; i >= 0; --i) {
     if (counts[i] == 1) continue;
-    if (job->run > 1 && steps[i] != job->run_bytes * job->run) break;
-    if (job->run == 1) job->run_bytes = steps[i];
+    const std::int64_t step = i == 0 ? c.item_bytes : c.stride[i - 1] * c.step_bytes[i - 1];
+    if (job->run > 1 && step != job->run_bytes * job->run) break;
+    if (job->run == 1) job->run_bytes = step;
     job->run *= counts[i];
   }
 }
@@ -335,7 +346,6 @@ void find_pieces(const Convolution& c, ConvolutionJob* job, std::int64_t* piece_
 int run_convolve(const Convolution& request, int threads) {
   ConvolutionJob job{};
   job.request = &request;
-  job.chunks = (request.batch + request.items - 1) / request.items;
   job.blocks = (request.step.weights[0].channels + kBlock - 1) / kBlock;
   job.pixels = request.out[0] * request.out[1] * request.out[2];
   find_pieces(request, &job, nullptr);
@@ -347,13 +357,17 @@ int run_convolve(const Convolution& request, int threads) {
   const std::int64_t size = program.plans[0].integer ? static_cast<std::int64_t>(sizeof(Act)) : 4;
   std::int64_t most = kTileBytes / (act_stride(request.step.input.width) * size) / 12 * 12;
   most = most < kLeastTile ? kLeastTile : most > kMostTile ? kMostTile : most;
-  const std::int64_t rows = request.items * job.pixels;
+  const std::int64_t rows = request.items * (job.pixels / request.out[request.axis]) * request.length;
   program.rows_at_once = rows < most ? rows : most;
+  // Where there are few bands, threads share one by its channels, and each has an image of its own.
+  const std::int64_t along = (request.out[request.axis] + request.length - 1) / request.length;
+  const std::int64_t bands = along * ((request.batch + request.items - 1) / request.items);
+  const std::int64_t columns = request.groups * job.blocks, wanted = (4 * threads + bands - 1) / bands;
+  job.splits = threads == 1 ? 1 : wanted < columns ? wanted : columns;
   for (bool measuring = true;; measuring = false) {
     static thread_local std::int64_t needed;
     Memory memory{measuring ? nullptr : static_cast<std::uint8_t*>(hf_quant::scratch(needed))};
     if (!measuring && !memory.base) return 1;
-    job.next = static_cast<std::atomic<std::int64_t>*>(memory.take(job.chunks * 8));
     auto* piece_at = static_cast<std::int64_t*>(memory.take(job.pieces * 8));
     Memory own{nullptr};
     take_bench(own, job);
@@ -364,7 +378,6 @@ int run_convolve(const Convolution& request, int threads) {
     find_pieces(request, &job, piece_at);
     break;
   }
-  for (std::int64_t i = 0; i < job.chunks; ++i) new (&job.next[i]) std::atomic<std::int64_t>(0);
   hf_quant::parallel(threads, convolve_team, &job);
   return 0;
 }

@@ -1,4 +1,5 @@
-// The padded copy of an input that patches are cut from: channels innermost, as floats or as codes. Per instruction set.
+// The padded copy of a band of an input that patches are cut from: channels innermost, as floats or as codes. Per
+// instruction set.
 
 namespace {
 
@@ -17,11 +18,20 @@ Grid static_grid(const hf_quant::Input& in) {
 
 std::int64_t pixels_of(const Convolution& c) { return c.in[0] * c.in[1] * c.in[2]; }
 
+// What is worked on at a time: outputs [begin, begin + length) along the axis, of items [first, first + items).
+struct Band {
+  std::int64_t first, items, begin, length;
+  const std::uint8_t* image;
+  bool spoiled;  // numbers were not finite, where the image is of codes
+};
+
 // Where pixels [first, first + count) of the input lie in an item of the image, in bytes.
-inline void places_of(const Convolution& c, std::int64_t first, int count, std::int64_t* places) {
+inline void places_of(const Convolution& c, const Band& band, std::int64_t first, int count, std::int64_t* places) {
   std::int64_t w = first % c.in[2], h = first / c.in[2] % c.in[1], d = first / c.in[2] / c.in[1];
+  const std::int64_t origin = band.begin * c.stride[c.axis] * c.step_bytes[c.axis];
   for (int i = 0; i < count; ++i) {
-    places[i] = (d + c.before[0]) * c.plane_bytes + (h + c.before[1]) * c.line_bytes + (w + c.before[2]) * c.pixel_bytes;
+    places[i] = (d + c.before[0]) * c.step_bytes[0] + (h + c.before[1]) * c.step_bytes[1] +
+                (w + c.before[2]) * c.step_bytes[2] - origin;
     if (++w < c.in[2]) continue;
     w = 0;
     if (++h < c.in[1]) continue;
@@ -107,47 +117,52 @@ void stage_pixels(const Convolution& c, std::int64_t item, std::int64_t first, i
   }
 }
 
-// Everything around the input: zeros, or the code of zero.
-void stage_border(const Convolution& c, std::int64_t line, std::uint8_t* image) {
+// One line of the image of a band, all but what the input covers: zeros, or the code of zero.
+void stage_border(const Convolution& c, const Band& band, std::int64_t line, std::uint8_t* image) {
   const int fill = c.codes ? c.step.input.static_zero : 0;
-  const std::int64_t h = line % c.padded[1] - c.before[1], d = line / c.padded[1] % c.padded[0] - c.before[0];
-  const std::int64_t g = line / c.padded[1] / c.padded[0];
-  std::uint8_t* at = image + g * c.group_bytes + (d + c.before[0]) * c.plane_bytes + (h + c.before[1]) * c.line_bytes;
-  const bool outside = h < 0 || h >= c.in[1] || d < 0 || d >= c.in[0];
-  const std::int64_t left = outside ? c.padded[2] : c.before[2], inside = outside ? 0 : c.in[2];
-  const std::int64_t right = c.padded[2] - left - inside;
-  std::memset(at, fill, static_cast<std::size_t>(left * c.pixel_bytes));
-  std::memset(at + (left + inside) * c.pixel_bytes, fill, static_cast<std::size_t>(right * c.pixel_bytes));
+  const std::int64_t place[2] = {line / c.extent[1] % c.extent[0], line % c.extent[1]};
+  bool outside = false;
+  for (int i = 0; i < 2; ++i) {
+    const std::int64_t at = place[i] + (i == c.axis ? band.begin * c.stride[i] : 0) - c.before[i];
+    outside = outside || at < 0 || at >= c.in[i];
+  }
+  std::uint8_t* at = image + line / c.extent[1] / c.extent[0] * c.group_bytes + place[0] * c.step_bytes[0] +
+                     place[1] * c.step_bytes[1];
+  const std::int64_t pixel = c.step_bytes[2], left = outside ? c.extent[2] : c.before[2];
+  const std::int64_t inside = outside ? 0 : c.in[2], right = c.extent[2] - left - inside;
+  std::memset(at, fill, static_cast<std::size_t>(left * pixel));
+  std::memset(at + (left + inside) * pixel, fill, static_cast<std::size_t>(right * pixel));
 }
 
-// This thread's share of `items` of the batch, from `first` on; false where a number was not finite.
-bool stage(const Convolution& c, const Team& team, std::int64_t first, std::int64_t items) {
-  std::int64_t begin, end;
-  const std::int64_t lines = c.groups * c.padded[0] * c.padded[1];
-  const bool bordered = c.padded[0] != c.in[0] || c.padded[1] != c.in[1] || c.padded[2] != c.in[2];
-  team.share(bordered ? items * lines : 0, &begin, &end);
-  for (std::int64_t i = begin; i < end; ++i) stage_border(c, i % lines, c.image + i / lines * c.item_bytes);
-  const std::int64_t pixels = pixels_of(c), parts = (pixels + kPixels - 1) / kPixels;
+// Fill the image of a band.
+void stage(const Convolution& c, Band* band, std::uint8_t* image) {
+  const int axis = c.axis;
+  const std::int64_t start = band->begin * c.stride[axis] - c.before[axis];  // in the input, along the axis
+  const std::int64_t reach = (band->length - 1) * c.stride[axis] + (c.kernel[axis] - 1) * c.dilation[axis] + 1;
+  const std::int64_t end = start + reach < c.in[axis] ? start + reach : c.in[axis];
+  const bool bordered = start < 0 || end < start + reach || c.extent[1 - axis] != c.in[1 - axis] || c.extent[2] != c.in[2];
   const auto way = c.channels_last ? c.codes ? stage_pixels<std::int8_t> : stage_pixels<float>
                    : c.codes       ? stage_planes<std::int8_t>
                                    : stage_planes<float>;
+  const std::int64_t each = axis == 0 ? c.in[1] * c.in[2] : c.in[2];  // pixels of one place on the axis
   Float poison = Simd::zero();
   std::int64_t places[kPixels];
-  team.share(items * parts, &begin, &end);
-  for (std::int64_t i = begin; i < end; ++i) {
-    const std::int64_t from = i % parts * kPixels;
-    const int count = static_cast<int>(pixels - from < kPixels ? pixels - from : kPixels);
-    std::uint8_t* image = c.image + i / parts * c.item_bytes;
-    places_of(c, from, count, places);
-    way(c, first + i / parts, from, count, places, image, poison);
-    if (!c.rotation) continue;
-    for (std::int64_t g = 0; g < c.groups; ++g) {
-      for (int p = 0; p < count; ++p) {
-        rotate_row(reinterpret_cast<float*>(image + g * c.group_bytes + places[p]), c.width, c.rotation);
+  for (std::int64_t i = 0; i < band->items; ++i, image += c.item_bytes) {
+    const std::int64_t lines = bordered ? c.groups * c.extent[0] * c.extent[1] : 0;
+    for (std::int64_t line = 0; line < lines; ++line) stage_border(c, *band, line, image);
+    for (std::int64_t from = (start > 0 ? start : 0) * each; from < end * each; from += kPixels) {
+      const int count = static_cast<int>(end * each - from < kPixels ? end * each - from : kPixels);
+      places_of(c, *band, from, count, places);
+      way(c, band->first + i, from, count, places, image, poison);
+      if (!c.rotation) continue;
+      for (std::int64_t g = 0; g < c.groups; ++g) {
+        for (int p = 0; p < count; ++p) {
+          rotate_row(reinterpret_cast<float*>(image + g * c.group_bytes + places[p]), c.width, c.rotation);
+        }
       }
     }
   }
-  return Simd::sum(poison) == 0.0f;
+  band->spoiled = Simd::sum(poison) != 0.0f;
 }
 
 }  // namespace

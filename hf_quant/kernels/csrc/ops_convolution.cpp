@@ -13,7 +13,8 @@ namespace {
 
 constexpr std::int64_t kLargest = std::int64_t{1} << 30;  // number of a geometry
 constexpr std::int64_t kMost = std::int64_t{1} << 46;     // numbers in a tensor
-constexpr std::int64_t kImageBytes = 4 << 20;             // of the items of a batch that are worked on at once, about
+constexpr std::int64_t kBandBytes = 256 << 10;            // of the image of a band, about
+constexpr std::int64_t kBandRows = 504;                   // of patches of a band, about
 
 // The product of numbers that are not negative, or an error where there is no memory for so many of anything.
 std::int64_t product(std::initializer_list<std::int64_t> numbers) {
@@ -24,6 +25,9 @@ std::int64_t product(std::initializer_list<std::int64_t> numbers) {
   }
   return result;
 }
+
+// Where spatial dimensions begin among three: bands are cut along the first or the second.
+std::int64_t first_of(std::int64_t dims) { return dims == 3 ? 0 : 1; }
 
 // Sizes of input and output; dimensions that are not there have one element.
 void set_geometry(const Tensor& input, const Tensor& geometry, std::int64_t channels, Convolution* c) {
@@ -40,8 +44,8 @@ void set_geometry(const Tensor& input, const Tensor& geometry, std::int64_t chan
   c->width = input.size[1] / c->groups;
   for (int i = 0; i < 3; ++i) {
     c->in[i] = c->out[i] = c->kernel[i] = c->stride[i] = c->dilation[i] = c->padded[i] = 1;
-    if (i < 3 - dims) continue;
-    c->in[i] = input.size[i + dims - 1];
+    if (first_of(dims) > i || i >= first_of(dims) + dims) continue;
+    c->in[i] = input.size[2 + i - first_of(dims)];
     c->kernel[i] = *given++;
     c->stride[i] = *given++;
     c->dilation[i] = *given++;
@@ -71,8 +75,13 @@ bool channels_last(const Tensor& input) {
   return true;
 }
 
-// How the image lies in memory, and how much of the batch is in it at once; bytes of it, 0 where it is the input itself.
-std::int64_t set_image(Convolution* c) {
+// Pixels along a dimension that `outputs` are made from.
+std::int64_t reach(const Convolution& c, int i, std::int64_t outputs) {
+  return (outputs - 1) * c.stride[i] + (c.kernel[i] - 1) * c.dilation[i] + 1;
+}
+
+// Whether bands are copied, how large they are, and how their image lies in memory.
+void set_image(Convolution* c) {
   Input& in = c->step.input;
   c->codes = in.mode == kStatic && in.rotation == 0;
   if (in.rotation != 0 && c->width % in.rotation == 0) {
@@ -82,21 +91,37 @@ std::int64_t set_image(Convolution* c) {
   bool padded = false;
   for (int i = 0; i < 3; ++i) padded = padded || c->padded[i] != c->in[i];
   c->staged = c->codes || c->rotation || padded || in.dtype != kFloat32 || !c->channels_last;
-  const std::int64_t size = c->codes ? 1 : 4, pixels = product({c->padded[0], c->padded[1], c->padded[2]});
-  c->pixel_bytes = size * c->width * (c->staged ? 1 : c->groups);
-  c->line_bytes = product({c->pixel_bytes, c->padded[2]});
-  c->plane_bytes = product({c->line_bytes, c->padded[1]});
-  c->group_bytes = c->staged ? product({c->pixel_bytes, pixels}) : size * c->width;
-  c->item_bytes = product({size, c->width, c->groups, pixels});
-  c->items = c->item_bytes < kImageBytes ? kImageBytes / c->item_bytes : 1;
-  c->items = c->items < c->batch ? c->items : c->batch;
-  return c->staged ? product({c->items, c->item_bytes}) : 0;
+  const int axis = c->axis = c->padded[0] == 1 ? 1 : 0;
+  for (int i = 0; i < 3; ++i) c->extent[i] = c->padded[i];
+  c->extent[axis] = 1;
+  const std::int64_t size = c->codes ? 1 : 4, channels = product({size, c->width, c->groups});
+  const std::int64_t bytes = product({channels, c->extent[0], c->extent[1], c->extent[2]});  // of one place on the axis
+  const std::int64_t whole = product({bytes, c->padded[axis]});
+  const std::int64_t rows = product({c->out[0], c->out[1], c->out[2]}), each = rows / c->out[axis];
+  // As much as fits, but so much that little is copied twice; as even as can be.
+  const std::int64_t overlap = reach(*c, axis, 1) - c->stride[axis], stride = c->stride[axis];
+  const std::int64_t least = overlap > 0 ? (2 * overlap + stride - 1) / stride : 1;
+  const std::int64_t fitting = (kBandBytes / bytes - overlap) / stride, wanted = (kBandRows + each - 1) / each;
+  std::int64_t most = fitting < wanted ? fitting : wanted;
+  most = most > least ? most : least;
+  const std::int64_t bands = (c->out[axis] + most - 1) / most;
+  c->length = (c->out[axis] + bands - 1) / bands;
+  c->items = 1;
+  if (bands == 1) {
+    while (c->items < c->batch && (c->items + 1) * rows <= kBandRows && (c->items + 1) * whole <= kBandBytes) ++c->items;
+  }
+  c->extent[axis] = c->staged ? reach(*c, axis, c->length) : c->in[axis];
+  c->step_bytes[2] = size * c->width * (c->staged ? 1 : c->groups);
+  c->step_bytes[1] = c->step_bytes[2] * c->extent[2];
+  c->step_bytes[0] = c->step_bytes[1] * c->extent[1];
+  c->group_bytes = c->staged ? product({c->step_bytes[0], c->extent[0]}) : size * c->width;
+  c->item_bytes = product({bytes, c->extent[axis]});
 }
 
 Made make_output(const Tensor& input, const Convolution& c, std::int64_t channels, void** data) {
   std::int64_t sizes[5] = {c.batch, channels};
   const std::int64_t dims = input.dims - 2;
-  for (std::int64_t i = 0; i < dims; ++i) sizes[2 + i] = c.out[3 - dims + i];
+  for (std::int64_t i = 0; i < dims; ++i) sizes[2 + i] = c.out[first_of(dims) + i];
   product({c.batch, channels, c.out[0], c.out[1], c.out[2]});
   return make(sizes, input.dims, input.dtype, data, c.channels_last != 0);
 }
@@ -114,7 +139,7 @@ void convolution(Value* stack, std::uint64_t, std::uint64_t) {
   set_geometry(input, geometry, channels, &c);
   for (std::int64_t i = 0; i < input.dims - 2; ++i) {
     const std::int64_t told = static_cast<std::int64_t>(stack[9 + i]);
-    require(told == 0 || told == c.out[5 - input.dims + i], "an output was told to have another size");
+    require(told == 0 || told == c.out[first_of(input.dims - 2) + i], "an output was told to have another size");
   }
   c.channels_last = channels_last(input);
   constexpr std::int32_t kActivations[] = {kNoActivation, kRelu, kGeluErf, kGeluTanh, kSilu};
@@ -152,10 +177,7 @@ void convolution(Value* stack, std::uint64_t, std::uint64_t) {
   Made output = make_output(input, c, channels, &c.output);
   if (c.batch > 0) {
     c.input = input.data;
-    const std::int64_t image_bytes = set_image(&c);
-    void* image = nullptr;
-    const Made held = make(&image_bytes, 1, torch.uint8(), &image);
-    c.image = static_cast<std::uint8_t*>(image);
+    set_image(&c);
     check(hf_quant_convolve(&c, torch.threads()));
   }
   stack[0] = output.hand_on();
