@@ -1,6 +1,6 @@
 """Real quantized convolutions for tests: packed weights of each group, and the rows of patches they multiply."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional
@@ -59,9 +59,14 @@ def named_linear(name, dtype=torch.float32):
     def linear_of(width, channels, seed):
         spec = spec_for(name, width, channels)
         operands = make_operands(spec, seed=seed, dtype=dtype)
-        return spec, operands.__class__(**{**operands.__dict__, "packed": arguments(KERNEL, operands, spec)})
+        return spec, replace(operands, packed=arguments(KERNEL, operands, spec))
 
     return linear_of
+
+
+def laid_out(input, layout):
+    """The same numbers, "contiguous" or "channels last"."""
+    return input.contiguous() if layout == "contiguous" else input.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 def by_rows(input, geometry, blocks, specs, bias, channels):

@@ -25,18 +25,19 @@ struct Bench {
   std::uint8_t* image;
 };
 
+// In steps of `Step` bytes, the last of which overlaps the one before.
+template <int Step>
+HFQ_INLINE void copy_steps(std::uint8_t* to, const std::uint8_t* from, std::int64_t bytes) {
+  for (std::int64_t i = 0; i + Step < bytes; i += Step) std::memcpy(to + i, from + i, Step);
+  std::memcpy(to + bytes - Step, from + bytes - Step, Step);
+}
+
+// A call of memcpy costs more than most pieces do.
 HFQ_INLINE void copy(std::uint8_t* to, const std::uint8_t* from, std::int64_t bytes) {
-  if (bytes > 256) {
-    std::memcpy(to, from, static_cast<std::size_t>(bytes));
-  } else if (bytes >= 16) {
-    for (std::int64_t i = 0; i + 16 < bytes; i += 16) std::memcpy(to + i, from + i, 16);
-    std::memcpy(to + bytes - 16, from + bytes - 16, 16);
-  } else if (bytes >= 4) {
-    for (std::int64_t i = 0; i + 4 < bytes; i += 4) std::memcpy(to + i, from + i, 4);
-    std::memcpy(to + bytes - 4, from + bytes - 4, 4);
-  } else {
-    for (std::int64_t i = 0; i < bytes; ++i) to[i] = from[i];
-  }
+  if (bytes >= 64) return copy_steps<64>(to, from, bytes);
+  if (bytes >= 16) return copy_steps<16>(to, from, bytes);
+  if (bytes >= 4) return copy_steps<4>(to, from, bytes);
+  for (std::int64_t i = 0; i < bytes; ++i) to[i] = from[i];
 }
 
 struct Place {
@@ -127,7 +128,7 @@ void code_row(const ConvolutionJob& job, const Bench& bench, const Band& band, s
 
 // One row of an image of floats: quantized, or kept.
 void float_row(const ConvolutionJob& job, const Bench& bench, const Band& band, std::int64_t group, std::int64_t row,
-               std::int64_t r, const Rows& rows) {
+               std::int64_t r, bool summed, const Rows& rows) {
   const hf_quant::Input& in = job.request->step.input;
   const std::uint8_t* patch = patch_of(*job.request, band, group, row);
   const float* x = reinterpret_cast<const float*>(patch);
@@ -144,7 +145,7 @@ void float_row(const ConvolutionJob& job, const Bench& bench, const Band& band, 
   if (in.rotation) x = load_row(as_floats, x, 0, bench.own.row, &seen, &known);
   if (job.program.plans[0].integer) {
     quantize_row(in, x, known ? &seen : nullptr, rows, r, bench.own.bytes);
-  } else {
+  } else if (summed || (rows.floats && x != rows.floats + r * rows.stride)) {
     keep_row(in, x, rows, r);
   }
 }
@@ -173,7 +174,8 @@ Rows tile_rows(const ConvolutionJob& job, const Bench& bench, const Band& band, 
     if (c.codes) {
       code_row(job, bench, band, group, first + r, r, in_place, rows);
     } else {
-      float_row(job, bench, band, group, first + r, r, rows);
+      // Sums of floats are for few rows, which are multiplied with codes.
+      float_row(job, bench, band, group, first + r, r, count <= kFewFloats, rows);
     }
   }
   if (in_place && !c.codes) {

@@ -94,11 +94,14 @@ void stage_pixels(const Convolution& c, std::int64_t item, std::int64_t first, i
   const std::int32_t dtype = c.step.input.dtype;
   std::int64_t at = (item * pixels_of(c) + first) * c.groups * c.width;
   alignas(64) Number some[16];
-  for (int p = 0; p < count; ++p) {
-    for (std::int64_t g = 0; g < c.groups; ++g, at += c.width) {
+  for (int p = 0, run = 1; p < count; p += run) {
+    // Pixels of one group lie side by side in both.
+    for (run = 1; c.groups == 1 && p + run < count && places[p + run] - places[p] == run * c.step_bytes[2];) ++run;
+    const std::int64_t width = run * c.width;
+    for (std::int64_t g = 0; g < c.groups; ++g, at += width) {
       std::uint8_t* to = image + g * c.group_bytes + places[p];
-      for (std::int64_t k = 0; k < c.width; k += 16) {
-        const int channels = static_cast<int>(c.width - k < 16 ? c.width - k : 16);
+      for (std::int64_t k = 0; k < width; k += 16) {
+        const int channels = static_cast<int>(width - k < 16 ? width - k : 16);
         const Float v = channels == 16 ? load_as(c.input, at + k, dtype) : load_some(c.input, at + k, dtype, channels);
         if constexpr (sizeof(Number) == 1) {
           poison = Simd::fma(v, Simd::zero(), poison);

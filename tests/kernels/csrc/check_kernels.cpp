@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "abi.h"
+#include "bands.h"
 #include "neutral.h"
 #include "pack.h"
 
@@ -483,6 +484,89 @@ void check_attention() {
   }
 }
 
+void check_convolution() {
+  Convolution c;
+  std::memset(&c, 0, sizeof c);
+  const int batch = between(1, 3), mode = between(kFloatInput, kStatic), zero = mode == kStatic ? between(-9, 9) : 0;
+  const int axis = between(0, 1), group = mode == kGroupSymmetric ? 32 : 0;
+  c.groups = between(1, 3);
+  c.width = group ? 32 * between(1, 2) : between(1, 40);
+  c.batch = batch;
+  c.channels_last = between(0, 1);
+  std::int64_t taps = 1, pixels = 1, pixels_in = 1;
+  for (int i = 0; i < 3; ++i) {
+    const bool used = i >= axis;
+    c.kernel[i] = used ? between(1, 3) : 1;
+    c.stride[i] = used ? between(1, 3) : 1;
+    c.dilation[i] = used ? between(1, 2) : 1;
+    c.before[i] = used ? between(0, 3) : 0;
+    c.in[i] = used ? between(5, i == axis ? 40 : 9) : 1;
+    c.padded[i] = c.in[i] + c.before[i] + (used ? between(0, 3) : 0);
+    c.out[i] = (c.padded[i] - c.dilation[i] * (c.kernel[i] - 1) - 1) / c.stride[i] + 1;
+    taps *= c.kernel[i];
+    pixels *= c.out[i];
+    pixels_in *= c.in[i];
+  }
+  const int width = static_cast<int>(taps * c.width), channels = between(1, 40);
+  TestWeight weight(channels, width, between(2, 8), group, between(0, 1) == 1, mode == kTokenAsymmetric || mode == kStatic);
+  const std::int64_t all = c.groups * channels, every = c.groups * c.width;
+  std::vector<float> input(static_cast<std::size_t>(batch * every * pixels_in)), factor, shift, bias;
+  for (auto& x : input) x = uniform(-2.0f, 2.0f);
+  for (int n = 0; n < all; ++n) {
+    factor.push_back(uniform(-2.0f, 2.0f));
+    shift.push_back(uniform(-1.0f, 1.0f));
+    bias.push_back(weight.bias[n % channels]);
+  }
+  std::vector<float> out(static_cast<std::size_t>(batch * all * pixels) + 1, 7.0f);
+  c.step.input.mode = mode;
+  c.step.input.group = group;
+  c.step.input.width = width;
+  c.step.input.static_scale = 0.02f;
+  c.step.input.static_zero = zero;
+  c.step.input.static_lowest = -128;
+  c.step.weight_count = 1;
+  c.step.weights[0] = weight.descriptor(nullptr, 0, true);
+  c.step.weights[0].bias = bias.data();
+  c.weight_bytes = 0;  // all groups have the same
+  const bool folded = between(0, 1) == 1;
+  c.factor = folded ? factor.data() : nullptr;
+  c.shift = folded ? shift.data() : nullptr;
+  c.activation = between(kNoActivation, kRelu);
+  c.input = input.data();
+  c.output = out.data();
+  set_bands(&c);
+  if (hf_quant_convolve(&c, between(1, 3)) != 0) fail("status", 1, 0);
+  if (out.back() != 7.0f) fail("written past the end", out.back(), 7);
+  for (std::int64_t row = 0; row < batch * pixels; ++row) {
+    const std::int64_t pixel = row % pixels, b = row / pixels;
+    const std::int64_t at[3] = {pixel / c.out[2] / c.out[1], pixel / c.out[2] % c.out[1], pixel % c.out[2]};
+    for (std::int64_t g = 0; g < c.groups; ++g) {
+      std::vector<float> patch;
+      for (std::int64_t k = 0; k < taps; ++k) {
+        const std::int64_t of[3] = {k / c.kernel[2] / c.kernel[1], k / c.kernel[2] % c.kernel[1], k % c.kernel[2]};
+        std::int64_t from = 0;
+        bool inside = true;
+        for (int i = 0; i < 3; ++i) {
+          const std::int64_t place = at[i] * c.stride[i] + of[i] * c.dilation[i] - c.before[i];
+          inside = inside && place >= 0 && place < c.in[i];
+          from = from * c.in[i] + place;
+        }
+        for (std::int64_t n = g * c.width; n < (g + 1) * c.width; ++n) {
+          patch.push_back(!inside ? 0.0f : input[c.channels_last ? (b * pixels_in + from) * every + n : (b * every + n) * pixels_in + from]);
+        }
+      }
+      std::vector<std::vector<double>> wanted, scale;
+      product({quantized(patch, mode, group, 0.02f, zero)}, weight, true, kNoActivation, &wanted, &scale);
+      for (std::int64_t n = 0; n < channels; ++n) {
+        const std::int64_t all_n = g * channels + n;
+        const double plain = wanted[0][n], by = folded ? factor[all_n] : 1.0, shifted = plain * by + (folded ? shift[all_n] : 0.0);
+        const float found = out[c.channels_last ? (b * pixels + pixel) * all + all_n : (b * all + all_n) * pixels + pixel];
+        near("convolution", found, activation(shifted, c.activation), 2 * scale[0][n] + 2, 2e-6);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -500,6 +584,7 @@ int main(int argc, char** argv) {
       check_quantize();
       check_rows();
       check_attention();
+      check_convolution();
     }
     std::printf("%s: %d rounds agree\n", kNames[isa], rounds);
   }

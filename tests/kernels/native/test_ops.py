@@ -9,6 +9,7 @@ from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.kernels.base import LinearOperands, LinearSpec
 from hf_quant.kernels.native import library, structs
 from hf_quant.kernels.native.linear import NativeKernel, spec_tensor, step_spec
+from tests.convolutions import Geometry, laid_out, named_linear, packed_convolution
 from tests.naming import naming
 from tests.quantized_linear import (
     CPU,
@@ -109,6 +110,13 @@ def recurrent_arguments(name, gru=False, projects=False, reverse=False, sizes=(3
     return *given, *weights[0], *(weights[1] if projects else [NONE] * 3), gru, reverse
 
 
+def convolution_arguments(name, groups=1, last=False):
+    geometry = Geometry((3, 2), (2, 1), (1, 1), ((1, 0), (0, 1)), groups)
+    blocks, specs, bias = packed_convolution(named_linear(name), geometry, 64, 40)
+    input = laid_out(torch.randn(2, 64, 9, 7), "channels last" if last else "contiguous")
+    return input, blocks, specs, bias, geometry.tensor(), *torch.randn(2, 40), 1, 40, 4, 7
+
+
 def attention_arguments(mask):
     # Heads side by side, turned.
     query, key, value = (torch.randn(2, *shape, 32).transpose(1, 2) for shape in ((5, 4), (9, 2), (9, 2)))
@@ -128,6 +136,9 @@ ARGUMENTS = {
     "native_recurrent": lambda: recurrent_arguments("int8", projects=True),
     "native_recurrent gru": lambda: recurrent_arguments("w8a16", gru=True, reverse=True),
     "native_recurrent static": lambda: recurrent_arguments("w8a8 static asymmetric", sizes=(2, 2)),
+    "native_convolution": lambda: convolution_arguments("int8"),
+    "native_convolution groups": lambda: convolution_arguments("int4", groups=2, last=True),
+    "native_convolution static": lambda: convolution_arguments("w8a8 static asymmetric"),
     "native_embedding": lambda: (
         torch.tensor([[0, 47], [3, 3]]),
         *linear_arguments("w8a16")[1:3],

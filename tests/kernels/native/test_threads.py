@@ -14,7 +14,17 @@ from hf_quant.formats.packing import words_per_row
 from hf_quant.kernels.native import layout, library, structs
 from hf_quant.kernels.native.linear import step_spec
 from hf_quant.kernels.native.weights import quantize_rows
-from tests.kernels.native.test_ops import KERNEL, NONE, OPS, block_arguments, linears_arguments, packed, program
+from tests.convolutions import laid_out
+from tests.kernels.native.test_ops import (
+    KERNEL,
+    NONE,
+    OPS,
+    block_arguments,
+    convolution_arguments,
+    linears_arguments,
+    packed,
+    program,
+)
 from tests.quantized_linear import CPU, SCHEMES, make_input, run_python, spec_for
 
 pytestmark = pytest.mark.skipif(library.load() is None, reason="installed without a compiler")
@@ -64,6 +74,17 @@ def fused_calls():
                     yield f"block {name} {gated} {norm} {tokens}", lambda a=arguments: OPS.native_block(*a)
 
 
+def convolution_calls():
+    for name in ("int8", "int4", "w4a16", "w8a8 static asymmetric"):
+        for groups in (1, 2):
+            for last in (False, True):
+                arguments = list(convolution_arguments(name, groups, last))
+                yield f"small {name} {groups} {last}", lambda a=tuple(arguments): OPS.native_convolution(*a)
+                large = torch.randn(2, 64, 45, 44)
+                arguments[0], arguments[-2:] = laid_out(large, "channels last" if last else "contiguous"), (22, 44)
+                yield f"large {name} {groups} {last}", lambda a=tuple(arguments): OPS.native_convolution(*a)
+
+
 def row_calls():
     # More than 65,536 numbers: fewer are left to one thread.
     rows, weight, bias = torch.randn(201, 333), torch.randn(333), torch.randn(333)
@@ -110,7 +131,13 @@ def weight_calls():
             yield f"unpack {name}", lambda a=(blocks, spec): layout.unpack(*a)
 
 
-CALLS = {"linear": linear_calls, "fused": fused_calls, "rows": row_calls, "weights": weight_calls}
+CALLS = {
+    "linear": linear_calls,
+    "fused": fused_calls,
+    "convolution": convolution_calls,
+    "rows": row_calls,
+    "weights": weight_calls,
+}
 
 
 def tensors(result):
