@@ -25,21 +25,6 @@ struct Bench {
   std::uint8_t* image;
 };
 
-// In steps of `Step` bytes, the last of which overlaps the one before.
-template <int Step>
-HFQ_INLINE void copy_steps(std::uint8_t* to, const std::uint8_t* from, std::int64_t bytes) {
-  for (std::int64_t i = 0; i + Step < bytes; i += Step) std::memcpy(to + i, from + i, Step);
-  std::memcpy(to + bytes - Step, from + bytes - Step, Step);
-}
-
-// A call of memcpy costs more than most pieces do.
-HFQ_INLINE void copy(std::uint8_t* to, const std::uint8_t* from, std::int64_t bytes) {
-  if (bytes >= 64) return copy_steps<64>(to, from, bytes);
-  if (bytes >= 16) return copy_steps<16>(to, from, bytes);
-  if (bytes >= 4) return copy_steps<4>(to, from, bytes);
-  for (std::int64_t i = 0; i < bytes; ++i) to[i] = from[i];
-}
-
 struct Place {
   std::int64_t item, at[3];  // within a band
 };
@@ -55,9 +40,16 @@ inline Place place_of(const Convolution& c, const Band& band, std::int64_t row) 
   return place;
 }
 
+inline void next_place(const Convolution& c, const Band& band, Place* place) {
+  for (int i = 2; i >= 0; --i) {
+    if (++place->at[i] < (i == c.axis ? band.length : c.out[i])) return;
+    place->at[i] = 0;
+  }
+  ++place->item;
+}
+
 // Where the patch of a row begins in the image.
-inline const std::uint8_t* patch_of(const Convolution& c, const Band& band, std::int64_t group, std::int64_t row) {
-  const Place place = place_of(c, band, row);
+HFQ_INLINE const std::uint8_t* patch_of(const Convolution& c, const Band& band, std::int64_t group, const Place& place) {
   const std::uint8_t* at = band.image + place.item * c.item_bytes + group * c.group_bytes;
   for (int i = 0; i < 3; ++i) at += place.at[i] * c.stride[i] * c.step_bytes[i];
   return at;
@@ -68,8 +60,7 @@ inline void gather(const ConvolutionJob& job, const std::uint8_t* from, std::uin
 }
 
 // Whether the numbers that a row is made of are finite; for inputs that are known to hold others.
-bool is_finite(const Convolution& c, const Band& band, std::int64_t group, std::int64_t row) {
-  Place place = place_of(c, band, row);
+bool is_finite(const Convolution& c, const Band& band, std::int64_t group, Place place) {
   place.at[c.axis] += band.begin;
   const std::int64_t pixels = pixels_of(c), item = band.first + place.item;
   Float poison = Simd::zero();
@@ -108,34 +99,32 @@ inline void sum_codes(const std::int8_t* codes, std::int64_t width, const Rows& 
 }
 
 // One row of codes, cut from an image of codes or read where it lies.
-void code_row(const ConvolutionJob& job, const Bench& bench, const Band& band, std::int64_t group, std::int64_t row, std::int64_t r,
-              bool in_place, const Rows& rows) {
+void code_row(const ConvolutionJob& job, const Bench& bench, const Band& band, std::int64_t group,
+              const Place& place, std::int64_t r, bool in_place, const Rows& rows) {
   const hf_quant::Input& in = job.request->step.input;
   constexpr bool kBytes = sizeof(Act) == 1;
-  const std::uint8_t* patch = patch_of(*job.request, band, group, row);
+  const std::uint8_t* patch = patch_of(*job.request, band, group, place);
   const std::int8_t* codes = reinterpret_cast<const std::int8_t*>(patch);
   if (!in_place) {
     std::int8_t* out = kBytes ? reinterpret_cast<std::int8_t*>(rows.codes + r * rows.stride) : bench.own.bytes;
     gather(job, patch, reinterpret_cast<std::uint8_t*>(out));
-    std::memset(out + in.width, 0, static_cast<std::size_t>(rows.stride - in.width));
     if (!kBytes) Simd::arrange(rows.codes + r * rows.stride, out, rows.stride);
     codes = out;
   }
-  sum_codes(codes, in.width, rows, r);
-  rows.scales[r] = band.spoiled && !is_finite(*job.request, band, group, row) ? kNaN : in.static_scale;
+  sum_codes(codes, in_place ? in.width : hf_quant::round_up(in.width, 64), rows, r);
+  rows.scales[r] = band.spoiled && !is_finite(*job.request, band, group, place) ? kNaN : in.static_scale;
   rows.zeros[r] = in.static_zero;
 }
 
 // One row of an image of floats: quantized, or kept.
-void float_row(const ConvolutionJob& job, const Bench& bench, const Band& band, std::int64_t group, std::int64_t row,
-               std::int64_t r, bool summed, const Rows& rows) {
+void float_row(const ConvolutionJob& job, const Bench& bench, const Band& band, std::int64_t group,
+               const Place& place, std::int64_t r, bool summed, const Rows& rows) {
   const hf_quant::Input& in = job.request->step.input;
-  const std::uint8_t* patch = patch_of(*job.request, band, group, row);
+  const std::uint8_t* patch = patch_of(*job.request, band, group, place);
   const float* x = reinterpret_cast<const float*>(patch);
   if (job.pieces > 1 || in.width % 16 != 0) {
     float* out = rows.floats && !in.rotation ? rows.floats + r * rows.stride : bench.patch;
     gather(job, patch, reinterpret_cast<std::uint8_t*>(out));
-    for (std::int64_t k = in.width; k < hf_quant::round_up(in.width, 16); ++k) out[k] = 0.0f;
     x = out;
   }
   Extremes seen;
@@ -156,6 +145,8 @@ Rows tile_rows(const ConvolutionJob& job, const Bench& bench, const Band& band, 
   const Convolution& c = *job.request;
   const hf_quant::Input& in = c.step.input;
   Rows rows = rows_for(bench.rows, c.step);
+  Place place = place_of(c, band, first);
+  const std::uint8_t* start = patch_of(c, band, group, place);
   const std::int64_t size = c.codes ? 1 : 4;
   // Whole chunks are read. Rows 4096 bytes apart compete for the same lines of the cache.
   const bool in_place = job.pieces == 1 && in.width % kChunk == 0 && !in.rotation &&
@@ -163,24 +154,21 @@ Rows tile_rows(const ConvolutionJob& job, const Bench& bench, const Band& band, 
                         first / job.run == (first + count - 1) / job.run && job.run_bytes % 4096 != 0;
   if (in_place) {
     rows.stride = job.run_bytes / size;
-    const std::uint8_t* at = patch_of(c, band, group, first);
     if (c.codes) {
-      rows.codes = reinterpret_cast<Act*>(const_cast<std::uint8_t*>(at));
+      rows.codes = reinterpret_cast<Act*>(const_cast<std::uint8_t*>(start));
     } else {
       rows.floats = nullptr;  // sums only
     }
   }
-  for (std::int64_t r = 0; r < count; ++r) {
+  for (std::int64_t r = 0; r < count; ++r, next_place(c, band, &place)) {
     if (c.codes) {
-      code_row(job, bench, band, group, first + r, r, in_place, rows);
+      code_row(job, bench, band, group, place, r, in_place, rows);
     } else {
       // Sums of floats are for few rows, which are multiplied with codes.
-      float_row(job, bench, band, group, first + r, r, count <= kFewFloats, rows);
+      float_row(job, bench, band, group, place, r, count <= kFewFloats, rows);
     }
   }
-  if (in_place && !c.codes) {
-    rows.floats = reinterpret_cast<float*>(const_cast<std::uint8_t*>(patch_of(c, band, group, first)));
-  }
+  if (in_place && !c.codes) rows.floats = reinterpret_cast<float*>(const_cast<std::uint8_t*>(start));
   return rows;
 }
 
@@ -222,10 +210,10 @@ void emit_lanes(const ConvolutionJob& job, const Band& band, const float* tile, 
     const std::int64_t to = (item * channels + channel) * job.pixels + pixel;
     r += pixels;
     if (pixels == 16 && lanes == 16 && dtype == hf_quant::kFloat32) {
-      transpose(square, [&](int i) { return static_cast<float*>(c.output) + to + i * job.pixels; });
+      transpose(square, 16, [&](int i) { return static_cast<float*>(c.output) + to + i * job.pixels; });
       continue;
     }
-    transpose(square, [&](int i) { return turned + 16 * i; });
+    transpose(square, 16, [&](int i) { return turned + 16 * i; });
     for (int i = 0; i < lanes; ++i) {
       const std::int64_t at = to + i * job.pixels;
       const Float v = Simd::load(turned + 16 * i);
@@ -279,11 +267,24 @@ Bench take_bench(Memory& memory, const ConvolutionJob& job) {
   return bench;
 }
 
+// Rows are as wide as kernels read them, with zeros beyond the patch, which nothing overwrites.
+void clear_ends(const ConvolutionJob& job, const Bench& bench) {
+  const std::int64_t width = job.request->step.input.width, count = job.program.rows_at_once;
+  const Rows rows = rows_for(bench.rows, job.request->step);
+  for (std::int64_t k = width; k < rows.stride; ++k) {
+    bench.own.bytes[k] = 0;
+    for (std::int64_t r = 0; rows.codes && r < count; ++r) rows.codes[r * rows.stride + k] = 0;
+    for (std::int64_t r = 0; rows.floats && r < count; ++r) rows.floats[r * rows.stride + k] = 0.0f;
+  }
+  for (std::int64_t k = width; k < hf_quant::round_up(width, 16); ++k) bench.patch[k] = 0.0f;
+}
+
 void convolve_team(const Team& team, void* data) {
   ConvolutionJob& job = *static_cast<ConvolutionJob*>(data);
   const Convolution& c = *job.request;
   Memory memory{job.program.own + team.thread * job.program.own_bytes};
   const Bench bench = take_bench(memory, job);
+  clear_ends(job, bench);
   const std::int64_t along = (c.out[c.axis] + c.length - 1) / c.length, columns = c.groups * job.blocks;
   const std::int64_t bands = along * ((c.batch + c.items - 1) / c.items);
   std::int64_t held = -1;

@@ -5,6 +5,32 @@ namespace {
 
 using hf_quant::Convolution;
 
+// In steps of `Step` bytes, the last of which overlaps the one before.
+template <int Step>
+HFQ_INLINE void copy_steps(std::uint8_t* to, const std::uint8_t* from, std::int64_t bytes) {
+  for (std::int64_t i = 0; i + Step < bytes; i += Step) std::memcpy(to + i, from + i, Step);
+  std::memcpy(to + bytes - Step, from + bytes - Step, Step);
+}
+
+// A call of memcpy costs more than most pieces do.
+HFQ_INLINE void copy(std::uint8_t* to, const std::uint8_t* from, std::int64_t bytes) {
+  if (bytes >= 64) return copy_steps<64>(to, from, bytes);
+  if (bytes >= 16) return copy_steps<16>(to, from, bytes);
+  if (bytes >= 4) return copy_steps<4>(to, from, bytes);
+  for (std::int64_t i = 0; i < bytes; ++i) to[i] = from[i];
+}
+
+// Up to sixteen numbers.
+template <class Number>
+HFQ_INLINE void copy(std::uint8_t* to, const Number* from, int count) {
+  constexpr int kSize = sizeof(Number);
+  if (count == 16) {
+    std::memcpy(to, from, 16 * kSize);
+  } else {
+    copy(to, reinterpret_cast<const std::uint8_t*>(from), static_cast<std::int64_t>(count) * kSize);
+  }
+}
+
 // Sixteen numbers to codes of a static grid. A NaN becomes some code; that it was there is seen elsewhere.
 HFQ_INLINE Int static_code(Float x, const Grid& grid) {
   const Float v = Simd::mul(x, Simd::set(grid.inverse));
@@ -56,7 +82,7 @@ HFQ_INLINE void load_square(const Convolution& c, std::int64_t at, std::int64_t 
       Simd::store(square + 16 * i, v);
     }
   }
-  for (int i = channels; i < 16; ++i) std::memset(square + 16 * i, 0, 16 * sizeof(Number));
+  for (int i = channels; i % (sizeof(Number) == 1 ? 16 : 4) != 0; ++i) std::memset(square + 16 * i, 0, 16 * sizeof(Number));
 }
 
 // Pixels that lie in planes, one for each channel.
@@ -75,12 +101,11 @@ void stage_planes(const Convolution& c, std::int64_t item, std::int64_t first, i
         const int pixels = count - p < 16 ? count - p : 16;
         load_square(c, at + p, pitch, channels, pixels, grid, poison, square);
         if (channels == 16 && pixels == 16) {
-          transpose(square, [&](int i) { return reinterpret_cast<Number*>(to + places[p + i]); });
+          transpose(square, channels, [&](int i) { return reinterpret_cast<Number*>(to + places[p + i]); });
           continue;
         }
-        transpose(square, [&](int i) { return turned + 16 * i; });
-        const std::size_t bytes = static_cast<std::size_t>(channels) * sizeof(Number);
-        for (int i = 0; i < pixels; ++i) std::memcpy(to + places[p + i], turned + 16 * i, bytes);
+        transpose(square, channels, [&](int i) { return turned + 16 * i; });
+        for (int i = 0; i < pixels; ++i) copy(to + places[p + i], turned + 16 * i, channels);
       }
     }
   }
@@ -110,11 +135,7 @@ void stage_pixels(const Convolution& c, std::int64_t item, std::int64_t first, i
           Simd::store(some, v);
         }
         std::uint8_t* out = to + k * static_cast<std::int64_t>(sizeof(Number));
-        if (channels == 16) {
-          std::memcpy(out, some, sizeof some);
-        } else {
-          std::memcpy(out, some, static_cast<std::size_t>(channels) * sizeof(Number));
-        }
+        copy(out, some, channels);
       }
     }
   }

@@ -22,11 +22,12 @@ HFQ_INLINE Bytes16 zip_high(Bytes16 a, Bytes16 b) {
   return HFQ_SHUFFLE(Bytes16, a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 }
 
-// out(i)[j] = in[j][i], 16 by 16: straight to where row i goes, as what was just written in parts is slow to read whole.
+// out(i)[j] = in[j][i], 16 by at least `rows`: straight to where row i goes, as what was just written in parts is slow to
+// read whole.
 template <class Out>
-HFQ_INLINE void transpose(const float* in, Out out) {
-  for (int i = 0; i < 16; i += 4) {
-    for (int j = 0; j < 16; j += 4) {
+HFQ_INLINE void transpose(const float* in, int rows, Out out) {
+  for (int j = 0; j < rows; j += 4) {
+    for (int i = 0; i < 16; i += 4) {
       Floats4 r[4];
       for (int k = 0; k < 4; ++k) std::memcpy(&r[k], in + (j + k) * 16 + i, sizeof r[k]);
       const Floats4 a = zip_low(r[0], r[2]), b = zip_low(r[1], r[3]), c = zip_high(r[0], r[2]), d = zip_high(r[1], r[3]);
@@ -37,7 +38,7 @@ HFQ_INLINE void transpose(const float* in, Out out) {
 }
 
 template <class Out>
-HFQ_INLINE void transpose(const std::int8_t* in, Out out) {
+HFQ_INLINE void transpose(const std::int8_t* in, int, Out out) {
   Bytes16 r[16], turned[16];
   std::memcpy(r, in, sizeof r);
   for (int round = 0; round < 4; ++round) {
