@@ -87,7 +87,9 @@ PLACES = [
     ("cubes", Geometry((2, 3, 2), (1, 2, 1), (2, 1, 1), ((0, 1), (1, 1), (0, 2))), (5, 9, 7)),
     ("one pixel", Geometry((1, 1), (1, 1), (1, 1), ((0, 0), (0, 0))), (1, 1)),
 ]
-every_place = pytest.mark.parametrize(("geometry", "space"), [place[1:] for place in PLACES], ids=[p[0] for p in PLACES])
+every_place = pytest.mark.parametrize(
+    ("geometry", "space"), [place[1:] for place in PLACES], ids=[p[0] for p in PLACES]
+)
 
 
 @every_place
@@ -233,7 +235,9 @@ def test_a_compiled_graph_has_to_be_told_the_sizes_of_the_output():
             CONVOLVE(input, *rest)
 
 
-numbers = st.one_of(st.sampled_from((0, 1, 2, 3, 8, 16, 2**31, 2**40, 2**62, -1, -(2**63), 2**63 - 1)), st.integers(-3, 20))
+numbers = st.one_of(
+    st.sampled_from((0, 1, 2, 3, 8, 16, 2**31, 2**40, 2**62, -1, -(2**63), 2**63 - 1)), st.integers(-3, 20)
+)
 
 
 @fuzz
