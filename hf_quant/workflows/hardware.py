@@ -23,6 +23,7 @@ OPS = {
     "native_block": ("feed-forward blocks; a residual and its norm", "module by module"),
     "native_experts": ("experts, on the tokens that are sent to each", "expert by expert"),
     "native_recurrent": ("LSTM and GRU, all time steps of a layer in one call", "step by step"),
+    "native_convolution": ("convolutions, with the batch norm behind them", "torch, on decoded weights"),
     "native_embedding": ("rows of quantized embeddings", "torch"),
     "native_norm": ("RMS norms", "torch"),
     "native_attention": ("attention, where a model would use sdpa", "torch"),
