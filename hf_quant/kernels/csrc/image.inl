@@ -12,22 +12,25 @@ HFQ_INLINE void copy_steps(std::uint8_t* to, const std::uint8_t* from, std::int6
   std::memcpy(to + bytes - Step, from + bytes - Step, Step);
 }
 
-// A call of memcpy costs more than most pieces do.
-HFQ_INLINE void copy(std::uint8_t* to, const std::uint8_t* from, std::int64_t bytes) {
-  if (bytes >= 64) return copy_steps<64>(to, from, bytes);
+// Up to 64 bytes. A call of memcpy costs more than most pieces do.
+HFQ_INLINE void copy_few(std::uint8_t* to, const std::uint8_t* from, std::int64_t bytes) {
   if (bytes >= 16) return copy_steps<16>(to, from, bytes);
   if (bytes >= 4) return copy_steps<4>(to, from, bytes);
   for (std::int64_t i = 0; i < bytes; ++i) to[i] = from[i];
 }
 
+HFQ_INLINE void copy(std::uint8_t* to, const std::uint8_t* from, std::int64_t bytes) {
+  bytes >= 64 ? copy_steps<64>(to, from, bytes) : copy_few(to, from, bytes);
+}
+
 // Up to sixteen numbers.
 template <class Number>
-HFQ_INLINE void copy(std::uint8_t* to, const Number* from, int count) {
+HFQ_INLINE void copy_numbers(std::uint8_t* to, const Number* from, int count) {
   constexpr int kSize = sizeof(Number);
   if (count == 16) {
     std::memcpy(to, from, 16 * kSize);
   } else {
-    copy(to, reinterpret_cast<const std::uint8_t*>(from), static_cast<std::int64_t>(count) * kSize);
+    copy_few(to, reinterpret_cast<const std::uint8_t*>(from), static_cast<std::int64_t>(count) * kSize);
   }
 }
 
@@ -105,7 +108,7 @@ void stage_planes(const Convolution& c, std::int64_t item, std::int64_t first, i
           continue;
         }
         transpose(square, channels, [&](int i) { return turned + 16 * i; });
-        for (int i = 0; i < pixels; ++i) copy(to + places[p + i], turned + 16 * i, channels);
+        for (int i = 0; i < pixels; ++i) copy_numbers(to + places[p + i], turned + 16 * i, channels);
       }
     }
   }
@@ -135,7 +138,7 @@ void stage_pixels(const Convolution& c, std::int64_t item, std::int64_t first, i
           Simd::store(some, v);
         }
         std::uint8_t* out = to + k * static_cast<std::int64_t>(sizeof(Number));
-        copy(out, some, channels);
+        copy_numbers(out, some, channels);
       }
     }
   }
