@@ -153,7 +153,7 @@ def test_a_write_that_changes_nothing_passes():
 
 def test_that_it_is_decoded_is_said_once(caplog):
     module = make_linear(SPECS["int8"])
-    with caplog.at_level(logging.INFO, logger="hf_quant.modules.tensor"):
+    with caplog.at_level(logging.INFO, logger="hf_quant.modules.weight"):
         module.weight.norm(), module.weight.sum()
     assert len(caplog.records) == 1 and "decoded for each call" in caplog.text
 
