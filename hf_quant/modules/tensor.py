@@ -241,10 +241,10 @@ def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
     return multiplied(weight.of, input, bias)
 
 
-def _matmul(input: Any, weight: Any, **kwargs: Any) -> Any:
+def _matmul(input: Any, weight: Any = None, **kwargs: Any) -> Any:
     """``input @ weight.T``, and ``weight @ columns``, which Mamba's steps are computed by."""
     _refuse_gradient(weight)
-    if kwargs or isinstance(input, QuantizedTensor) is isinstance(weight, QuantizedTensor):
+    if kwargs or weight is None or isinstance(input, QuantizedTensor) is isinstance(weight, QuantizedTensor):
         return NotImplemented
     if isinstance(weight, QuantizedTensor):
         return multiplied(weight.of, input, None) if weight.turned else NotImplemented
@@ -269,6 +269,14 @@ def _embedding(
     if not isinstance(weight, QuantizedTensor) or weight.turned or max_norm is not None:
         return NotImplemented
     return looked_up(weight.of, input, weight.dtype)
+
+
+def _attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+    # Rows that do not lie one after the other are multiplied with copies of the weight, which would be decoded.
+    rows = {id(each): each.contiguous() for each in (query, key, value)}
+    with torch._C.DisableTorchFunctionSubclass():
+        inputs = (rows[id(each)] for each in (query, key, value))
+        return _functions.multi_head_attention_forward(*inputs, *args, **kwargs)
 
 
 def _requires_grad(tensor: Any, value: bool = True) -> Any:
@@ -367,9 +375,9 @@ def _shared(tensor: QuantizedTensor) -> QuantizedTensor:
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     _functions.linear: _linear,
     _functions.embedding: _embedding,
+    _functions.multi_head_attention_forward: _attention,
     torch.matmul: _matmul,
     torch.mm: _matmul,
-    torch.addmm: _addmm,
     _Tensor.matmul: _matmul,
     _Tensor.mm: _matmul,
     _Tensor.__matmul__: _matmul,

@@ -173,7 +173,7 @@ class HfQuantConfig(QuantizationConfigMixin):
         return {"qat": True} if self.qat else {}
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; ``HfQuantConfig(**config.to_dict())`` is equal. Within ``torch.compile`` there is no plan in it."""
+        """JSON-ready; ``HfQuantConfig(**config.to_dict())`` is equal. Without the plan within ``torch.compile``."""
         values: dict[str, Any] = {"quant_method": self.quant_method, "format_version": self.format_version}
         if torch.compiler.is_compiling():
             return values  # encoder-decoders ask for the names of their config's keys, and a plan has thousands

@@ -1,4 +1,4 @@
-"""`torch.compile` of encoder-decoders, whose caches copy the model's config and ask it for its keys within the graph."""
+"""`torch.compile` of encoder-decoders, whose caches copy the config and ask it for its keys within the graph."""
 
 import pytest
 import torch
