@@ -263,6 +263,7 @@ class Listing(nn.Module):
         return input
 
 
+@torch.no_grad()
 def test_modules_that_a_model_also_keeps_in_lists_are_exchanged_there_and_back():
     torch.manual_seed(0)
     model = Listing()
