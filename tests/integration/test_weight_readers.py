@@ -83,6 +83,12 @@ def test_what_reads_weights_computes_with_their_numbers(name, preset):
     assert error(found, outputs(model.dequantize())) < (0.08 if preset == "int8" else 1e-4)
 
 
+def test_a_module_that_gives_more_than_its_rows_is_checked():
+    report = hf_quant.check(hf_quant.quantize(make("prophetnet"), "int8", progress=False))
+    assert report.is_right, report
+    assert set(report.read) == DECODED["prophetnet"]
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_quantized_while_loading_and_reloaded_they_are_the_same(name, tmp_path):
     model_class = MODELS[name][0]
