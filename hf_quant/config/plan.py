@@ -66,8 +66,12 @@ class Plan:
         object.__setattr__(self, "modules", MappingProxyType(dict(self.modules)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A mappingproxy can be neither pickled nor deep-copied, and transformers deep-copies configs.
+        # A mappingproxy cannot be pickled.
         return Plan, (dict(self.modules),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
+        # Nothing in it changes. Models copy their configs, also within a graph, where __reduce__ is not looked at.
+        return self
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.modules)

@@ -41,6 +41,7 @@ BORROWED = (
     Borrowed("transformers:AttentionInterface.register", "integration/attention.py", "sdpa of chosen models", True),
     Borrowed("transformers.core_model_loading:ConversionOps", "integration/weight_ops.py", "quantizing while loading"),
     Borrowed("transformers.core_model_loading:rename_source_key", "integration/checkpoint.py", "names in checkpoints"),
+    Borrowed("transformers.core_model_loading:MergeModulelist", "integration/merged.py", "experts of one kind"),
     Borrowed("transformers:PreTrainedModel._init_weights", "integration/buffers.py", "buffers of no checkpoint"),
     Borrowed("transformers.initialization:guard_torch_init_functions", "integration/buffers.py", "weights stay"),
     Borrowed(

@@ -31,7 +31,8 @@ _DTYPES = {
     torch.float16: "F16",
     torch.bfloat16: "BF16",
 }
-_FLOATS = ("F64", "F32", "F16", "BF16")
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Dtypes, as safetensors calls them, that a weight may have to be quantized."""
 _OF_QUANTIZED = ("weight_", "input_")
 """How names of tensors begin that belong to a quantized weight or input."""
 
@@ -174,7 +175,7 @@ def check_float_headers(names: Iterable[str], headers: Headers) -> None:
     """
     for name in names:
         _, dtype = headers.get(f"{name}.weight", ((), "F32"))
-        if dtype not in _FLOATS:
+        if dtype not in FLOATS:
             raise WeightError(
                 f"{name}.weight holds {dtype}, not floats: is the checkpoint quantized already? "
                 "Quantize from the float checkpoint that it was made from"
@@ -212,7 +213,7 @@ def check_quantized_headers(model: Any, headers: Headers, inventory: Inventory) 
                 )
         bias = getattr(module, "bias", None)
         if bias is not None and (f"{name}.bias" in headers or f"{name}.bias" not in tied):
-            _check_header(headers, f"{name}.bias", tuple(bias.shape), _FLOATS, "a bias")
+            _check_header(headers, f"{name}.bias", tuple(bias.shape), FLOATS, "a bias")
     for name, module in model.named_modules():
         if isinstance(module, StoredModule) and (f"{name}.weight" in headers or f"{name}.weight" not in tied):
             dtypes = (_DTYPES[module.weight.dtype],)
@@ -235,7 +236,7 @@ def _check_float_weight(model: Any, headers: Headers, name: str, source: str) ->
     # A module that stays float and yet gets codes, its own or those of the module it is tied to.
     full = f"{name}.weight"
     if full in headers:
-        if headers[full][1] not in _FLOATS:
+        if headers[full][1] not in FLOATS:
             raise CheckpointError(
                 f"{full} holds {headers[full][1]} codes, but the plan in config.json keeps {name} float: "
                 "config.json and weights do not belong together"

@@ -19,6 +19,7 @@ from hf_quant.errors import CheckpointError, ConfigError, HfQuantError, Unsuppor
 from hf_quant.fusion.fuse import fuse, unfuse
 from hf_quant.integration import attention, checkpoint, peft
 from hf_quant.integration.buffers import restore_buffers
+from hf_quant.integration.merged import check_merged
 from hf_quant.integration.tags import tag, untag
 from hf_quant.integration.weight_ops import QuantizeOnLoad
 from hf_quant.kernels.openmp import no_threads_left
@@ -93,6 +94,7 @@ class HfQuantQuantizer(HfQuantizer):
         self.split = checkpoint.split_names(model, headers)
         if not self.pre_quantized:
             checkpoint.check_layers(model, names)
+            check_merged(model, headers)
         with opened(model) as opening:
             names = checkpoint.opened_names(model, names)
             self.in_checkpoint = set(names)

@@ -20,6 +20,8 @@ def multiplied(weight: Weight, input: torch.Tensor, bias: torch.Tensor | None) -
         input = input.to(torch.get_autocast_dtype(input.device.type))
     spec = weight.products[0] if len(weight.products) == 1 else weight.plain_spec
     is_static = spec.scheme.input is not None and not spec.scheme.input.dynamic
+    if is_static:
+        weight.tell_read("linear")
     if is_static or type(weight.memory) is not torch.Tensor:  # traced: the graph would make anew what a kernel takes
         return torch.nn.functional.linear(input, weight.dequantize().to(input.dtype), bias)
     kernel, arguments = weight.ready(spec)

@@ -98,6 +98,8 @@ class OpenedRecurrent(Opened):
     def _packed(self, input: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
         rows, sizes, order, back = input
         steps = Steps(sizes.tolist(), sizes)
+        if not steps.sizes or steps.sizes != sorted(steps.sizes, reverse=True) or sum(steps.sizes) != len(rows):
+            raise RuntimeError(f"batch_sizes must descend and add up to {len(rows)} rows, got {steps.sizes}")
         states = self._states(hx, rows, steps.sizes[0], True)
         if order is not None and hx is not None:
             states = [state.index_select(1, order) for state in states]
@@ -143,9 +145,9 @@ class OpenedRecurrent(Opened):
                 last.append(after)
             joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
             if turned:
-                rows = joined.view(rows.shape[1], rows.shape[0], -1).transpose(0, 1)
+                rows = joined.view(rows.shape[1], rows.shape[0], joined.shape[-1]).transpose(0, 1)
             else:
-                rows = joined.view(*rows.shape[:-1], -1)
+                rows = joined.view(*rows.shape[:-1], joined.shape[-1])
         return rows, [torch.stack(each) for each in zip(*last, strict=True)]
 
     def recurrence(

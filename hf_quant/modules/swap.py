@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -81,24 +82,60 @@ def counterpart(module: nn.Module, made: Counterpart) -> Counterpart:
 class Places:
     """Where each module of a model is, found once for many exchanges.
 
+    Some modules call their children by a list of their own, as MaskFormer's heads do: that is a place, too.
+
     Args:
         model: Only `exchange`, with this, changes its modules while this is in use.
     """
 
     def __init__(self, model: nn.Module):
         self._parents: WeakKeyDictionary[nn.Module, list[nn.Module]] = WeakKeyDictionary()
+        self._attributes: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, str]]] = WeakKeyDictionary()
         for parent in model.modules():
             self.add(parent)
 
     def add(self, parent: nn.Module) -> None:
-        """Take note of a module's children."""
+        """Take note of the modules that one holds."""
         for child in parent._modules.values():
             if child is not None:
                 self._parents.setdefault(child, []).append(parent)
+        for name, value in parent.__dict__.items():
+            if name not in _OF_EVERY_MODULE and isinstance(value, nn.Module | list | tuple | dict):
+                for child in _modules_in(value):
+                    self._attributes.setdefault(child, []).append((parent, name))
 
-    def parents(self, child: nn.Module) -> list[nn.Module]:
-        """Modules that hold `child`."""
-        return self._parents[child]
+    def put(self, child: nn.Module, replacement: nn.Module) -> None:
+        """Let `replacement` be wherever `child` is."""
+        for parent in self._parents[child]:
+            parent._modules.update({key: replacement for key, each in parent._modules.items() if each is child})
+        for parent, name in self._attributes.get(child, ()):
+            parent.__dict__[name] = _exchanged(parent.__dict__[name], child, replacement)
+            self._attributes.setdefault(replacement, []).append((parent, name))
+
+
+_OF_EVERY_MODULE = frozenset(nn.Module().__dict__)
+
+
+def _modules_in(value: object) -> Iterator[nn.Module]:
+    """Modules in an attribute: it, or what lists, tuples and dicts hold."""
+    if isinstance(value, nn.Module):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _modules_in(each)
+
+
+def _exchanged(value: Any, child: nn.Module, replacement: nn.Module) -> Any:
+    """`value` with one module for another; lists and dicts are changed in place."""
+    if value is child:
+        return replacement
+    if isinstance(value, list):
+        value[:] = [_exchanged(each, child, replacement) for each in value]
+    elif isinstance(value, dict):
+        value.update({key: _exchanged(each, child, replacement) for key, each in value.items()})
+    elif type(value) is tuple:
+        return tuple(_exchanged(each, child, replacement) for each in value)
+    return value
 
 
 def swap(
@@ -136,8 +173,7 @@ def exchange(model: nn.Module, replacements: Mapping[str, nn.Module], places: Pl
     for replacement in replacements.values():
         places.add(replacement)
     for child, replacement in [(model.get_submodule(name), each) for name, each in replacements.items()]:
-        for parent in places.parents(child):
-            parent._modules.update({key: replacement for key, each in parent._modules.items() if each is child})
+        places.put(child, replacement)
 
 
 def share_tied(model: nn.Module, ties: dict[str, str]) -> None:

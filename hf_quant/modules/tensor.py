@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import sys
 import weakref
 from collections.abc import Callable
@@ -20,8 +19,6 @@ from hf_quant.modules import sharding
 from hf_quant.modules.products import looked_up, multiplied
 from hf_quant.modules.read_only import as_view
 from hf_quant.modules.weight import Layout, Weight
-
-logger = logging.getLogger(__name__)
 
 aten = torch.ops.aten
 _functions = torch.nn.functional
@@ -84,9 +81,7 @@ class QuantizedTensor(_Tensor):
 
     def decoded(self, reason: str) -> torch.Tensor:
         """The numbers as a plain tensor; says once for each weight that `reason` asked for them."""
-        if self.of.read_by is None and not torch.compiler.is_compiling():
-            self.of.read_by = reason
-            logger.info("%s is decoded for each call of %s, by code that reads it", self.of.name, reason)
+        self.of.tell_read(reason)
         real = self.of.dequantize().to(self.dtype)
         return real.t() if self.turned else real
 
@@ -246,11 +241,25 @@ def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
     return multiplied(weight.of, input, bias)
 
 
-def _matmul(input: Any, weight: Any, **kwargs: Any) -> Any:
+def _matmul(input: Any, weight: Any = None, **kwargs: Any) -> Any:
+    """``input @ weight.T``, and ``weight @ columns``, which Mamba's steps are computed by."""
     _refuse_gradient(weight)
-    if not isinstance(weight, QuantizedTensor) or not weight.turned or isinstance(input, QuantizedTensor) or kwargs:
+    if kwargs or weight is None or isinstance(input, QuantizedTensor) is isinstance(weight, QuantizedTensor):
         return NotImplemented
-    return multiplied(weight.of, input, None)
+    if isinstance(weight, QuantizedTensor):
+        return multiplied(weight.of, input, None) if weight.turned else NotImplemented
+    _refuse_gradient(input)
+    if input.turned or weight.ndim < 2:
+        return NotImplemented
+    return multiplied(input.of, weight.transpose(-1, -2), None).transpose(-1, -2).contiguous()
+
+
+def _addmm(bias: Any, input: Any, weight: Any, *, beta: float = 1, alpha: float = 1, **kwargs: Any) -> Any:
+    is_plain = not isinstance(bias, QuantizedTensor) and bias.ndim == 1 and beta == alpha == 1
+    if not is_plain or isinstance(input, QuantizedTensor):
+        return NotImplemented
+    found = _matmul(input, weight, **kwargs)
+    return found if found is NotImplemented else found + bias
 
 
 def _embedding(
@@ -260,6 +269,14 @@ def _embedding(
     if not isinstance(weight, QuantizedTensor) or weight.turned or max_norm is not None:
         return NotImplemented
     return looked_up(weight.of, input, weight.dtype)
+
+
+def _attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+    # Rows that do not lie one after the other are multiplied with copies of the weight, which would be decoded.
+    rows = {id(each): each.contiguous() for each in (query, key, value)}
+    with torch._C.DisableTorchFunctionSubclass():
+        inputs = (rows[id(each)] for each in (query, key, value))
+        return _functions.multi_head_attention_forward(*inputs, *args, **kwargs)
 
 
 def _requires_grad(tensor: Any, value: bool = True) -> Any:
@@ -358,6 +375,7 @@ def _shared(tensor: QuantizedTensor) -> QuantizedTensor:
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     _functions.linear: _linear,
     _functions.embedding: _embedding,
+    _functions.multi_head_attention_forward: _attention,
     torch.matmul: _matmul,
     torch.mm: _matmul,
     _Tensor.matmul: _matmul,
@@ -440,5 +458,10 @@ _OPS: dict[Any, Callable[..., Any]] = {
     aten.view.default: _view,
     aten._unsafe_view.default: _view,
     aten.copy_.default: _copy,
+    # Within functions such as that of multi-head attention, which are given weights.
+    aten.linear.default: _linear,
+    aten.matmul.default: _matmul,
+    aten.mm.default: _matmul,
+    aten.addmm.default: _addmm,
 }
 """What is done to the tensor below autograd."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -18,6 +19,8 @@ from hf_quant.kernels.base import LinearKernel, LinearOperands, LinearSpec
 from hf_quant.kernels.dispatch import select_kernel
 from hf_quant.modules.paging import page_out, stand_in, until_spawned
 from hf_quant.modules.validation import check_weight
+
+logger = logging.getLogger(__name__)
 
 CODES = "codes"
 """The tensor that has the name of the parameter on disk; others append theirs to it."""
@@ -162,6 +165,12 @@ class Weight:
             self.layout, self._codes = None, None
             self.tensors = dict(tensors)
             self.tell()
+
+    def tell_read(self, reason: str) -> None:
+        """Take note, and say once, that code which does not know the weight has it decoded in calls of `reason`."""
+        if self.read_by is None and not torch.compiler.is_compiling():
+            self.read_by = reason
+            logger.info("%s is decoded for each call of %s, by code that reads it", self.name, reason)
 
     def tell(self) -> None:
         """Let every reader make anew what it has made of the weight."""

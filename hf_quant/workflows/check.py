@@ -202,8 +202,10 @@ class _Run:
         """Context in which modules give what their weights stand for; with `rounded` their own output is compared."""
 
         def hook(name: str) -> Any:
-            def watch(module: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-                input, expected = _expected_of_call(module, args, kwargs, rounded)
+            def watch(module: Any, args: Any, kwargs: Any, given: Any) -> Any:
+                input, whole = _expected_of_call(module, args, kwargs, rounded)
+                # ProphetNet's positions are given beside the rows that they stand for.
+                output, expected = (next(float_outputs(each)) for each in (given, whole))
                 sample = expected.flatten()[:: expected.numel() // _SAMPLE + 1].clone()
                 if rounded:
                     self.calls[name] += 1
@@ -211,7 +213,7 @@ class _Run:
                     self._compare(name, input, output, expected)
                 elif (before := self.samples.pop(name, None)) is not None and before.shape == sample.shape:
                     self.changes.append(relative_error([sample], [before]))
-                return expected
+                return whole
 
             return watch
 
@@ -260,8 +262,8 @@ class _Run:
             self.errors[name], self.bounds[name] = error, bound
 
 
-def _expected_of_call(module: QuantizedModule, args: Any, kwargs: Any, rounded: bool) -> tuple[Tensor, Tensor]:
-    """The input that a module's weight meets in a call, and what the module stands for, as `_expected`."""
+def _expected_of_call(module: QuantizedModule, args: Any, kwargs: Any, rounded: bool) -> tuple[Tensor, Any]:
+    """The input that a module's weight meets in a call, and what the module should give, computed as `_expected`."""
     if module.alone is None:
         input = args[0] if args else kwargs["input"]
         return input, _expected(module, input, rounded)

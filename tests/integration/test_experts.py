@@ -139,6 +139,35 @@ def test_stacked_tensors_of_another_shape_are_refused(tmp_path):
         load(tmp_path, HfQuantConfig("int8"))
 
 
+def changed(directory, name, change):
+    """The checkpoint with one tensor, of those whose names end so, changed; its name."""
+    tensors = load_file(directory / "model.safetensors")
+    full = next(each for each in tensors if each.endswith(name))
+    tensors[full] = change(tensors[full]).contiguous()
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    return full
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [(lambda t: t[:-8], r"has shape \(\d+, \d+\)"), (lambda t: t.to(torch.int32), "holds I32, not floats")],
+    ids=["another shape", "integers"],
+)
+@pytest.mark.parametrize(("family", "part"), [("Mixtral", "w1"), ("Qwen3Moe", "down_proj")])
+def test_one_expert_of_another_kind_than_the_others_is_refused_by_its_name(family, part, change, told, tmp_path):
+    name = changed(saved(moe_model(family), tmp_path), f".experts.2.{part}.weight", change)
+    with pytest.raises(WeightError, match=rf"{name} {told}"):
+        load(tmp_path, HfQuantConfig("int8"))
+
+
+@pytest.mark.parametrize("part", ["gate_proj", "down_proj"])
+def test_a_quantized_checkpoint_in_which_one_expert_is_float_is_refused_by_its_name(part, tmp_path):
+    saved(hf_quant.quantize(moe_model("Qwen3Moe"), "int8", progress=False), tmp_path)
+    name = changed(tmp_path, f".experts.2.{part}.weight", torch.Tensor.float)
+    with pytest.raises(CheckpointError, match=rf"{name} should be I32 .* holds F32"):
+        load(tmp_path)
+
+
 def test_a_checkpoint_that_lacks_an_expert_is_refused(tmp_path):
     saved(hf_quant.quantize(moe_model("Mixtral"), "int8", progress=False), tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from transformers import PreTrainedConfig, PreTrainedModel
 
 import hf_quant
@@ -217,6 +217,22 @@ def test_native_recurrences_are_taken_and_compute_what_the_linears_do(kind, pres
     fast = outputs(model)
     assert len(called) == IDS.shape[1]
     assert error(fast, slow) < (1e-2 if preset == "int8" else 1e-5)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_a_batch_without_a_sequence_gives_none(kind, preset):
+    source = tiny(kind)
+    model = hf_quant.quantize(copy.deepcopy(source), preset, progress=False)
+    width = source.rnn.input_size
+    empty = torch.randn((0, 5, width) if source.rnn.batch_first else (5, 0, width))
+    packed = PackedSequence(torch.randn(2, width), torch.tensor([2, 0]))
+    for input in (empty, packed):
+        (found, states), (expected, wanted) = model.rnn(input), source.rnn(input)
+        assert getattr(found, "data", found).shape == getattr(expected, "data", expected).shape
+        pairs = [(states, wanted)] if kind == "gru" else zip(states, wanted, strict=True)
+        assert all(one.shape == other.shape for one, other in pairs)
 
 
 def test_inputs_train_through_a_quantized_model():

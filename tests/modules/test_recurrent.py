@@ -93,6 +93,23 @@ def test_packed_sequences_give_what_torch_gives(kind, options, lengths):
 
 
 @recurrent
+def test_batches_without_a_sequence_and_steps_without_a_row_give_what_torch_gives(kind, options):
+    module, opened = made(kind, options)
+    assert_same(module, opened, torch.randn((0, TIME, WIDTH) if module.batch_first else (TIME, 0, WIDTH)))
+    assert_same(module, opened, PackedSequence(torch.randn(2, WIDTH), torch.tensor([2, 0])))
+    assert_same(module, opened, PackedSequence(torch.randn(0, WIDTH), torch.tensor([0])))
+
+
+@pytest.mark.parametrize("sizes", [[], [1, 2], [2, 2], [1, 1]], ids=["none", "growing", "too many", "too few"])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_packed_sequences_whose_steps_are_not_their_rows_are_refused(kind, sizes):
+    _, opened = made(kind, {})
+    rows = torch.randn(3 if sizes else 0, WIDTH)
+    with pytest.raises(RuntimeError, match="batch_sizes must descend and add up"):
+        opened(PackedSequence(rows, torch.tensor(sizes, dtype=torch.int64)))
+
+
+@recurrent
 def test_gradients_are_those_of_torch(kind, options):
     module, opened = (each.requires_grad_() for each in made(kind, {**options, "dropout": 0.0}))
     input = torch.randn(TIME, TIME, WIDTH)

@@ -242,3 +242,38 @@ def test_a_child_is_exchanged_in_what_took_the_place_of_its_parent():
     exchange(model, {"0": parent}, places)
     exchange(model, {"0.0": new}, places)
     assert model[0] is parent and parent[0] is new
+
+
+class Listing(nn.Module):
+    """A head that calls its layers by lists of its own, as MaskFormer's do, and one by an attribute."""
+
+    def __init__(self):
+        super().__init__()
+        first, second, third = (nn.Linear(64, 64) for _ in range(3))
+        self.layers = [first, nn.ReLU()]
+        self.add_module("first", first)
+        self.by_name = {"rest": [(second, nn.ReLU())]}
+        self.add_module("second", second)
+        self.add_module("third", third)
+        self.__dict__["last"] = third
+
+    def forward(self, input):
+        for layer in [*self.layers, *self.by_name["rest"][0], self.last]:
+            input = layer(input)
+        return input
+
+
+@torch.no_grad()
+def test_modules_that_a_model_also_keeps_in_lists_are_exchanged_there_and_back():
+    torch.manual_seed(0)
+    model = Listing()
+    input = torch.randn(3, 64)
+    kept, expected = model.layers, model(input)
+    quantize(model, preset_plan("int8", Inventory.of(model).candidates))
+    assert model.layers is kept and model.layers[0] is model.first and isinstance(model.first, QuantizedLinear)
+    assert model.by_name["rest"][0][0] is model.second and model.last is model.third
+    assert 0 < relative_error(model(input), expected) < 0.05
+    found = model(input)
+    restore_float(model, torch.float32)
+    assert [type(each) for each in (model.layers[0], model.by_name["rest"][0][0], model.last)] == [nn.Linear] * 3
+    assert relative_error(model(input), found) < 0.02

@@ -109,8 +109,40 @@ def test_products_with_it_run_on_the_kernel_of_the_module(spec):
         torch.matmul(input, module.weight.t()) + bias,
         input.mm(module.weight.transpose(0, 1)) + bias,
         nn.functional.linear(input[None], module.weight)[0] + bias,
+        (module.weight @ input.T).T + bias,
+        (module.weight @ input[None].transpose(1, 2))[0].T + bias,
+        torch.mm(module.weight, input.T).T + bias,
+        torch.addmm(bias, input, module.weight.T),
     ):
         assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
+    is_read = spec.scheme.input is not None and not spec.scheme.input.dynamic
+    assert (module.weight.of.read_by is not None) is is_read
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.enable_grad, torch.inference_mode])
+@pytest.mark.parametrize("name", ["int8", "w4a16"])
+def test_functions_that_are_given_weights_multiply_on_kernels(name, context):
+    query, key, value, out = (make_linear(spec_for(name, 64, 64), seed=seed) for seed in range(4))
+    with context():
+        input = (0.03 * torch.randn(2, 5, 64)).requires_grad_(torch.is_grad_enabled())
+
+        def attention(*weights, bias):
+            biases = torch.cat([query.bias, key.bias, value.bias])
+            names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+            rows = input.transpose(0, 1)
+            return nn.functional.multi_head_attention_forward(
+                rows, rows, rows, 64, 4, None, biases, None, None, False, 0.0, weights[3], bias, need_weights=False,
+                use_separate_proj_weight=True, **dict(zip(names, weights, strict=False)),
+            )[0]  # fmt: skip
+
+        modules = (query, key, value, out)
+        found = attention(*(each.weight for each in modules), bias=out.bias)
+        assert [each.weight.of.read_by for each in modules] == [None] * 4
+        expected = attention(*(each.dequantized_weight() for each in modules), bias=out.bias)
+    assert relative_error(found.detach(), expected.detach()) < (0.02 if name == "int8" else 1e-5)
+    if input.requires_grad:
+        gradients = [torch.autograd.grad(each.sum(), input)[0] for each in (found, expected)]
+        assert relative_error(*gradients) < 0.05
 
 
 @every_scheme
@@ -118,7 +150,11 @@ def test_gradients_flow_through_products_with_it(spec):
     module = make_linear(spec)
     input = make_input(spec, 5).requires_grad_()
     (input @ module.weight.T).sum().backward()
-    assert torch.allclose(input.grad, torch.ones(5, 96) @ module.dequantized_weight(), rtol=1e-4, atol=1e-4)
+    expected = torch.ones(5, 96) @ module.dequantized_weight()
+    assert torch.allclose(input.grad, expected, rtol=1e-4, atol=1e-4)
+    input.grad = None
+    (module.weight @ input.T).sum().backward()
+    assert torch.allclose(input.grad, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["w8a16", "w4a16", "w2 g64 symmetric"])
@@ -153,7 +189,7 @@ def test_a_write_that_changes_nothing_passes():
 
 def test_that_it_is_decoded_is_said_once(caplog):
     module = make_linear(SPECS["int8"])
-    with caplog.at_level(logging.INFO, logger="hf_quant.modules.tensor"):
+    with caplog.at_level(logging.INFO, logger="hf_quant.modules.weight"):
         module.weight.norm(), module.weight.sum()
     assert len(caplog.records) == 1 and "decoded for each call" in caplog.text
 

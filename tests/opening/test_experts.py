@@ -61,6 +61,13 @@ def test_experts_that_compute_anything_else_are_left_alone(other):
     assert layout_of(other) is None
 
 
+@pytest.mark.parametrize("shape", [(4, 12, 8), (3, 12, 9), (3, 10, 8)], ids=str)
+def test_tensors_whose_shapes_are_not_those_of_the_same_experts_are_left_alone(shape):
+    module = Experts()
+    module.down_proj = nn.Parameter(torch.randn(shape))
+    assert layout_of(module) is None
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_opened_model_computes_the_same_and_has_the_same_state(family):
     model = moe_model(family)
