@@ -14,13 +14,18 @@ Sample = dict[str, torch.Tensor]
 """Tensors of one sample, each with a first dimension of 1; or of several that cannot be told apart."""
 
 _BATCH_DIMENSIONS = {"pixel_values": 4, "pixel_values_videos": 5, "input_features": 3, "input_values": 2}
-"""Dimensions of a batch of what models commonly call so."""
+"""Dimensions of a batch of what models commonly call so; of floats by other names, items are batches."""
 _LABELS = ("label", "labels")
+_OF_TEXT = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def is_sample(item: Any) -> bool:
     """Whether an item of a dataset holds numbers that are no tokens, such as ``pixel_values``."""
-    return isinstance(item, Mapping) and any(name in item for name in _BATCH_DIMENSIONS)
+    if not isinstance(item, Mapping):
+        return False
+    others = [value for name, value in item.items() if name not in (*_LABELS, *_OF_TEXT)]
+    is_float = (isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim > 0 for value in others)
+    return any(name in item for name in _BATCH_DIMENSIONS) or any(is_float)
 
 
 def samples(items: Iterable[Any], count: int) -> list[Sample]:
@@ -64,11 +69,11 @@ def stacked(samples: Sequence[Sample], size: int, dtype: torch.dtype | None) -> 
 def _samples(item: Any) -> Iterator[Sample]:
     if not is_sample(item):
         given = list(item) if isinstance(item, Mapping) else type(item).__name__
-        raise CalibrationError(f"an item of the dataset has no {' or '.join(_BATCH_DIMENSIONS)}: it is {given}")
+        raise CalibrationError(f"an item of the dataset has no numbers such as pixel_values: it is {given}")
     tensors = {name: _tensor(name, value) for name, value in item.items() if name not in _LABELS}
     found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    first = next(name for name in _BATCH_DIMENSIONS if name in found)
-    if found[first].ndim < _BATCH_DIMENSIONS[first]:
+    first = next((name for name in _BATCH_DIMENSIONS if name in found), next(iter(found)))
+    if found[first].ndim < _BATCH_DIMENSIONS.get(first, 0):
         yield {name: tensor.unsqueeze(0) for name, tensor in found.items()}
     elif len({len(tensor) for tensor in found.values()}) > 1:
         yield found

@@ -9,13 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hf_quant.algorithms.base import MEANS, InputStatistics, QuantizedWeight
 from hf_quant.calibration.blocks import (
     BlockInput,
-    find_blocks,
     first_inputs,
     first_of,
     passed_over,
@@ -28,12 +27,14 @@ from hf_quant.calibration.pairs import Pair, find_pairs, structure_of, weight_ma
 from hf_quant.calibration.resume import Progress
 from hf_quant.calibration.rows import FIELDS
 from hf_quant.config.scheme import Scheme
-from hf_quant.errors import CalibrationError, UnsupportedModel
+from hf_quant.errors import CalibrationError
 from hf_quant.hardware.free_memory import give_back_memory
 from hf_quant.modules.experts import expert_layers
 from hf_quant.modules.state import stored_state
 from hf_quant.modules.swap import share_tied
 from hf_quant.quantizing.algorithms import Algorithms, is_static
+from hf_quant.quantizing.batches import model_batches
+from hf_quant.quantizing.probe import blocks_to_run
 from hf_quant.quantizing.replacements import Replacements
 from hf_quant.quantizing.resolve import Resolution
 from hf_quant.quantizing.starved import Starved, grids_of, tokens_of_experts
@@ -82,22 +83,13 @@ class CalibratedRun:
         self.algorithms = algorithms
         self.calibration = calibration
         self.show = progress
-        self.list_name, self.blocks = self._found_blocks()
-        self.modules = Replacements(model, resolution, self.list_name)
+        self.list_name, self.blocks = "", nn.ModuleList()
+        """Blocks that are run one by one; none where the model is run as a whole."""
+        self.modules: Replacements
         self._pairs: dict[Any, list[Pair]] = {}
         self.losses: dict[str, float] = {}
         """Relative error of each block's output on the first batch, against the float block on the same inputs."""
-        self.starved = Starved(experts=sum(experts.experts for _, experts in expert_layers(self.blocks)))
-
-    def _found_blocks(self) -> tuple[str, nn.ModuleList]:
-        """Name and list of the blocks; an empty list where the model has to be run as a whole."""
-        try:
-            name = find_blocks(self.model)
-            return name, self.model.get_submodule(name)
-        except UnsupportedModel:
-            if self.algorithms.in_blocks:
-                raise
-            return "", nn.ModuleList()
+        self.starved = Starved(experts=sum(experts.experts for _, experts in expert_layers(model)))
 
     @torch.no_grad()
     def quantize(self, kept: Progress | None = None) -> None:
@@ -111,19 +103,23 @@ class CalibratedRun:
             ConfigError: The solver cannot take a scheme of the plan.
             WeightError: A weight holds NaN or Inf.
         """
-        solver = self.algorithms.block_solver
-        for name, scheme in self.resolution.plan.modules.items():
-            if solver is None or scheme is None or not scheme.weight.has_scales:
-                continue
-            if name.startswith(f"{self.list_name}."):
-                solver.check_scheme(scheme, name)
         training = self.model.training
         self.model.eval()
         try:
-            self._replace_embeddings()
-            entries = self._entries()
-            if not entries:
+            batches = self._batches()
+            if not batches:
                 raise CalibrationError("the calibration data has no batch for this process: give more samples")
+            self.list_name, self.blocks = blocks_to_run(self.model, self.resolution, self.algorithms, batches)
+            self.modules = Replacements(self.model, self.resolution, self.list_name)
+            self._check_schemes()
+            for name, scheme in self.modules.outside("embedding").items():
+                self.modules.replace(name, scheme, self.modules.rounded(name, scheme), None)
+            share_tied(self.model, {t: s for t, s in self.resolution.ties.items() if self.modules.is_replaced(t)})
+            if len(self.blocks):
+                entries = list(first_inputs(self.model, self.blocks, batches))
+            else:
+                nothing = torch.empty(0)
+                entries = [BlockInput(nothing, keep=tokens_that_count(batch)) for batch in batches]
             traced = self._traced() if self.algorithms.transforms else None
             if self.algorithms.block_solver is not None:
                 for entry in entries:
@@ -154,37 +150,16 @@ class CalibratedRun:
         finally:
             self.model.train(training)
 
-    def _replace_embeddings(self) -> None:
-        for name, scheme in self.modules.outside("embedding").items():
-            if not self.modules.is_replaced(name):
-                self.modules.replace(name, scheme, self.modules.rounded(name, scheme), None)
-        share_tied(self.model, {t: s for t, s in self.resolution.ties.items() if self.modules.is_replaced(t)})
-
-    def _entries(self) -> list[BlockInput]:
-        """Each batch on its way into the first block; of a model that is run as a whole, only which tokens count."""
-        batches = self._batches()
-        if len(self.blocks):
-            try:
-                return list(first_inputs(self.model, self.blocks, batches))
-            except CalibrationError as error:
-                if self.algorithms.in_blocks:
-                    raise
-                logger.info("run as a whole, not block by block: %s", error)
-                self.list_name, self.blocks = "", nn.ModuleList()
-                self.modules = Replacements(self.model, self.resolution, self.list_name)
-                self._replace_embeddings()
-        nothing = torch.empty(0)
-        return [BlockInput(nothing, keep=tokens_that_count(batch)) for batch in batches]
+    def _check_schemes(self) -> None:
+        solver = self.algorithms.block_solver
+        for name, scheme in self.resolution.plan.modules.items():
+            if solver is None or scheme is None or not scheme.weight.has_scales:
+                continue
+            if name.startswith(f"{self.list_name}."):
+                solver.check_scheme(scheme, name)
 
     def _batches(self) -> list[dict[str, Tensor]]:
-        calibration = self.calibration
-        if distributed.is_available() and distributed.is_initialized():
-            calibration = calibration.shard(distributed.get_rank(), distributed.get_world_size())
-        device = next(self.model.parameters()).device
-        batches = calibration.batches(self.model)
-        if getattr(self.model.config, "is_encoder_decoder", False):
-            batches = [{**batch, **_decoder_inputs(self.model, batch)} for batch in batches]
-        return [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
+        return model_batches(self.model, self.calibration)
 
     def _traced(self) -> BlockInput:
         """The beginning of the first sequence, on its way into the first block."""
@@ -365,13 +340,6 @@ class CalibratedRun:
                 first = output if first is None else first
         assert first is not None
         return first
-
-
-def _decoder_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a decoder reads that is to write what its encoder reads: the same tokens, one to the right."""
-    if not hasattr(model, "prepare_decoder_input_ids_from_labels"):
-        return {}
-    return {"decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=batch["input_ids"])}
 
 
 def _carried(entries: list[BlockInput]) -> dict[str, Tensor]:
