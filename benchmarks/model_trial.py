@@ -7,61 +7,60 @@ import signal
 import tempfile
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING
-from transformers.models.auto import modeling_auto
 from transformers.pytorch_utils import Conv1D
 
 import hf_quant
+from benchmarks.model_classes import model_classes_of, parents_of
+from benchmarks.model_inputs import caught_inputs, run_on_some_inputs
 from benchmarks.small_configs import LEVELS, small_config
+from hf_quant.config.presets import PRESETS
 from hf_quant.errors import EvaluationError, HfQuantError
 from hf_quant.evaluation.float_outputs import float_outputs, relative_error
-from hf_quant.evaluation.random_inputs import run_on_random_inputs
 from hf_quant.modules.state import stored_state
 from hf_quant.modules.swap import quantized_modules
+from hf_quant.workflows.check import EXACT
 
 RIGHT, NOTHING, REFUSED, WRONG, CRASHED, NOT_BUILT = "right", "nothing", "refused", "wrong", "crashed", "not built"
 SAME = 1e-5
 """Largest difference of outputs that have to be the same, of weights quantized in memory and on the fly."""
-_MOST_PARAMETERS = 20_000_000
-_KINDS = (
-    *("SEQ_TO_SEQ_CAUSAL_LM", "MASKED_LM", "IMAGE_TEXT_TO_TEXT", "CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "CTC"),
-    *("AUDIO_CLASSIFICATION", "IMAGE_CLASSIFICATION", "OBJECT_DETECTION", "SEMANTIC_SEGMENTATION"),
-    *("UNIVERSAL_SEGMENTATION", "DEPTH_ESTIMATION", "ZERO_SHOT_IMAGE_CLASSIFICATION", "TEXT_TO_SPECTROGRAM"),
-    "TIME_SERIES_PREDICTION",
-)
+_MOST_PARAMETERS = {LEVELS[-1]: 100_000_000}
+_CLASSES = 5
+"""Most classes of a type that are tried."""
 
 
 class OutOfTime(BaseException):
     """A limit of time is over; nobody on the way takes it for an error of his own."""
 
 
-def model_class_of(model_type: str) -> type[Any] | None:
-    """The class of a type that people use: with a head for language where there is one; None where there is none."""
-    config = CONFIG_MAPPING[model_type]
-    for kind in [*(f"MODEL_FOR_{kind}_MAPPING" for kind in _KINDS), "MODEL_MAPPING"]:
-        mapping = getattr(modeling_auto, kind, {})
-        if config in mapping:
-            found = mapping[config]
-            return found[0] if isinstance(found, tuple | list) else found
-    return None
+def trial(
+    model_type: str, presets: list[str], seconds: float, hidden: int = 64, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Results of one type, a dict for each preset: `type`, `preset`, `class`, `stage`, `error` and figures.
 
-
-def trial(model_type: str, presets: list[str], seconds: float) -> list[dict[str, Any]]:
-    """Results of one type, a dict for each preset: `type`, `preset`, `class`, `stage`, `error` and figures."""
+    Args:
+        model_type: A type that has a class.
+        presets: Names of presets.
+        seconds: Most seconds of a processor for the float model, and for each preset.
+        hidden: Width of the model where its config can be made as small.
+        seed: Seed of weights and inputs.
+    """
     with tempfile.TemporaryDirectory() as folder:
         facts: dict[str, Any] = {"type": model_type}
         try:
             with _limited(seconds):
-                model_class, inputs, level = _built(model_type, Path(folder) / "float")
+                model_class, inputs, level = _built(model_type, Path(folder) / "float", hidden, seed)
         except (Exception, OutOfTime) as error:
             return [{**facts, "preset": preset, "class": NOT_BUILT, "error": _said(error)} for preset in presets]
-        facts |= {"model": model_class.__name__, "level": level}
+        reads = model_class.input_modalities
+        family = reads if isinstance(reads, str) else "+".join(reads)
+        facts |= {"model": model_class.__name__, "level": level, "family": family}
+        facts |= {} if (hidden, seed) == (64, 0) else {"hidden": hidden, "seed": seed}
         results = []
         for preset in presets:
             stages: dict[str, Any] = {}
@@ -77,47 +76,70 @@ def trial(model_type: str, presets: list[str], seconds: float) -> list[dict[str,
         return results
 
 
-def _built(model_type: str, folder: Path) -> tuple[type[Any], dict[str, Any], str]:
+def _built(model_type: str, folder: Path, hidden: int = 64, seed: int = 0) -> tuple[type[Any], dict[str, Any], str]:
     """Save a float model of a type that runs; its class, inputs, and the level of its config."""
-    model_class = model_class_of(model_type)
-    if model_class is None:
+    classes = model_classes_of(model_type)
+    if not classes:
         raise LookupError("no model class has this config")
     first: Exception | None = None
-    for level in LEVELS:
-        try:
-            config = small_config(model_type, level)
-            with torch.device("meta"):
-                count = sum(parameter.numel() for parameter in model_class(config).parameters())
-            if count > _MOST_PARAMETERS:
-                raise MemoryError(f"{count:,} parameters")
-            torch.manual_seed(0)
-            model = model_class(config).float().eval()
-            _draw(model)
-            inputs, _ = run_on_random_inputs(model, lambda given, model=model: _outputs(model, given))
-            model.save_pretrained(folder)
-            _, info = model_class.from_pretrained(folder, output_loading_info=True)
-            if missing := sorted(info["missing_keys"]):
-                raise ValueError(f"Transformers does not find {missing[0]} and {len(missing) - 1} more in its own file")
-            # What Transformers makes of its file is quantized, which may be other than what was saved.
-            if relative_error(*(_outputs(_load(model_class, folder), inputs) for _ in range(2))) > 0:
-                raise ValueError("the float model gives other outputs each time that it is loaded")
-            return model_class, inputs, level
-        except Exception as error:
-            first = first or error
+    for model_class in classes[:_CLASSES]:
+        for level in LEVELS:
+            try:
+                model = _small_model(model_type, model_class, level, hidden, seed)
+                inputs = run_on_some_inputs(model, lambda given, model=model: _outputs(model, given), seed)
+                _save(model, inputs, folder)
+                return model_class, inputs, level
+            except Exception as error:
+                first = first or error
+    for parent in parents_of(model_type):
+        for level in LEVELS[:-1]:
+            try:
+                model = _small_model(parent, model_classes_of(parent)[0], level, hidden, seed)
+                for model_class in classes:
+                    with suppress(LookupError):
+                        part, inputs = caught_inputs(model, model_class, lambda model=model: run_on_some_inputs(model, lambda given: _outputs(model, given), seed))
+                        _save(part, inputs, folder)
+                        return model_class, inputs, f"{level}, in {parent}"
+            except Exception:
+                continue
     assert first is not None
     raise first
+
+
+def _small_model(model_type: str, model_class: type[Any], level: str, hidden: int, seed: int) -> Any:
+    config = small_config(model_type, level, hidden)
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in model_class(config).parameters())
+    if count > _MOST_PARAMETERS.get(level, 35_000_000):
+        raise MemoryError(f"{count:,} parameters")
+    torch.manual_seed(seed)
+    model = model_class(config).float().eval()
+    _draw(model)
+    return model
+
+
+def _save(model: Any, inputs: dict[str, Any], folder: Path) -> None:
+    """Save a float model, and see that it is loaded with nothing missing and computes the same every time."""
+    _outputs(model, inputs)
+    model.save_pretrained(folder)
+    _, info = type(model).from_pretrained(folder, output_loading_info=True)
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"Transformers does not find {missing[0]} and {len(missing) - 1} more in its own file")
+    # What Transformers makes of its file is quantized, which may be other than what was saved.
+    if relative_error(*(_outputs(_load(type(model), folder), inputs) for _ in range(2))) > 0:
+        raise ValueError("the float model gives other outputs each time that it is loaded")
 
 
 def _result(
     model_class: type[Any], inputs: dict[str, Any], preset: str, folder: Path, stages: dict[str, Any]
 ) -> dict[str, Any]:
     stages["stage"] = "in memory"
-    model = hf_quant.quantize(_load(model_class, folder / "float"), preset, progress=False)
+    model = hf_quant.quantize(_load(model_class, folder / "float"), _config(preset, inputs), progress=False)
     output = _outputs(model, inputs)
     if not any(quantized_modules(model)):
         return {"class": NOTHING}
     stages["stage"] = "on the fly"
-    on_the_fly = _load(model_class, folder / "float", hf_quant.HfQuantConfig(preset))
+    on_the_fly = _load(model_class, folder / "float", _config(preset, inputs))
     stages["fly_error"] = relative_error(_outputs(on_the_fly, inputs), output)
     if stages["fly_error"] > SAME:
         return {"class": WRONG}
@@ -133,6 +155,10 @@ def _result(
     }
     if not report.is_right:
         return {"class": WRONG, "wrong": [each.module for each in report.wrong]}
+    if report.output_error > EXACT:
+        stages["floor"] = _floor(model, inputs, output)
+        if report.output_error > 2 * stages["floor"]:
+            return {"class": WRONG}
     stages["stage"] = "dequantize"
     on_the_fly.dequantize()
     stages["float_error"] = relative_error(output, _outputs(on_the_fly, inputs))
@@ -155,6 +181,25 @@ def _result(
             return {"class": WRONG}
     stages["stage"] = "all"
     return {"class": RIGHT}
+
+
+def _config(preset: str, inputs: dict[str, Any]) -> hf_quant.HfQuantConfig:
+    if preset in PRESETS and (scheme := PRESETS[preset].linear.input) is not None and not scheme.dynamic:
+        return hf_quant.HfQuantConfig(preset, calibration=hf_quant.Calibration([inputs]))
+    return hf_quant.HfQuantConfig(preset)
+
+
+def _floor(model: Any, inputs: dict[str, Any], output: list[torch.Tensor]) -> float:
+    """What a millionth more or less in the outputs of one module changes: rounded inputs jump from code to code."""
+    found = []
+    first = next(module for _, module in quantized_modules(model))
+    for sign in (1, -1):
+        handle = first.register_forward_hook(lambda module, args, out, sign=sign: out * (1 + sign * 1e-6))
+        try:
+            found.append(relative_error(_outputs(model, inputs), output))
+        finally:
+            handle.remove()
+    return max(found)
 
 
 def _load(model_class: type[Any], folder: Path, config: Any = None) -> Any:
@@ -208,21 +253,23 @@ def _draw(model: nn.Module) -> None:
 
 @contextmanager
 def _limited(seconds: float) -> Iterator[None]:
+    """Context that ends with `OutOfTime` after seconds of this process's own, which others on the machine do not use."""
+
     def stop(*_: Any) -> None:
         raise OutOfTime(f"more than {seconds:.0f} s")
 
-    signal.signal(signal.SIGALRM, stop)
-    signal.alarm(round(seconds))
+    signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _said(error: BaseException) -> str:
     if isinstance(error, EvaluationError) and error.__cause__ is not None:  # what a model says of its inputs
         return f"no inputs: {_said(error.__cause__)}"
-    first = next(iter(str(error).strip().splitlines()), "")
+    first = " ".join(str(error).split())
     return f"{type(error).__name__}: {re.sub(r'/[^ ]*/site-packages/', '', first)}"[:300]  # records name no machine
 
 
