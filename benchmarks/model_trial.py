@@ -134,12 +134,14 @@ def _result(
     model_class: type[Any], inputs: dict[str, Any], preset: str, folder: Path, stages: dict[str, Any]
 ) -> dict[str, Any]:
     stages["stage"] = "in memory"
-    model = hf_quant.quantize(_load(model_class, folder / "float"), _config(preset, inputs), progress=False)
+    model = _load(model_class, folder / "float")
+    config = _config(model, preset, inputs)
+    model = hf_quant.quantize(model, config, progress=False)
     output = _outputs(model, inputs)
     if not any(quantized_modules(model)):
         return {"class": NOTHING}
     stages["stage"] = "on the fly"
-    on_the_fly = _load(model_class, folder / "float", _config(preset, inputs))
+    on_the_fly = _load(model_class, folder / "float", config)
     stages["fly_error"] = relative_error(_outputs(on_the_fly, inputs), output)
     if stages["fly_error"] > SAME:
         return {"class": WRONG}
@@ -183,10 +185,22 @@ def _result(
     return {"class": RIGHT}
 
 
-def _config(preset: str, inputs: dict[str, Any]) -> hf_quant.HfQuantConfig:
-    if preset in PRESETS and (scheme := PRESETS[preset].linear.input) is not None and not scheme.dynamic:
-        return hf_quant.HfQuantConfig(preset, calibration=hf_quant.Calibration([inputs]))
-    return hf_quant.HfQuantConfig(preset)
+def _config(model: Any, preset: str, inputs: dict[str, Any]) -> hf_quant.HfQuantConfig:
+    """The config of a preset; where it needs data, the inputs, and what they do not reach stays float."""
+    if preset not in PRESETS or (scheme := PRESETS[preset].linear.input) is None or scheme.dynamic:
+        return hf_quant.HfQuantConfig(preset)
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    called: set[str] = set()
+    handles = [
+        module.register_forward_pre_hook(lambda *_, name=name: called.add(name)) for name, module in linears.items()
+    ]
+    _outputs(model, inputs)
+    for handle in handles:
+        handle.remove()
+    missed = sorted(re.escape(name) + "$" for name in linears.keys() - called)
+    return hf_quant.HfQuantConfig(
+        preset, calibration=hf_quant.Calibration([inputs]), modules_to_not_convert=missed or None
+    )
 
 
 def _floor(model: Any, inputs: dict[str, Any], output: list[torch.Tensor]) -> float:

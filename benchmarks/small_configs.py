@@ -93,7 +93,10 @@ def small_config(model_type: str, level: str = LEVELS[0], hidden: int = 64) -> P
     Raises:
         Exception: Whatever a config class raises that does not take these fields.
     """
-    return _shrunk(CONFIG_MAPPING[model_type](**STARTS.get(model_type, {})), level, itertools.count(100), hidden)
+    config = _shrunk(CONFIG_MAPPING[model_type](**STARTS.get(model_type, {})), level, itertools.count(100), hidden)
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = getattr(config, "pad_token_id", None) or 0
+    return config
 
 
 def _shrunk(config: Any, level: str, ids: Any, hidden: int) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_quant.calibration.rows import is_whole
 from hf_quant.errors import CalibrationError, UnsupportedModel
 
 _HIDDEN = "hidden_states"
@@ -73,10 +74,12 @@ def first_inputs(
     differ, in_tuples = None, 0
     for batch in batches:
         if differ is None:
-            differ, in_tuples = _probe(model, blocks, {name: tensor[:1] for name, tensor in batch.items()})
+            first = batch if is_whole(batch) else {name: tensor[:1] for name, tensor in batch.items()}
+            differ, in_tuples = _probe(model, blocks, first)
         calls = _calls(model, blocks, batch, len(blocks) if differ else 1)
         mask = batch.get("attention_mask")
-        keep = mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 and not bool(mask.all()) else None
+        is_padding = isinstance(mask, Tensor) and mask.ndim == 2 and not is_whole(batch) and not bool(mask.all())
+        keep = mask.bool() if isinstance(mask, Tensor) and is_padding else None
         yield BlockInput(calls[0].hidden, [(call.args, call.kwargs) for call in calls], keep, in_tuples)
 
 

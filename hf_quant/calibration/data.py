@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-from hf_quant.calibration.rows import Row, examples, is_batch, rows
+from hf_quant.calibration.rows import Row, examples, is_batch, is_whole, rows, whole
 from hf_quant.calibration.sequences import packed, padded, truncated
 from hf_quant.data.bos import without_bos
 from hf_quant.data.chat import chat_text, is_chat
@@ -39,11 +39,12 @@ class Calibration:
 
     Args:
         dataset: A `datasets.Dataset`, a `DataLoader` or iterable of dicts of tensors, a list of texts, a list of token
-            ids (tensors or lists); or a file, folder or dataset's id, as `hf_quant.data.files.open_data` takes them,
+            ids (tensors or lists), or dicts with images, sounds or any other floats, such as a processor or a
+            `DataLoader` of ``pixel_values`` gives, each a batch that the model is called with as it is; or a file, folder or dataset's id, as `hf_quant.data.files.open_data` takes them,
             such as a ``.txt`` file, whose texts are separated by blank lines. Conversations, in columns such as
             ``messages``, go through the tokenizer's chat template.
         tokenizer: Tokenizer of the model, which texts need.
-        samples: Sequences to use, over all processes.
+        samples: Sequences to use, over all processes; `samples` / `batch_size` of batches that are taken as they are.
         sequence_length: Most tokens of a sequence; no more are taken than the model has positions for.
         seed: Seed of the order that items are taken in.
         text_column: Name of the column of texts. None: ``input_ids`` if there are any; else the column ``text``,
@@ -92,6 +93,8 @@ class Calibration:
     def batches(self, model: PreTrainedModel | PretrainedConfig) -> list[Batch]:
         """Batches of int64 ``[batch, tokens]``: ``input_ids``, ``attention_mask``, ``token_type_ids`` if there are any.
 
+        Batches with images, sounds or other floats are as the dataset gives them, without labels.
+
         Empty for a process that is left without a sequence.
 
         Args:
@@ -102,6 +105,8 @@ class Calibration:
                 or text column is missing; tokens are not in the model's vocabulary.
         """
         sequences = self._sequences(model)[self.rank :: self.world]
+        if sequences and is_whole(sequences[0]):
+            return sequences
         pad = _pad(self.tokenizer, _config(model).get_text_config())
         starts = range(0, len(sequences), self.batch_size)
         return [padded(sequences[start : start + self.batch_size], pad) for start in starts]
@@ -122,7 +127,8 @@ class Calibration:
         digest = hashlib.sha256(json.dumps({name: getattr(self, name) for name in names}).encode())
         for sequence in sequences:
             for name, tensor in sorted(sequence.items()):
-                digest.update(f"{name}{len(tensor)}".encode() + tensor.numpy().tobytes())
+                raw = tensor.contiguous().flatten().view(torch.uint8)
+                digest.update(f"{name}{tensor.shape[0] if tensor.ndim else 1}".encode() + raw.numpy().tobytes())
         return digest.hexdigest()
 
     def _sequences(self, model: PreTrainedModel | PretrainedConfig) -> list[Row]:
@@ -148,6 +154,8 @@ class Calibration:
         if self.preprocess is not None:
             items = map(self.preprocess, items)
         first = list(next(([item] for item in items), []))
+        if first and is_whole(first[0]):
+            return list(islice((whole(item) for item in chain(first, items)), -(-self.samples // self.batch_size)))
         packing = self.packing if self.packing is not None else generating and not any(map(is_batch, first))
         options = {"verbose": False} if packing else {"truncation": True, "max_length": length}
         tokenizer = self.tokenizer

@@ -17,6 +17,7 @@ Row = dict[str, torch.Tensor]
 """Tensors of one sequence, int64 ``[tokens]``: ``input_ids``, ``attention_mask``, ``token_type_ids`` if there are."""
 
 FIELDS = ("input_ids", "attention_mask", "token_type_ids")
+NOT_READ = ("labels", "label")
 _TEXT_COLUMNS = ("text", "sentence", "content")
 
 
@@ -29,7 +30,7 @@ def examples(dataset: Any, seed: int) -> Iterator[Any]:
     if isinstance(dataset, str | Path):
         dataset = one_split(open_data(dataset, sampled=True, seed=seed))
     elif isinstance(dataset, Mapping):
-        if "input_ids" not in dataset:
+        if "input_ids" not in dataset and not is_whole(dataset):
             raise CalibrationError(f"the dataset is a mapping of {list(dataset)}: pass one of them, such as a split")
         dataset = [dataset]
     if not isinstance(dataset, Iterable) and not hasattr(dataset, "__getitem__"):
@@ -46,6 +47,20 @@ def examples(dataset: Any, seed: int) -> Iterator[Any]:
 def is_batch(example: Any) -> bool:
     """Whether an item of a dataset is a batch: rows of token ids, padded to one length."""
     return isinstance(example, Mapping) and torch.is_tensor(example.get("input_ids")) and example["input_ids"].ndim == 2
+
+
+def is_whole(example: Any) -> bool:
+    """Whether an item of a dataset is a batch to call a model with as it is: images, sounds or other floats are in it."""
+    return isinstance(example, Mapping) and any(
+        torch.is_tensor(value) and value.is_floating_point() for name, value in example.items() if name not in NOT_READ
+    )
+
+
+def whole(example: Mapping[str, Any]) -> Row:
+    """The tensors of a batch that is taken as it is, on the CPU; labels are left out."""
+    return {
+        name: value.detach().cpu() for name, value in example.items() if torch.is_tensor(value) and name not in NOT_READ
+    }
 
 
 def rows(example: Any, encode: Callable[[Any], Mapping[str, Any]] | None, text_column: str | None) -> list[Row]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hf_quant.algorithms.base import MEANS, InputStatistics, QuantizedWeight
@@ -18,6 +18,7 @@ from hf_quant.calibration.collect import Collector
 from hf_quant.calibration.data import Calibration
 from hf_quant.calibration.pairs import Pair, find_pairs, structure_of, weight_matrix
 from hf_quant.calibration.resume import Progress
+from hf_quant.calibration.rows import is_whole
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CalibrationError
 from hf_quant.hardware.free_memory import give_back_memory
@@ -25,6 +26,7 @@ from hf_quant.modules.experts import expert_layers
 from hf_quant.modules.state import stored_state
 from hf_quant.modules.swap import share_tied
 from hf_quant.quantizing.algorithms import Algorithms, is_static
+from hf_quant.quantizing.batches import model_batches
 from hf_quant.quantizing.replacements import Replacements
 from hf_quant.quantizing.resolve import Resolution
 from hf_quant.quantizing.starved import Starved, grids_of, tokens_of_experts
@@ -136,18 +138,12 @@ class CalibratedRun:
             self.model.train(training)
 
     def _batches(self) -> list[dict[str, Tensor]]:
-        calibration = self.calibration
-        if distributed.is_available() and distributed.is_initialized():
-            calibration = calibration.shard(distributed.get_rank(), distributed.get_world_size())
-        device = next(self.blocks.parameters()).device
-        batches = calibration.batches(self.model)
-        if getattr(self.model.config, "is_encoder_decoder", False):
-            batches = [{**batch, **_decoder_inputs(self.model, batch)} for batch in batches]
-        return [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
+        return model_batches(self.model, self.calibration)
 
     def _traced(self) -> BlockInput:
-        """The beginning of the first sequence, on its way into the first block."""
-        start = {name: tensor[:1, :_TRACED_TOKENS] for name, tensor in self._batches()[0].items()}
+        """The beginning of the first sequence, or the first batch of anything else, on its way into the first block."""
+        batch = self._batches()[0]
+        start = batch if is_whole(batch) else {name: tensor[:1, :_TRACED_TOKENS] for name, tensor in batch.items()}
         return next(iter(first_inputs(self.model, self.blocks, [start])))
 
     def _quantize_block(self, index: int, entries: list[BlockInput], traced: BlockInput | None) -> None:
@@ -302,13 +298,6 @@ class CalibratedRun:
                 first = output if first is None else first
         assert first is not None
         return first
-
-
-def _decoder_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a decoder reads that is to write what its encoder reads: the same tokens, one to the right."""
-    if not hasattr(model, "prepare_decoder_input_ids_from_labels"):
-        return {}
-    return {"decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=batch["input_ids"])}
 
 
 def _carried(entries: list[BlockInput]) -> dict[str, Tensor]:

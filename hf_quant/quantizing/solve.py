@@ -19,6 +19,7 @@ from hf_quant.quantizing.calibrated import CalibratedRun
 from hf_quant.quantizing.config import HfQuantConfig
 from hf_quant.quantizing.fill import replace_module
 from hf_quant.quantizing.fingerprint import fingerprint
+from hf_quant.quantizing.observed import is_observed_whole, observe_whole
 from hf_quant.quantizing.resolve import Resolution
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,11 @@ def quantize_weights(
         share_tied(model, resolution.ties)
         return Outcome()
     assert config.calibration is not None
+    if is_observed_whole(model, resolution, algorithms, config.calibration):
+        if resume is not None:
+            logger.warning("no progress is kept: all static inputs are observed in one run")
+        starved = observe_whole(model, resolution, algorithms, config.calibration)
+        return Outcome({}, config.calibration.fingerprint(model.config), starved.tokens)
     run = CalibratedRun(model, resolution, algorithms, config.calibration, progress)
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
         if resume is not None:
