@@ -90,7 +90,9 @@ def caught_inputs(parent: nn.Module, model_class: type[Any], run: Callable[[], A
             bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
             kept = {name: _copied(value) for name, value in bound.items() if name != "kwargs"}
             kept |= {name: _copied(value) for name, value in bound.get("kwargs", {}).items()}
-            caught.append((module, {n: v for n, v in kept.items() if isinstance(v, Tensor | bool | int | float | list)}))
+            caught.append(
+                (module, {n: v for n, v in kept.items() if isinstance(v, Tensor | bool | int | float | list)})
+            )
 
     modules = [each for each in parent.modules() if type(each) is model_class]
     handles = [each.register_forward_pre_hook(watch, with_kwargs=True) for each in modules]
@@ -172,7 +174,9 @@ def _shapes(model: Any, name: str, widths: list[int], seed: int) -> list[Any]:
     patch = _said(config, "patch_size", default=16)
     patch_height, patch_width = _pair(patch)
     time = _said(config, "temporal_patch_size", default=1)
-    mels = _said(config, "num_mel_bins", "input_feat_size", "feature_size", "n_mels", "mel_dim", "input_dim", default=80)
+    mels = _said(
+        config, "num_mel_bins", "input_feat_size", "feature_size", "n_mels", "mel_dim", "input_dim", default=80
+    )
     frames = _said(config, "num_frames", default=2)
     flat = channels * patch_height * patch_width
     if name.endswith(("grid_thw", "grids", "image_grid", "grid_hw")):
@@ -222,12 +226,27 @@ def _shapes(model: Any, name: str, widths: list[int], seed: int) -> list[Any]:
             min(size, 250) if isinstance(size, int) else 64,
             *((1, 16), (2, 16), (1, books, 16), (1, 16, books), (1, 1, books), (1, 32), (books, 1, 16)),
         )
-    if name in ("input_features", "input_values", "audio_values", "waveform", "spectrogram", "mel_spectrogram", "audio_mel"):
+    if name in (
+        "input_features",
+        "input_values",
+        "audio_values",
+        "waveform",
+        "spectrogram",
+        "mel_spectrogram",
+        "audio_mel",
+    ):
         length = _said(config, "max_length", "max_source_positions", default=100)
         length = 2 * length if isinstance(length, int) and length <= 1500 else 200
         waves = [(1, 16000), (1, 1, 16000), (1, 2, 16000), (1, 1920 * 4)]
         spectra = [shape for each in widths for shape in ((1, length, each), (1, each, length))]
-        spectra += [(1, mels, length), (1, length, mels), (1, length, 2 * mels), (1, 1, length, mels), (mels, length), (1, length, 128)]
+        spectra += [
+            (1, mels, length),
+            (1, length, mels),
+            (1, length, 2 * mels),
+            (1, 1, length, mels),
+            (mels, length),
+            (1, length, 128),
+        ]
         return floats(*(waves + spectra if "values" in name or name == "waveform" else spectra + waves), (2, 16, width))
     if name in ("input_features_mask", "feature_attention_mask", "attention_mask_features"):
         length = _said(config, "max_length", "max_source_positions", default=100)
@@ -235,13 +254,30 @@ def _shapes(model: Any, name: str, widths: list[int], seed: int) -> list[Any]:
         return [torch.ones(1, length, dtype=dtype) for dtype in (torch.long, torch.bool)]
     if name == "audio_mel_mask":  # of what is left out
         return [torch.zeros(1, 200, dtype=torch.bool)]
-    if name in ("attention_mask", "decoder_attention_mask", "encoder_attention_mask", "text_attention_mask", "audio_mask"):
+    if name in (
+        "attention_mask",
+        "decoder_attention_mask",
+        "encoder_attention_mask",
+        "text_attention_mask",
+        "audio_mask",
+    ):
         return [torch.ones(shape, dtype=torch.long) for shape in ((1, 16), (2, 16))] + [torch.ones(1, 16).bool()]
     if name.endswith("position_ids") or name == "cache_position":
         return [torch.arange(16).view(1, 16), torch.arange(16).expand(3, 1, 16), torch.arange(16)]
-    if name.endswith(("embeds", "hidden_states", "hidden_state", "features", "embeddings", "latents", "queries", "context")):
+    if name.endswith(
+        ("embeds", "hidden_states", "hidden_state", "features", "embeddings", "latents", "queries", "context")
+    ):
         asked = [shape for each in widths for shape in ((1, 16, each), (16, each))]
-        maps = [*asked, (16, flat * time), (16, flat * 2), (1, width, 8, 8), (1, width, 16), (16, width), (1, 4, 4, width), (1, 8, 8, width)]
+        maps = [
+            *asked,
+            (16, flat * time),
+            (16, flat * 2),
+            (1, width, 8, 8),
+            (1, width, 16),
+            (16, width),
+            (1, 4, 4, width),
+            (1, 8, 8, width),
+        ]
         query = [(1, _said(config, "num_query_tokens", default=16), width)] if "query" in name else []
         return floats(*query, (1, 16, width), *maps)
     if name in ("token_type_ids", "mm_token_type_ids", "langs", "lang_ids"):

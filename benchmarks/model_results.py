@@ -11,7 +11,10 @@ _REASONS = {
     "too large": ("MemoryError",),
     "no inputs found": ("no inputs", "EvaluationError"),
     "out of time": ("OutOfTime", "process ended"),
-    "not saved and loaded the same by Transformers": ("ValueError: Transformers does not", "ValueError: the float model"),
+    "not saved and loaded the same by Transformers": (
+        "ValueError: Transformers does not",
+        "ValueError: the float model",
+    ),
 }
 """Why a type is not built, to how its errors begin; any other is raised when its config or model is made."""
 
@@ -44,7 +47,9 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def reason(error: str) -> str:
     """The class of an error because of which a type is not built."""
-    return next((name for name, starts in _REASONS.items() if error.startswith(starts)), "no small config makes a model")
+    return next(
+        (name for name, starts in _REASONS.items() if error.startswith(starts)), "no small config makes a model"
+    )
 
 
 def _by_family(results: list[dict[str, Any]]) -> list[str]:

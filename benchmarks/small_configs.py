@@ -82,6 +82,7 @@ def _by_field(table: dict[int, str]) -> dict[str, int]:
 
 _FEW_FIELDS, _SMALL_FIELDS = _by_field(_FEW), _by_field(_SMALL)
 
+
 def small_config(model_type: str, level: str = LEVELS[0], hidden: int = 64) -> PretrainedConfig:
     """A config of a type, shrunk.
 
@@ -145,7 +146,11 @@ def _shrunk(config: Any, level: str, ids: Any, hidden: int) -> Any:
             changed[name] = value
     # What is not the default is kept: a part of another config may be made with fields of its own.
     plain = type(config)(**STARTS.get(config.model_type, {}))
-    kept = {n: v for n, v in values.items() if n not in changed and n[0] != "_" and v is not None and _differs(v, _value(plain, n))}
+    kept = {
+        n: v
+        for n, v in values.items()
+        if n not in changed and n[0] != "_" and v is not None and _differs(v, _value(plain, n))
+    }
     extra = {n: v for n, v in vars(config).items() if n not in values and n[0] != "_" and not hasattr(plain, n)}
     return type(config)(**{**extra, **kept, **changed})
 

@@ -26,9 +26,7 @@ from hf_quant.quantizing.starved import Starved, grids_of, tokens_of_experts
 logger = logging.getLogger(__name__)
 
 
-def is_observed_whole(
-    model: Any, resolution: Resolution, algorithms: Algorithms, calibration: Calibration
-) -> bool:
+def is_observed_whole(model: Any, resolution: Resolution, algorithms: Algorithms, calibration: Calibration) -> bool:
     """Whether a run only has to observe static inputs, and the model's blocks cannot be run one by one.
 
     Blocks are run alone, and the model without them, on the first batch: linears that the whole model calls and these
@@ -56,9 +54,7 @@ def is_observed_whole(
 
 
 @torch.no_grad()
-def observe_whole(
-    model: Any, resolution: Resolution, algorithms: Algorithms, calibration: Calibration
-) -> Starved:
+def observe_whole(model: Any, resolution: Resolution, algorithms: Algorithms, calibration: Calibration) -> Starved:
     """Observe every static input on the float model, then replace all that the plan names.
 
     Args:
@@ -73,9 +69,7 @@ def observe_whole(
     Raises:
         CalibrationError: The data is not usable, or reaches not every static input; the model is as it was.
     """
-    logger.warning(
-        "%s does not go block by block: static inputs are observed on the float model", type(model).__name__
-    )
+    logger.warning("%s does not go block by block: static inputs are observed on the float model", type(model).__name__)
     plan = {name: scheme for name, scheme in resolution.plan.modules.items() if scheme is not None}
     static = {name: scheme for name, scheme in plan.items() if is_static(scheme)}
     collector = Collector(
