@@ -41,7 +41,7 @@ def model_classes_of(model_type: str) -> list[type[Any]]:
     for kind in [*(f"MODEL_FOR_{kind}_MAPPING" for kind in _KINDS), "MODEL_MAPPING", *others]:
         mapping = getattr(modeling_auto, kind, {})
         try:
-            classes = mapping[config] if config in mapping else ()
+            classes = mapping.get(config, ())
         except ValueError:  # a name that the library has no class for
             continue
         found += classes if isinstance(classes, tuple | list) else (classes,)

@@ -20,7 +20,7 @@ _REASONS = {
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Numbers of results by preset and class and by family, reasons for what is not built, and all that is not right."""
+    """Numbers of results by preset, class and family, reasons for what is not built, and all that is not right."""
     lines = []
     for preset in dict.fromkeys(each["preset"] for each in results):
         counts = Counter(each["class"] for each in results if each["preset"] == preset)

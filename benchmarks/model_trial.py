@@ -264,6 +264,8 @@ def _draw(model: nn.Module) -> None:
             weight.normal_(std=width**-0.5)
             if module._parameters.get("bias") is not None:
                 module._parameters["bias"].normal_(std=0.1)
+            if getattr(module, "padding_idx", None) is not None:
+                weight[module.padding_idx] = 0.0  # some classes see to it whenever they are loaded
         elif "norm" in type(module).__name__.lower() and weight is not None and weight.ndim == 1:
             weight.add_(0.1 * torch.randn_like(weight))
     for name, parameter in model.named_parameters():
@@ -273,7 +275,7 @@ def _draw(model: nn.Module) -> None:
 
 @contextmanager
 def _limited(seconds: float) -> Iterator[None]:
-    """Context that ends with `OutOfTime` after seconds of this process's own, which others on the machine do not use."""
+    """Context that ends with `OutOfTime` after seconds of this process's own, so that others do not use them up."""
 
     def stop(*_: Any) -> None:
         raise OutOfTime(f"more than {seconds:.0f} s")

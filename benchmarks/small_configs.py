@@ -221,9 +221,9 @@ def _cut_indices(config: Any, values: dict[str, Any], changed: dict[str, Any], b
     if out:
         changed["out_indices"] = list(range(left - len(out) + 1, left + 1))
     for name, value in values.items():
-        if name.endswith(_INDICES) and isinstance(value, list | tuple) and value and name not in changed:
-            if all(type(each) is int and 0 <= each < before for each in value) and max(value) >= left:
-                changed[name] = [index % left for index in range(len(value))]
+        is_free = name.endswith(_INDICES) and isinstance(value, list | tuple) and name not in changed
+        if is_free and value and all(type(e) is int and 0 <= e < before for e in value) and max(value) >= left:
+            changed[name] = [index % left for index in range(len(value))]
 
 
 def _is_width(name: str, value: Any) -> bool:

@@ -39,10 +39,10 @@ class Calibration:
 
     Args:
         dataset: A `datasets.Dataset`, a `DataLoader` or iterable of dicts of tensors, a list of texts, a list of token
-            ids (tensors or lists), or dicts with images, sounds or any other floats, such as a processor or a
-            `DataLoader` of ``pixel_values`` gives, each a batch that the model is called with as it is; or a file, folder or dataset's id, as `hf_quant.data.files.open_data` takes them,
+            ids (tensors or lists); or a file, folder or dataset's id, as `hf_quant.data.files.open_data` takes them,
             such as a ``.txt`` file, whose texts are separated by blank lines. Conversations, in columns such as
-            ``messages``, go through the tokenizer's chat template.
+            ``messages``, go through the tokenizer's chat template. Dicts with images, sounds or other floats, such as
+            ``pixel_values`` of a processor, are batches that the model is called with as they are.
         tokenizer: Tokenizer of the model, which texts need.
         samples: Sequences to use, over all processes; `samples` / `batch_size` of batches that are taken as they are.
         sequence_length: Most tokens of a sequence; no more are taken than the model has positions for.

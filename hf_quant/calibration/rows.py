@@ -50,9 +50,11 @@ def is_batch(example: Any) -> bool:
 
 
 def is_whole(example: Any) -> bool:
-    """Whether an item of a dataset is a batch to call a model with as it is: images, sounds or other floats are in it."""
+    """Whether an item of a dataset is a batch to call a model with as it is, with images, sounds or other floats."""
     return isinstance(example, Mapping) and any(
-        torch.is_tensor(value) and value.is_floating_point() for name, value in example.items() if name not in NOT_READ
+        torch.is_tensor(value) and value.is_floating_point()
+        for name, value in example.items()
+        if name not in (*FIELDS, *NOT_READ) and not name.endswith("ids")
     )
 
 

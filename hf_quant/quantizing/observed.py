@@ -31,6 +31,9 @@ def is_observed_whole(model: Any, resolution: Resolution, algorithms: Algorithms
 
     Blocks are run alone, and the model without them, on the first batch: linears that the whole model calls and these
     do not, shapes that change, and blocks in another order say that they cannot.
+
+    Raises:
+        CalibrationError: The model cannot be called with the data.
     """
     if algorithms.needs or algorithms.block_solver is not None or algorithms.transforms:
         return False
@@ -41,7 +44,12 @@ def is_observed_whole(model: Any, resolution: Resolution, algorithms: Algorithms
     training = model.training
     model.eval()
     try:
-        called = _called(model, names, lambda: model(**batch))
+        try:
+            called = _called(model, names, lambda: model(**batch))
+        except Exception as error:  # models say in many ways that they need something else
+            raise CalibrationError(
+                f"{type(model).__name__} cannot be called with {', '.join(batch)} of the calibration data: {error}"
+            ) from error
         try:
             blocks: Any = model.get_submodule(find_blocks(model))
             entry = next(iter(first_inputs(model, blocks, [batch])))
