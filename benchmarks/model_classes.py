@@ -21,7 +21,7 @@ _ENDS = ("ForConditionalGeneration", "ForCausalLM", "Model", "Encoder", "Decoder
 
 def every_type() -> list[str]:
     """Model types with a class: an entry in an auto mapping of models, or a model whose config is the type's."""
-    return [each for each in CONFIG_MAPPING if model_classes_of(each)]
+    return [each for each in CONFIG_MAPPING if _has_class(each)]
 
 
 def model_class_of(model_type: str) -> type[Any] | None:
@@ -60,6 +60,13 @@ def parents_of(model_type: str) -> list[str]:
         for name, other in CONFIG_MAPPING.items()
         if other is not config and other.__module__.rpartition(".")[0] == package and _holds(other, config)
     ]
+
+
+def _has_class(model_type: str) -> bool:
+    try:
+        return bool(model_classes_of(model_type))
+    except ImportError:  # of a package that the class needs
+        return True
 
 
 def _holds(outer: type[Any], inner: type[Any]) -> bool:
