@@ -207,18 +207,24 @@ def _config(model: Any, preset: str, inputs: dict[str, Any]) -> hf_quant.HfQuant
 
 
 def _floor(model: Any, inputs: dict[str, Any], output: list[torch.Tensor]) -> float:
-    """What noise of a millionth in outputs of modules changes: rounded inputs jump, and other queries are chosen."""
+    """What noise of a millionth in inputs and outputs of modules changes: numbers jump, other queries are chosen."""
     found = []
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
 
-        def change(module: Any, args: Any, kwargs: Any, out: Any, generator: Any = generator) -> Any:
-            return out * (1 + 1e-6 * torch.randn(out.shape, generator=generator))
+        def noisy(value: Any, generator: Any = generator) -> Any:
+            if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+                return value
+            return value * (1 + 1e-6 * torch.randn(value.shape, generator=generator))
+
+        def change(module: Any, args: Any, kwargs: Any, out: Any, noisy: Any = noisy) -> Any:
+            return noisy(out)
 
         with ExitStack() as replaced:
             for _, module in quantized_modules(model):
                 replaced.enter_context(replaced_output(module, change))
-            found.append(relative_error(_outputs(model, inputs), output))
+            given = {name: noisy(value) for name, value in inputs.items()}
+            found.append(relative_error(_outputs(model, given), output))
     return max(found)
 
 
