@@ -23,7 +23,7 @@ class DecodedView(torch.Tensor):
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Refuse writes that change anything; what is computed is a plain tensor, and a view of a view is one of this kind."""
+        """Refuse writes that change anything; results are plain tensors, and a view of a view is one of this kind."""
         kwargs = kwargs or {}
         written = kwargs.get("out") if "out" in kwargs else (args[0] if args and _writes(func) else None)
         if isinstance(written, cls):
