@@ -53,7 +53,7 @@ def _candidates(model: Any, generator: torch.Generator) -> Iterator[Inputs]:
     config, names = model.config, inspect.signature(model.forward).parameters
     device, dtype = device_of(model), model.dtype
     text = config.get_text_config()
-    main = model.main_input_name
+    main = model.main_input_name if isinstance(model.main_input_name, str) else model.main_input_name[0]
 
     def made(name: str) -> list[Tensor]:
         if name.endswith("input_ids"):

@@ -120,7 +120,7 @@ class CheckReport:
 
 
 @torch.no_grad()
-def check(model: Any, inputs: Mapping[str, Tensor] | None = None) -> CheckReport:
+def check(model: Any, inputs: Mapping[str, Any] | None = None) -> CheckReport:
     """Compare a quantized model with what its own weights stand for, module by module and as a whole.
 
     The model runs as it is, and once more with parts unfused, torch's attention, and every quantized module replaced by
@@ -172,7 +172,7 @@ def check(model: Any, inputs: Mapping[str, Tensor] | None = None) -> CheckReport
         )
         for name, module in modules.items()
     )
-    shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in given.items() if isinstance(tensor, Tensor)}
     return CheckReport(rows, shapes, relative_error(found, expected), bound)
 
 

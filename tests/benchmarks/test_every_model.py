@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 import hf_quant
-from benchmarks.every_model import every_type, table
+from benchmarks.every_model import every_type
+from benchmarks.model_classes import model_class_of, parents_of
+from benchmarks.model_results import reason, table
 from benchmarks.model_trial import NOT_BUILT, REFUSED, RIGHT, WRONG, trial
 from benchmarks.small_configs import small_config
 
@@ -31,6 +33,43 @@ def test_every_type_of_transformers_is_tried_once():
     types = every_type()
     assert len(types) == len(set(types)) > 300
     assert types[0] == "llama"
+
+
+def test_widths_that_have_to_agree_are_shares_of_what_they_are():
+    whole, fourth = (small_config("swin", level) for level in ("few layers", "a fourth"))
+    assert fourth.embed_dim == whole.embed_dim // 4
+    assert fourth.depths == [1] * len(whole.depths)
+
+
+def test_configs_are_made_as_wide_as_asked():
+    config = small_config("llama", hidden=96)
+    assert (config.hidden_size, config.head_dim, config.intermediate_size) == (96, 24, 192)
+
+
+def test_parts_of_models_have_a_class_and_a_parent():
+    assert model_class_of("siglip_text_model").__name__ == "SiglipTextModel"
+    assert parents_of("siglip_text_model") == ["siglip"]
+    assert model_class_of("layoutxlm") is None
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl_vision", "bros", "patchtst", "align_text_model"])
+def test_inputs_are_found_by_what_errors_ask_for(name):
+    assert [each["class"] for each in trial(name, ["w4a16"], 60)] == [RIGHT]
+
+
+def test_other_widths_and_seeds_are_right_and_said():
+    (found,) = trial("bert", ["int8"], 60, hidden=96, seed=3)
+    assert (found["class"], found["hidden"], found["seed"]) == (RIGHT, 96, 3)
+
+
+def test_what_data_sets_is_tried_with_the_inputs_of_the_model():
+    assert [each["class"] for each in trial("vit", ["int8-static"], 60)] == [RIGHT]
+
+
+def test_reasons_for_what_is_not_built_are_told_apart():
+    assert reason("ImportError: TimmBackbone requires the timm library") == "a package is missing"
+    assert reason("no inputs: TypeError: forward() missing") == "no inputs found"
+    assert reason("KeyError: 'full_attention'") == "no small config makes a model"
 
 
 def test_a_model_that_is_right_passes_all_stages():
@@ -59,7 +98,7 @@ def test_what_is_refused_and_what_cannot_be_built_are_told_apart():
     (found,) = trial("bert", ["int9"], 60)
     assert found["class"] == REFUSED
     assert found["error"].startswith("UnknownName")
-    (found,) = trial("timm_wrapper", ["int8"], 60)
+    (found,) = trial("layoutxlm", ["int8"], 60)
     assert found["class"] == NOT_BUILT
 
 

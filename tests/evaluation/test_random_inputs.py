@@ -76,3 +76,14 @@ def test_a_vocabulary_that_is_not_known_is_told():
     model = CanineModel(CanineConfig(**SIZES, **sizes))
     with pytest.raises(EvaluationError, match="vocabulary of CanineModel"):
         run_on_random_inputs(model, lambda given: model(**given))
+
+
+def test_a_class_with_several_main_inputs_is_called_with_what_is_known_of_them():
+    class Both(CLIPModel):
+        main_input_name = ["input_ids", "pixel_values"]  # noqa: RUF012
+
+    text = {**SIZES, "vocab_size": 64, "projection_dim": 16}
+    vision = {**SIZES, "image_size": 32, "patch_size": 16, "projection_dim": 16}
+    model = Both(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).eval()
+    inputs, _ = run_on_random_inputs(model, lambda given: model(**given))
+    assert set(inputs) == {"input_ids", "pixel_values"}

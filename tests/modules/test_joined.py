@@ -11,6 +11,7 @@ from hf_quant.config.presets import get_preset
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.embedding import QuantizedEmbedding
 from hf_quant.modules.inventory import Inventory
+from hf_quant.modules.joined import replaced_output
 from hf_quant.modules.linear import QuantizedLinear
 from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.swap import restore_float
@@ -175,3 +176,23 @@ def test_in_inference_mode_its_state_is_read_as_elsewhere():
     model = parts(lambda: classes.ScaledEmbedding(40, 64), "int8")
     with torch.inference_mode():
         assert model.state_dict()["it.weight"].of is model["it"].weight.of
+
+
+@every_class
+def test_outputs_are_replaced_within_what_a_derived_class_does(make, input):
+    model = parts(make, "w8a16")
+    expected, before = model.it(input), type(model.it)
+    taken = []
+
+    def twice(module, args, kwargs, output):
+        taken.append(output)
+        return 2 * output
+
+    with replaced_output(model.it, twice):
+        doubled = model.it(input)
+    assert len(taken) == 1
+    if type(make()) is classes.NormedEmbedding:  # a norm takes the factor away
+        assert torch.allclose(doubled, expected, atol=1e-4)
+    else:
+        assert torch.allclose(doubled, 2 * expected, atol=1e-5)
+    assert type(model.it) is before and torch.equal(model.it(input), expected)

@@ -11,12 +11,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from hf_quant.config.plan import preset_plan
 from hf_quant.errors import CheckpointError, QuantizedWeightError, UnsupportedModel
 from hf_quant.modules.embedding import QuantizedEmbedding
+from hf_quant.modules.inventory import Inventory
 from hf_quant.modules.tensor import QuantizedTensor
 from tests.naming import naming
 from tests.quantized_linear import make_input, relative_error, run_python, spec_for
-from tests.quantized_modules import IDS, make_linear, quantized_model
+from tests.quantized_modules import IDS, make_linear, quantize, quantized_model
 
 SPECS = {name: spec_for(name, 64, 96) for name in ("int8", "int4", "w8a16", "w8 per tensor", "int16", "int8-static")}
 every_scheme = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
@@ -331,3 +333,12 @@ def test_codes_live_as_long_as_the_process_that_is_spawned_with_them():
         again = pickle.loads(buffer.getvalue())
         assert torch.equal(again(IDS), model(IDS))
     """)
+
+
+def test_a_write_to_a_row_that_changes_nothing_is_taken():
+    model = nn.ModuleDict({"table": nn.Embedding(8, 64, padding_idx=0)})
+    table = quantize(model, preset_plan("w4a16", Inventory.of(model).candidates)).table
+    torch.nn.init.zeros_(table.weight[0])
+    assert not table.weight[0].any()
+    with pytest.raises(QuantizedWeightError, match="a write to part of"):
+        torch.nn.init.zeros_(table.weight[1])

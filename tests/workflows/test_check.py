@@ -3,7 +3,18 @@ import json
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM, ViTConfig, ViTModel
+from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+    ViTConfig,
+    ViTModel,
+)
 
 import hf_quant
 from hf_quant.errors import EvaluationError, UnsupportedModel
@@ -180,3 +191,33 @@ def test_the_report_is_json_ready():
     values = json.loads(json.dumps(hf_quant.check(quantized()).to_dict()))
     assert values["is_right"]
     assert values["modules"][0]["calls"] == 1
+
+
+DERIVED = {
+    "scaled rows": lambda: GemmaForCausalLM(GemmaConfig(**SIZES, vocab_size=64, num_key_value_heads=2, head_dim=16)),
+    "positions of its own": lambda: OPTForCausalLM(
+        OPTConfig(vocab_size=64, hidden_size=64, num_hidden_layers=1, ffn_dim=128, num_attention_heads=4, dropout=0.0)
+    ),
+}
+
+
+@pytest.mark.parametrize("make", DERIVED.values(), ids=DERIVED)
+def test_embeddings_that_a_class_computes_around_are_found_right_and_wrong(make):
+    torch.manual_seed(0)
+    model = hf_quant.quantize(make().eval(), "w4a16", progress=False)
+    report = hf_quant.check(model)
+    assert report.is_right, report
+    name, module = next((n, m) for n, m in model.named_modules() if getattr(m, "adopted", None))
+    module.prepare()
+    largest = max(module.packed, key=lambda tensor: tensor.numel())
+    module.__dict__["packed"] = tuple(
+        torch.roll(tensor, 1, 0) if tensor is largest else tensor for tensor in module.packed
+    )
+    assert name in [each.module for each in hf_quant.check(model).wrong]
+
+
+def test_inputs_that_are_no_tensors_are_passed_on():
+    model = quantized("bert")
+    inputs = {"input_ids": torch.randint(5, 60, (1, 8)), "output_hidden_states": True}
+    report = hf_quant.check(model, inputs)
+    assert report.is_right and report.inputs == {"input_ids": (1, 8)}

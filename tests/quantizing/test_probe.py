@@ -1,0 +1,123 @@
+"""How a model is run on calibration data, and what is told before anything of it changes."""
+
+import logging
+
+import pytest
+import torch
+from transformers import (
+    SwinConfig,
+    SwinForImageClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+    ViTConfig,
+    ViTForImageClassification,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
+
+import hf_quant
+from hf_quant.errors import CalibrationError
+from hf_quant.evaluation.float_outputs import float_outputs, relative_error
+from hf_quant.modules.swap import quantized_modules
+
+SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+
+
+def images():
+    return {"pixel_values": torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))}
+
+
+def vit():
+    torch.manual_seed(0)
+    return ViTForImageClassification(ViTConfig(**SIZES, image_size=32, patch_size=8)).eval()
+
+
+def swin():
+    torch.manual_seed(0)
+    sizes = {"embed_dim": 32, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2}
+    return SwinForImageClassification(SwinConfig(**sizes, image_size=32, patch_size=4)).eval()
+
+
+def speech():
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "input_features": torch.randn(2, 16, 40, generator=generator),
+        "decoder_input_ids": torch.randint(3, 90, (2, 6), generator=generator),
+    }
+
+
+def whisper():
+    torch.manual_seed(0)
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_layers": 1, "decoder_layers": 2}
+    widths = {"d_model": 64, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "num_mel_bins": 16, "vocab_size": 96}
+    special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 1)
+    config = WhisperConfig(**heads, **widths, **special, max_source_positions=20, max_target_positions=16)
+    return WhisperForConditionalGeneration(config).eval()
+
+
+def static(model, data, **options):
+    calibration = hf_quant.Calibration([data])
+    config = hf_quant.HfQuantConfig("int8-static", calibration=calibration, **options)
+    return hf_quant.quantize(model, config, progress=False)
+
+
+@torch.no_grad()
+def outputs(model, data):
+    return list(float_outputs(model(**data).logits))
+
+
+@pytest.mark.parametrize(("made", "data"), [(vit, images), (swin, images), (whisper, speech)])
+def test_images_and_sounds_set_static_grids(made, data):
+    expected = outputs(made(), data())
+    model = static(made(), data())
+    assert any(module.input_scale is not None for _, module in quantized_modules(model))
+    assert relative_error(outputs(model, data()), expected) < 0.05
+    assert hf_quant.check(model, data()).is_right
+
+
+def test_grids_of_a_model_that_goes_block_by_block_come_from_blocks():
+    assert static(vit(), images()).hf_quantizer.block_errors
+
+
+def test_a_model_whose_blocks_change_shapes_is_observed_whole(caplog):
+    with caplog.at_level(logging.WARNING, logger="hf_quant"):
+        model = static(swin(), images())
+    assert not model.hf_quantizer.block_errors
+    assert "is run as a whole, not block by block" in caplog.text
+
+
+def test_grids_observed_on_the_whole_cover_what_linears_get():
+    model, seen = swin(), []
+    layers = model.swin.encoder.layers[1].named_modules()
+    name = next(each for each, module in layers if isinstance(module, torch.nn.Linear))
+    linear = model.swin.encoder.layers[1].get_submodule(name)
+    linear.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    outputs(model, images())
+    module = static(swin(), images()).swin.encoder.layers[1].get_submodule(name)
+    spread = float(seen[0].max() - seen[0].min())
+    assert 0.8 * spread < 255 * float(module.input_scale) < 1.1 * spread
+
+
+def test_what_the_data_does_not_reach_is_named_before_the_model_changes():
+    model = swin()
+    idle = torch.nn.Linear(64, 64)
+    model.swin.idle = idle
+    with pytest.raises(CalibrationError, match=r"does not reach swin\.idle: .*modules_to_not_convert=\['swin\.idle'\]"):
+        static(model, images())
+    assert not any(quantized_modules(model))
+    static(model, images(), modules_to_not_convert=["swin.idle"])
+    assert model.swin.idle is idle
+
+
+def test_a_decoder_that_does_not_say_how_it_starts_is_refused_before_the_model_changes():
+    model = T5ForConditionalGeneration(T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4))
+    with pytest.raises(CalibrationError, match="decoder_start_token_id"):
+        static(model, {"input_ids": torch.randint(3, 60, (2, 8))})
+    assert not any(quantized_modules(model))
+
+
+def test_inputs_that_the_model_does_not_take_are_named():
+    model = swin()
+    with pytest.raises(CalibrationError, match="cannot be called with pixel_value of"):
+        static(model, {"pixel_value": torch.randn(1, 3, 32, 32)})
+    assert not any(quantized_modules(model))
