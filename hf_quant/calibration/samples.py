@@ -13,19 +13,30 @@ from hf_quant.errors import CalibrationError
 Sample = dict[str, torch.Tensor]
 """Tensors of one sample, each with a first dimension of 1; or of several that cannot be told apart."""
 
-_BATCH_DIMENSIONS = {"pixel_values": 4, "pixel_values_videos": 5, "input_features": 3, "input_values": 2}
-"""Dimensions of a batch of what models commonly call so; of floats by other names, items are batches."""
+_BATCH_DIMENSIONS = {
+    "pixel_values": 4,
+    "pixel_values_videos": 5,
+    "input_features": 3,
+    "input_values": 2,
+    "input_ids": 2,
+}
+"""Dimensions of a batch of what models commonly call so; of anything by other names alone, items are batches."""
 _LABELS = ("label", "labels")
 _OF_TEXT = ("input_ids", "attention_mask", "token_type_ids")
+_OF_TOKENIZERS = ("special_tokens_mask", "offset_mapping", "length", "overflow_to_sample_mapping", "assistant_masks")
+"""What tokenizers add that no model reads."""
 
 
 def is_sample(item: Any) -> bool:
-    """Whether an item of a dataset holds numbers that are no tokens, such as ``pixel_values``."""
+    """Whether an item of a dataset holds more than texts and tokens, such as ``pixel_values`` or ``bbox``."""
     if not isinstance(item, Mapping):
         return False
-    others = [value for name, value in item.items() if name not in (*_LABELS, *_OF_TEXT)]
-    is_float = (isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim > 0 for value in others)
-    return any(name in item for name in _BATCH_DIMENSIONS) or any(is_float)
+    others = {name: item[name] for name in item if name not in (*_LABELS, *_OF_TEXT, *_OF_TOKENIZERS)}
+    if any(name in others for name in _BATCH_DIMENSIONS):
+        return True
+    tensors = [value for value in others.values() if isinstance(value, torch.Tensor) and value.ndim > 0]
+    # Beside tokens, integers are read, too: where on a page they stand, say.
+    return any(value.is_floating_point() or "input_ids" in item for value in tensors)
 
 
 def samples(items: Iterable[Any], count: int) -> list[Sample]:
@@ -70,7 +81,7 @@ def _samples(item: Any) -> Iterator[Sample]:
     if not is_sample(item):
         given = list(item) if isinstance(item, Mapping) else type(item).__name__
         raise CalibrationError(f"an item of the dataset has no numbers such as pixel_values: it is {given}")
-    tensors = {name: _tensor(name, value) for name, value in item.items() if name not in _LABELS}
+    tensors = {name: _tensor(name, value) for name, value in item.items() if name not in (*_LABELS, *_OF_TOKENIZERS)}
     found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     first = next((name for name in _BATCH_DIMENSIONS if name in found), next(iter(found)))
     if found[first].ndim < _BATCH_DIMENSIONS.get(first, 0):

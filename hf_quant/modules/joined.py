@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from torch import nn
@@ -83,6 +84,36 @@ def as_float(restored: nn.Module, module: Counterpart) -> nn.Module:
         restored.__class__ = module.float_class
         _adopt(restored, module, module.adopted)
     return restored
+
+
+@contextmanager
+def replaced_output(
+    module: Counterpart, replace: Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Any]
+) -> Iterator[None]:
+    """Context in which a counterpart gives what ``replace(module, args, kwargs, output)`` makes of its own output.
+
+    A hook would see what a derived class makes of that output, and what that class is called with.
+    """
+    if module.alone is None:
+        handle = module.register_forward_hook(replace, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+        return
+    before: Any = type(module)
+    float_class, whole = before.__bases__
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return replace(self, args, kwargs, whole.forward(self, *args, **kwargs))
+
+    inner = type(whole.__name__, (whole,), {"forward": forward})
+    names = {"forward": before.forward, "float_class": float_class, "alone": forward}
+    module.__class__ = type(before.__name__, (float_class, inner), names)
+    try:
+        yield
+    finally:
+        module.__class__ = before
 
 
 def standing_in(float_class: type[nn.Module], module: nn.Module, product: Callable[..., Any]) -> nn.Module:

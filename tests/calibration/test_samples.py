@@ -85,3 +85,13 @@ def test_the_fingerprint_is_that_of_the_numbers():
 def test_what_is_no_sample_is_refused(data, match):
     with pytest.raises(CalibrationError, match=match):
         Calibration(iter(data)).batches(CONFIG)
+
+
+def test_what_a_model_reads_beside_tokens_is_kept():
+    row = {"input_ids": torch.arange(4), "attention_mask": torch.ones(4, dtype=torch.int64)}
+    boxes = torch.arange(16).view(4, 4)
+    (found,) = batches([{**row, "bbox": boxes, "special_tokens_mask": torch.zeros(4)}, {**row, "bbox": boxes + 1}])
+    assert found.keys() == {"input_ids", "attention_mask", "bbox"}
+    assert found["bbox"].shape == (2, 4, 4) and found["input_ids"].shape == (2, 4)
+    (plain,) = batches([{**row, "index": 3, "special_tokens_mask": torch.zeros(4)}])
+    assert plain.keys() == {"input_ids", "attention_mask"}
