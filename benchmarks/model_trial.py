@@ -272,8 +272,12 @@ def _draw(model: nn.Module) -> None:
                 module._parameters["bias"].normal_(std=0.1)
             if getattr(module, "padding_idx", None) is not None:
                 weight[module.padding_idx] = 0.0  # some classes see to it whenever they are loaded
+        elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and weight is not None:
+            weight.normal_(std=weight[0].numel() ** -0.5)
         elif "norm" in type(module).__name__.lower() and weight is not None and weight.ndim == 1:
             weight.add_(0.1 * torch.randn_like(weight))
+            if isinstance(variance := module._buffers.get("running_var"), torch.Tensor):
+                variance.uniform_(0.5, 2.0)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 3 and "expert" in name:
             parameter.normal_(std=parameter.shape[-1] ** -0.5)

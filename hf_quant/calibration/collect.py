@@ -16,6 +16,8 @@ from hf_quant.formats.rotation import rotate
 from hf_quant.modules.experts import OpenedExperts, expert_layers, rerouted
 from hf_quant.observers.base import Observer
 
+_SHOWN = 5
+
 
 class _Sums:
     def __init__(self, width: int, device: torch.device, with_hessian: bool):
@@ -134,14 +136,19 @@ class Collector:
                 )
         reached = {name for name in self.modules if (own := found.get(self._leaders.get(name, ""))) and own.count}
         layers = {self.layers[name] for name in reached & self.layers.keys()}
-        for name in self.modules:
-            if self.may_miss and name not in self._leaders and name not in self.observers:
-                continue
-            if name not in reached and self.layers.get(name) not in layers:
-                raise CalibrationError(
-                    f"{self.prefix}{name} was never called with a token that counts: calibrate on data that reaches "
-                    "it, or list it in modules_to_not_convert"
-                )
+        missed = [
+            self.layers.get(name, name)
+            for name in self.modules
+            if name not in reached and self.layers.get(name) not in layers
+            if not self.may_miss or name in self._leaders or name in self.observers
+        ]
+        if missed:
+            names = [self.prefix + name for name in dict.fromkeys(missed)]
+            others = f", nor {', '.join(names[1:_SHOWN])}{' ...' * (len(names) > _SHOWN)}" if names[1:] else ""
+            raise CalibrationError(
+                f"{names[0]} was never called with a token that counts{others}: calibrate on data that reaches all, or "
+                f"leave out what it does not reach with modules_to_not_convert={names}"
+            )
         for observer in self.observers.values():
             observer.reduce()
         return {name: found[self._leaders[name]] for name in self.modules if name in reached}

@@ -207,7 +207,7 @@ def test_experts_count_the_tokens_that_are_sent_to_them_and_no_padding():
 
 def test_a_layer_of_which_no_expert_gets_a_token_is_an_error():
     module = routed()
-    with pytest.raises(CalibrationError, match=r"experts\.0\.gate_proj was never called with a token that counts"):
+    with pytest.raises(CalibrationError, match=r"experts was never called with a token that counts"):
         run(module, collector(module, expert_names(module)), inputs(), torch.zeros(2, 5, dtype=torch.bool))
 
 

@@ -342,5 +342,5 @@ def test_what_a_model_calls_at_other_times_only_is_rounded_to_nearest_and_named(
 
 @pytest.mark.parametrize("changes", [{"transforms": ["awq"]}, {"preset": "int8-static"}], ids=["awq", "static"])
 def test_what_a_model_does_not_call_cannot_be_scaled_or_get_a_range(changes):
-    with pytest.raises(CalibrationError, match="query_global was never called"):
+    with pytest.raises(CalibrationError, match="query_global"):
         hf_quant.quantize(longformer(), config(**changes), progress=False)
