@@ -23,6 +23,7 @@ from hf_quant.opening.open import opened, opens_model
 from hf_quant.planner.cost.interpolate import Interpolation
 from hf_quant.planner.cost.kv_cache import key_value_heads, kv_cache_bytes
 from hf_quant.planner.cost.routing import Routing, routing_of, routings
+from hf_quant.planner.cost.samples import reads_tokens, rows_of_samples
 from hf_quant.planner.cost.table import KernelTable, Overhead
 from hf_quant.registry import unknown
 
@@ -31,7 +32,10 @@ _BLOCK = re.compile(r".*?\.\d+\.")
 
 @dataclass(frozen=True)
 class LinearFacts:
-    """One linear of a model: its shape, its scheme if it is quantized, and its routing if it is an expert's."""
+    """One linear of a model: its shape, its scheme if it is quantized, and its routing if it is an expert's.
+
+    `sample` is the number of rows that it gets for one image or sound; None in models that read tokens.
+    """
 
     name: str
     inputs: int
@@ -39,6 +43,7 @@ class LinearFacts:
     is_head: bool
     scheme: Scheme | None
     routing: Routing | None = None
+    sample: int | None = None
 
     def milliseconds(self, interpolation: Interpolation, scheme: Scheme | None, step: Pass) -> float:
         """Mean milliseconds in a pass under a scheme, from the times of kernels: an expert may not be called at all."""
@@ -49,6 +54,8 @@ class LinearFacts:
         """Rows given to the linear in a pass where it is called."""
         if self.routing is not None:
             return self.routing.rows_of_call(step.rows)
+        if self.sample is not None:
+            return self.sample * step.batch
         return step.head_rows if self.is_head else step.rows
 
 
@@ -116,7 +123,8 @@ class LatencyCosts:
     """Milliseconds of each choice for each module of a model, on the machine that a kernel table was measured on.
 
     Every linear is taken to be called once in a pass. Experts count by how many of them get a token: at one token as
-    many as it goes to, at many tokens all, each with its part of the tokens. Routing itself counts as nothing.
+    many as it goes to, at many tokens all, each with its part of the tokens. Routing itself counts as nothing. A model
+    that reads images or sound gets `step.batch` of these, and its time is that of its linears and convolutions.
 
     Args:
         model: Float model on any device: only shapes are read.
@@ -204,7 +212,7 @@ def predict_latency(model: Any, table: KernelTable, step: Pass, plan: Plan | Non
 def linears(model: nn.Module, inventory: Inventory | None = None) -> list[LinearFacts]:
     """Every linear of a model and how it is quantized; the inventory is made unless it is given."""
     heads = (Inventory.of(model) if inventory is None else inventory).heads
-    routed, found = routings(model), []
+    routed, samples, found = routings(model), rows_of_samples(model), []
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             inputs, outputs = module.in_features, module.out_features
@@ -218,7 +226,8 @@ def linears(model: nn.Module, inventory: Inventory | None = None) -> list[Linear
         elif isinstance(module, StoredModule):
             scheme = module.scheme
         routing = routing_of(name, routed)
-        found.append(LinearFacts(name, int(inputs), int(outputs), name in heads, scheme, routing))
+        sample = None if reads_tokens(model) else samples.get(name, 1)
+        found.append(LinearFacts(name, int(inputs), int(outputs), name in heads, scheme, routing, sample))
     return found
 
 
@@ -263,6 +272,9 @@ def kinds_of_blocks(schemes: Mapping[str, Scheme | None]) -> dict[str, float]:
 def _besides_linears(model: Any, table: KernelTable, step: Pass, kinds: Mapping[str, float]) -> tuple[float, float]:
     """Milliseconds of attention, and of everything else but linears."""
     config, family = _text_config(model), family_of(model)
+    if not reads_tokens(model):
+        # What attention, norms and poolings of these take is no choice's, and nothing is known of it.
+        return 0.0, 0.0
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     operations = attention_operations(step.tokens, step.context, step.batch, width, causal=family != "bert")
