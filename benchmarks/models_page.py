@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.every_model import CLASSES
+from benchmarks.model_results import CLASSES
 from benchmarks.model_parts import MOST_EXPERTS, PARTS, SORTS, TRIALS
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"

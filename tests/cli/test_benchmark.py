@@ -1,5 +1,6 @@
 """``hf-quant benchmark``: one command measures, writes reports and extends the card; mistakes end before long work."""
 
+import copy
 import json
 import os
 import subprocess
@@ -73,7 +74,7 @@ def test_a_card_needs_a_directory(folders):
 def read(tmp_path_factory):
     """Checkpoints that come with a tokenizer."""
     folder = tmp_path_factory.mktemp("read")
-    model = task_model("causal-lm")
+    model = copy.deepcopy(task_model("causal-lm"))
     model.save_pretrained(folder / "float")
     hf_quant.quantize(model, "int8", progress=False).save_pretrained(folder / "int8")
     for name in ("float", "int8"):
