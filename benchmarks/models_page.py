@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.model_results import CLASSES
 from benchmarks.model_parts import MOST_EXPERTS, PARTS, SORTS, TRIALS
+from benchmarks.model_results import CLASSES
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 RIGHT, NOT_BUILT = "right", "not built"

@@ -43,6 +43,8 @@ class OpenedConvolution(Opened):
     dilation: tuple[int, ...]
     groups: int
     padding_mode: str
+    output_like: torch.Tensor
+    """An empty tensor of the dtype of the model, which that of a stored weight may not be."""
     _reversed_padding_repeated_twice: list[int]
 
     def views(self, stack: Tensor, whole: torch.Tensor) -> Any:
@@ -56,8 +58,14 @@ class OpenedConvolution(Opened):
             return held
         return held.unflatten(1, (*stack.shape[2:], stack.shape[1])).movedim(-1, 1)
 
+    def dtype_of(self, stack: Tensor) -> torch.dtype:
+        """The dtype that the parameter seems to have."""
+        return self.output_like.dtype
+
     def close(self, parameters: dict[str, nn.Parameter] | None = None) -> None:
         """Make the module what it was."""
+        del self._buffers["output_like"]
+        self._non_persistent_buffers_set.discard("output_like")
         super().close(parameters)
         weight: Any = self._parameters["weight"]
         weight.data = weight.data.clone(memory_format=torch.contiguous_format)
@@ -144,6 +152,7 @@ def open_convolution(module: nn.Module) -> None:
     assert isinstance(module, OpenedConvolution)
     module.open(stacks=tuple(Tensor(name, tuple(parameters[name].shape)) for name in held))
     module.add_module(CHILD, child)
+    module.register_buffer("output_like", weight.data.new_empty(0), persistent=False)
 
 
 def _bare_embedding(rows: int, width: int) -> nn.Embedding:

@@ -133,12 +133,23 @@ class Opened(Mixed, nn.Module):
         nothing._is_hf_initialized = True  # type: ignore[attr-defined]
         return nothing
 
+    def dtype_of(self, stack: Any) -> torch.dtype:
+        """The dtype that one of the tensors seems to have."""
+        return self.part(self.parts(stack)[0]).dtype
+
     def _answer(self, stack: Any) -> torch.Tensor:
-        first = self.part(self.parts(stack)[0])
-        if torch.compiler.is_compiling() or not isinstance(first, QuantizedTensor):
-            return self.stacked(stack)
-        # Most of those who ask want to know the dtype.
-        return WholeTensor(lambda: self.stacked(stack), first, stack.shape)
+        first, dtype = self.part(self.parts(stack)[0]), self.dtype_of(stack)
+        if torch.compiler.is_compiling():
+            return self.stacked(stack).to(dtype)
+        if isinstance(first, QuantizedTensor) or dtype != first.dtype:
+            # Most of those who ask want to know the dtype.
+            like = first.detach().new_empty(0, dtype=dtype)
+            found: Any = WholeTensor(lambda: self.stacked(stack).to(dtype), like, stack.shape)
+        else:
+            found = self.stacked(stack)
+        if not isinstance(found, nn.Parameter):
+            found._is_hf_initialized = True  # or Transformers draws numbers for it, which a view would keep
+        return found
 
     def __getattr__(self, name: str) -> Any:
         # What code of others asks for though it is not there any more.

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
     ConvNextConfig,
     ConvNextForImageClassification,
     MambaConfig,
@@ -252,3 +254,20 @@ def test_it_compiles_in_one_graph(kind):
     expected = outputs(quantized, inputs)
     compiled = torch.compile(quantized, fullgraph=True, backend="aot_eager")
     assert error(outputs(compiled, inputs), expected) < 1e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("preset", ["fp16", "bf16", "int16"])
+def test_weights_look_as_the_model_computes_and_are_not_drawn_anew(preset, dtype, tmp_path):
+    # CLIP casts images to the dtype of its filters, and draws these where it takes them for new.
+    sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 128}
+    torch.manual_seed(0)
+    model = CLIPVisionModel(CLIPVisionConfig(**sizes, image_size=32, patch_size=8)).eval().to(dtype)
+    quantized = hf_quant.quantize(copy.deepcopy(model), preset, progress=False)
+    weight = quantized.embeddings.patch_embedding.weight
+    assert weight.dtype == dtype and weight.shape == (64, 3, 8, 8)
+    with torch.no_grad():
+        expected = quantized(**IMAGES).last_hidden_state
+        assert expected.dtype == dtype and error(expected.float(), model(**IMAGES).last_hidden_state.float()) < 0.02
+        reloaded = CLIPVisionModel.from_pretrained(saved(quantized, tmp_path))
+        assert torch.equal(reloaded(**IMAGES).last_hidden_state, expected)

@@ -45,6 +45,7 @@ DECODED = {
     "layoutlmv3": {f"encoder.rel_pos{axis}_bias" for axis in ("", "_x", "_y")},
     "prophetnet": {"prophetnet.decoder.ngram_embeddings"},
     "deberta-v2": {"deberta.encoder.rel_embeddings"},
+    "mamba": {f"backbone.layers.{layer}.mixer.conv1d.filters" for layer in (0, 1)},
 }
 
 
