@@ -59,18 +59,24 @@ class TransformersModel:
         return output.logits[0, -1].float().numpy()
 
     def read_bytes(self) -> int | None:
-        """Of everything but tables that rows are looked up in."""
+        """Of everything but tables that rows are looked up in; of experts, a token's share."""
         if self.bits is not None:
             return None
-        storages: dict[int, int] = {}
+        from hf_quant.modules.experts import expert_layers
+
+        within = {id(module) for _, layer in expert_layers(self.model) for module in layer.modules()}
+        config = self.model.config
+        active = getattr(config, "num_experts_per_tok", 1) / getattr(config, "num_experts", 1)
+        storages: dict[int, float] = {}
         for module in self.model.modules():
             if isinstance(module, nn.Embedding):
                 continue
+            share = active if id(module) in within else 1.0
             own = [*module.parameters(recurse=False), *module.buffers(recurse=False), *getattr(module, "packed", ())]
             for tensor in own:
                 # Codes that a kernel's layout took the place of have a shape, but no memory.
-                storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return sum(storages.values())
+                storages[tensor.untyped_storage().data_ptr()] = share * tensor.untyped_storage().nbytes()
+        return round(sum(storages.values()))
 
 
 def load_float(folder: Path, dtype: str = "float32", **options: Any) -> Any:
