@@ -10,6 +10,13 @@ from torch import nn
 class Mixed:
     """First base of a class that `mixed` makes; an instance of that is one of the other base still."""
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Without arguments an empty instance, as copies need; with any, a new module of the class that was mixed.
+
+        PEFT makes its own convolutions of ``type(module)``, which are to be plain ones.
+        """
+        return cls.__bases__[1](*args, **kwargs) if args or kwargs else super().__new__(cls)
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         # The class was made at run time: it is made again from what it was made of.
         assert isinstance(self, nn.Module)

@@ -25,7 +25,7 @@ from transformers import (
 
 import hf_quant
 from hf_quant import Calibration, HfQuantConfig, Recipe
-from hf_quant.errors import CalibrationError, WeightError
+from hf_quant.errors import CalibrationError, QuantizedWeightError, WeightError
 from hf_quant.kernels.native import library
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.convolution import OpenedConvolution
@@ -271,3 +271,37 @@ def test_weights_look_as_the_model_computes_and_are_not_drawn_anew(preset, dtype
         assert expected.dtype == dtype and error(expected.float(), model(**IMAGES).last_hidden_state.float()) < 0.02
         reloaded = CLIPVisionModel.from_pretrained(saved(quantized, tmp_path))
         assert torch.equal(reloaded(**IMAGES).last_hidden_state, expected)
+
+
+@pytest.mark.parametrize("target", ["projection", "filters"])
+def test_adapters_train_beside_filters(target):
+    peft = pytest.importorskip("peft")
+    model, inputs, _ = of("vit")
+    quantized = hf_quant.quantize(model, "int8", progress=False)
+    expected = outputs(quantized, inputs)
+    adapted = peft.get_peft_model(quantized, peft.LoraConfig(target_modules=[target], r=4))
+    assert error(outputs(adapted, inputs), expected) < 1e-5
+    adapted(**inputs).logits.square().mean().backward()
+    trained = [parameter for name, parameter in adapted.named_parameters() if "lora_B" in name]
+    assert len(trained) == 1 and trained[0].grad.abs().sum() > 0
+    with torch.no_grad():
+        trained[0].normal_(std=0.05)
+    adapted.eval()
+    changed = outputs(adapted, inputs)
+    assert error(changed, expected) > 0.01
+    if target == "filters":
+        assert error(outputs(adapted.merge_and_unload(), inputs), changed) < 0.05
+    else:
+        with pytest.raises(QuantizedWeightError, match="dequantize"):
+            adapted.merge_and_unload()
+
+
+def test_plans_are_searched_for_images():
+    model, inputs, _ = of("resnet")
+    labels = torch.arange(6) % 5
+    batches = [{"pixel_values": inputs["pixel_values"][i : i + 2], "labels": labels[i : i + 2]} for i in (0, 2, 4)]
+    plan, report = hf_quant.search_plan(model, batches, "45%", progress=False, measurements=1)
+    assert report.bytes <= 0.45 * report.float_bytes
+    assert sum(name.endswith(".filters") for name in plan.modules) > 10
+    quantized = hf_quant.quantize(model, HfQuantConfig(plan=plan), progress=False)
+    assert outputs(quantized, inputs).isfinite().all()

@@ -132,3 +132,10 @@ def test_no_outputs_come_of_no_batch():
     module, opened = made(nn.Conv2d, {"kernel_size": 3})
     assert opened(torch.randn(0, 6, 9, 9)).shape == module(torch.randn(0, 6, 9, 9)).shape
     assert isinstance(opened, OpenedConvolution)
+
+
+def test_a_module_made_of_its_class_is_a_plain_one():
+    # As PEFT makes its convolutions.
+    _, opened = made(nn.Conv2d, {"kernel_size": 3})
+    other = type(opened)(6, 4, 3, bias=False)
+    assert type(other) is nn.Conv2d and other(torch.randn(1, 6, 5, 5)).shape == (1, 4, 3, 3)
