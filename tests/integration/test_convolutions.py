@@ -273,6 +273,7 @@ def test_weights_look_as_the_model_computes_and_are_not_drawn_anew(preset, dtype
         assert torch.equal(reloaded(**IMAGES).last_hidden_state, expected)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # of PEFT's own
 @pytest.mark.parametrize("target", ["projection", "filters"])
 def test_adapters_train_beside_filters(target):
     peft = pytest.importorskip("peft")
