@@ -291,7 +291,8 @@ def test_adapters_train_beside_filters(target):
     changed = outputs(adapted, inputs)
     assert error(changed, expected) > 0.01
     if target == "filters":
-        assert error(outputs(adapted.merge_and_unload(), inputs), changed) < 0.05
+        with pytest.warns(UserWarning, match="rounds them again"):
+            assert error(outputs(adapted.merge_and_unload(), inputs), changed) < 0.05
     else:
         with pytest.raises(QuantizedWeightError, match="dequantize"):
             adapted.merge_and_unload()
