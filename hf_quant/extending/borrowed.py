@@ -48,6 +48,7 @@ BORROWED = (
         "transformers.conversion_mapping:get_model_conversion_mapping", "integration/checkpoint.py", "split tensors"
     ),
     Borrowed("transformers.quantizers.quantizers_utils:should_convert_module", "quantizing/resolve.py", "skips"),
+    Borrowed("torch.nn:Conv2d._conv_forward", "opening/convolutions.py", "whether a class convolves as its base does"),
     Borrowed("peft.tuners.lora.model:LoraModel._create_new_module", "integration/peft.py", "LoRA that merges", True),
     Borrowed("peft.tuners.tuners_utils:BaseTuner._inject_parameters", "integration/peft_experts.py", "a refusal", True),
     Borrowed(
