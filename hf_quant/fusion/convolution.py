@@ -206,7 +206,7 @@ def _convolution_of(module: nn.Module) -> OpenedConvolution:
 
 
 def _facts(module: OpenedConvolution) -> Facts:
-    around = module._reversed_padding_repeated_twice if module.padding_mode == "zeros" else [0] * 6
+    around = module.around if module.padding_mode == "zeros" else [0] * 6
     numbers = [1]
     for dimension, (kernel, stride, dilation) in enumerate(
         zip(module.kernel_size, module.stride, module.dilation, strict=True), 1
@@ -240,9 +240,7 @@ def _run(
     if not is_channels_last(input):
         input = input.contiguous()
     blocks, spec, _ = child.packed
-    sizes = _sizes(
-        module, input, module._reversed_padding_repeated_twice if module.padding_mode == "zeros" else [0] * 6
-    )
+    sizes = _sizes(module, input, module.around if module.padding_mode == "zeros" else [0] * 6)
     return _convolution_op(
         input, blocks.unsqueeze(0), spec.unsqueeze(0), bias_of(child, facts.none), facts.geometry, factor, shift,
         _PLACES[facts.activation], module.out_channels, *sizes,

@@ -42,6 +42,7 @@ class OpenedConvolution(Opened):
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+    padding: str | tuple[int, ...]
     padding_mode: str
     output_like: torch.Tensor
     """An empty tensor of the dtype of the model, which that of a stored weight may not be."""
@@ -92,9 +93,16 @@ class OpenedConvolution(Opened):
         output = child(patches(padded, self.kernel_size, self.stride, self.dilation)).movedim(-1, 1)
         return output if is_channels_last(input) else output.contiguous()
 
+    @property
+    def around(self) -> list[int]:
+        """Numbers before and after, of the last dimension first, as ``pad`` of torch takes them."""
+        if isinstance(self.padding, str) or self.padding_mode != "zeros":
+            return self._reversed_padding_repeated_twice
+        return [each for size in reversed(self.padding) for each in (size, size)]
+
     def padded(self, input: torch.Tensor) -> torch.Tensor:
         """The input with what is around it."""
-        around = self._reversed_padding_repeated_twice
+        around = self.around
         if not any(around):
             return input
         return functional.pad(input, around, "constant" if self.padding_mode == "zeros" else self.padding_mode)

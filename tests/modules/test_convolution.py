@@ -139,3 +139,12 @@ def test_a_module_made_of_its_class_is_a_plain_one():
     _, opened = made(nn.Conv2d, {"kernel_size": 3})
     other = type(opened)(6, 4, 3, bias=False)
     assert type(other) is nn.Conv2d and other(torch.randn(1, 6, 5, 5)).shape == (1, 4, 3, 3)
+
+
+def test_what_a_model_changes_after_it_made_one_counts():
+    module = nn.Conv2d(6, 12, 3, stride=2)
+    module.padding, module.stride = (2, 1), (1, 3)
+    opened = copy.deepcopy(module)
+    open_convolution(opened)
+    batch = torch.randn(1, 6, 9, 9)
+    torch.testing.assert_close(opened(batch), module(batch), atol=1e-5, rtol=0)
