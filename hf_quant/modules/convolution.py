@@ -144,6 +144,9 @@ def open_convolution(module: nn.Module) -> None:
     """
     parameters: dict[str, Any] = {name: each for name, each in module._parameters.items() if each is not None}
     weight = parameters["weight"]
+    for name in ("stride", "padding", "dilation"):
+        if isinstance(size := getattr(module, name), int):  # as some models set it afterwards
+            setattr(module, name, (size,) * (weight.ndim - 2))
     weight.data = weight.data.movedim(1, -1).contiguous().movedim(-1, 1)
     rows = nn.Parameter(_rows(weight.data), weight.requires_grad)
     is_grouped = module.groups != 1

@@ -141,9 +141,10 @@ def test_a_module_made_of_its_class_is_a_plain_one():
     assert type(other) is nn.Conv2d and other(torch.randn(1, 6, 5, 5)).shape == (1, 4, 3, 3)
 
 
-def test_what_a_model_changes_after_it_made_one_counts():
+@pytest.mark.parametrize(("padding", "stride"), [((2, 1), (1, 3)), (2, 3)])
+def test_what_a_model_changes_after_it_made_one_counts(padding, stride):
     module = nn.Conv2d(6, 12, 3, stride=2)
-    module.padding, module.stride = (2, 1), (1, 3)
+    module.padding, module.stride = padding, stride
     opened = copy.deepcopy(module)
     open_convolution(opened)
     batch = torch.randn(1, 6, 9, 9)
