@@ -34,4 +34,8 @@ def _is_convolution(module: nn.Module) -> bool:
         return False
     # One whose weight is made of other parameters for each call has none of this name.
     weight = module._parameters.get("weight")
-    return type(weight) is nn.Parameter and weight.is_floating_point() and weight.numel() > 0
+    if type(weight) is not nn.Parameter or not weight.is_floating_point() or not weight.numel():
+        return False
+    # Others may have cut channels off, or changed numbers that torch does not look at.
+    sizes: Any = (module.out_channels, module.in_channels, module.groups)
+    return (weight.shape[0], weight.shape[1] * sizes[2]) == sizes[:2]

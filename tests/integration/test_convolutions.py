@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     CLIPVisionConfig,
@@ -25,7 +26,7 @@ from transformers import (
 
 import hf_quant
 from hf_quant import Calibration, HfQuantConfig, Recipe
-from hf_quant.errors import CalibrationError, QuantizedWeightError, WeightError
+from hf_quant.errors import CalibrationError, CheckpointError, QuantizedWeightError, WeightError
 from hf_quant.kernels.native import library
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.convolution import OpenedConvolution
@@ -307,3 +308,30 @@ def test_plans_are_searched_for_images():
     assert sum(name.endswith(".filters") for name in plan.modules) > 10
     quantized = hf_quant.quantize(model, HfQuantConfig(plan=plan), progress=False)
     assert outputs(quantized, inputs).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, name: tensors.update({f"{name}.weight": tensors[f"{name}.weight"][:, :-1].contiguous()}),
+        lambda tensors, name: tensors[f"{name}.weight_scale"].fill_(torch.nan),
+        lambda tensors, name: tensors.pop(f"{name}.weight_scale"),
+    ],
+    ids=["shape", "NaN", "missing"],
+)
+def test_a_checkpoint_that_was_tampered_with_is_refused_by_name(change, tmp_path):
+    model, _, name = of("resnet")
+    saved(hf_quant.quantize(model, "int8", progress=False), tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    change(tensors, f"{name}.filters")
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"filters"):
+        type(model).from_pretrained(tmp_path)
+
+
+def test_sizes_that_do_not_fit_the_weight_leave_it_float_with_the_reason():
+    model, _, name = of("convnext")
+    model.get_submodule(name).groups = 5  # as a config that was edited might make it
+    quantized = hf_quant.quantize(model, "int8", progress=False)
+    assert type(quantized.get_submodule(name)) is nn.Conv2d
+    assert "no quantized counterpart for Conv2d" in quantized.config.quantization_config.kept_float[name]
