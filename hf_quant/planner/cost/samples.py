@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 def reads_tokens(model: Any) -> bool:
     """Whether the main input of a model is token ids."""
-    return model.main_input_name in ("input_ids", "decoder_input_ids")
+    return getattr(model, "main_input_name", "input_ids") in ("input_ids", "decoder_input_ids")
 
 
 def rows_of_samples(model: Any) -> dict[str, int]:
