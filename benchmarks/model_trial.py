@@ -25,6 +25,7 @@ from hf_quant.evaluation.float_outputs import float_outputs, relative_error
 from hf_quant.modules.joined import replaced_output
 from hf_quant.modules.state import stored_state
 from hf_quant.modules.swap import quantized_modules
+from hf_quant.opening.open import opened
 from hf_quant.workflows.check import EXACT
 
 RIGHT, NOTHING, REFUSED, WRONG, CRASHED, NOT_BUILT = "right", "nothing", "refused", "wrong", "crashed", "not built"
@@ -194,14 +195,15 @@ def _config(model: Any, preset: str, inputs: dict[str, Any]) -> hf_quant.HfQuant
     """The config of a preset; where it needs data, the inputs, and what they do not reach stays float."""
     if preset not in PRESETS or (scheme := PRESETS[preset].linear.input) is None or scheme.dynamic:
         return hf_quant.HfQuantConfig(preset)
-    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     called: set[str] = set()
-    handles = [
-        module.register_forward_pre_hook(lambda *_, name=name: called.add(name)) for name, module in linears.items()
-    ]
-    _outputs(model, inputs)
-    for handle in handles:
-        handle.remove()
+    with opened(model):
+        linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+        handles = [
+            module.register_forward_pre_hook(lambda *_, name=name: called.add(name)) for name, module in linears.items()
+        ]
+        _outputs(model, inputs)
+        for handle in handles:
+            handle.remove()
     missed = sorted(re.escape(name) + "$" for name in linears.keys() - called)
     return hf_quant.HfQuantConfig(
         preset, calibration=hf_quant.Calibration([inputs]), modules_to_not_convert=missed or None

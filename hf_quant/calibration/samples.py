@@ -7,6 +7,8 @@ from itertools import islice
 from typing import Any
 
 import torch
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.tokenization_utils_base import BatchEncoding
 
 from hf_quant.errors import CalibrationError
 
@@ -25,6 +27,8 @@ _LABELS = ("label", "labels")
 _OF_TEXT = ("input_ids", "attention_mask", "token_type_ids")
 _OF_TOKENIZERS = ("special_tokens_mask", "offset_mapping", "length", "overflow_to_sample_mapping", "assistant_masks")
 """What tokenizers add that no model reads."""
+_OF_BATCHES = ("spatial_shapes", "pixel_attention_mask", "image_grid_thw", "pixel_position_ids")
+"""What goes with images whose patches come in a row, ``[batch, patches, numbers]``."""
 
 
 def is_sample(item: Any) -> bool:
@@ -84,7 +88,8 @@ def _samples(item: Any) -> Iterator[Sample]:
     tensors = {name: _tensor(name, value) for name, value in item.items() if name not in (*_LABELS, *_OF_TOKENIZERS)}
     found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     first = next((name for name in _BATCH_DIMENSIONS if name in found), next(iter(found)))
-    if found[first].ndim < _BATCH_DIMENSIONS.get(first, 0):
+    is_batch = isinstance(item, BatchFeature | BatchEncoding) or any(name in item for name in _OF_BATCHES)
+    if not is_batch and found[first].ndim < _BATCH_DIMENSIONS.get(first, 0):
         yield {name: tensor.unsqueeze(0) for name, tensor in found.items()}
     elif len({len(tensor) for tensor in found.values()}) > 1:
         yield found

@@ -95,3 +95,10 @@ def test_what_a_model_reads_beside_tokens_is_kept():
     assert found["bbox"].shape == (2, 4, 4) and found["input_ids"].shape == (2, 4)
     (plain,) = batches([{**row, "index": 3, "special_tokens_mask": torch.zeros(4)}])
     assert plain.keys() == {"input_ids", "attention_mask"}
+
+
+def test_patches_in_a_row_are_a_batch():
+    patches = {"pixel_values": torch.randn(2, 9, 12), "spatial_shapes": torch.full((2, 2), 3)}
+    for data in ([patches], [BatchFeature({"pixel_values": patches["pixel_values"]})]):
+        (found,) = batches(data)
+        assert found["pixel_values"].shape == (2, 9, 12)
