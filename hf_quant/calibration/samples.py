@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -27,8 +28,8 @@ _LABELS = ("label", "labels")
 _OF_TEXT = ("input_ids", "attention_mask", "token_type_ids")
 _OF_TOKENIZERS = ("special_tokens_mask", "offset_mapping", "length", "overflow_to_sample_mapping", "assistant_masks")
 """What tokenizers add that no model reads."""
-_OF_BATCHES = ("spatial_shapes", "pixel_attention_mask", "image_grid_thw", "pixel_position_ids")
-"""What goes with images whose patches come in a row, ``[batch, patches, numbers]``."""
+_OF_BATCHES = re.compile("spatial_shapes|pixel_attention_mask|pixel_position_ids|feature_attention_mask|.*grid_thw")
+"""What goes with patches or frames that come in a row, ``[batch, patches, numbers]`` or fewer dimensions."""
 
 
 def is_sample(item: Any) -> bool:
@@ -88,7 +89,7 @@ def _samples(item: Any) -> Iterator[Sample]:
     tensors = {name: _tensor(name, value) for name, value in item.items() if name not in (*_LABELS, *_OF_TOKENIZERS)}
     found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     first = next((name for name in _BATCH_DIMENSIONS if name in found), next(iter(found)))
-    is_batch = isinstance(item, BatchFeature | BatchEncoding) or any(name in item for name in _OF_BATCHES)
+    is_batch = isinstance(item, BatchFeature | BatchEncoding) or any(map(_OF_BATCHES.fullmatch, found))
     if not is_batch and found[first].ndim < _BATCH_DIMENSIONS.get(first, 0):
         yield {name: tensor.unsqueeze(0) for name, tensor in found.items()}
     elif len({len(tensor) for tensor in found.values()}) > 1:

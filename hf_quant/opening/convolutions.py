@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from hf_quant.modules.convolution import CLASSES
+from hf_quant.modules.ties import shared_parameters
 
 
 def convolutions(model: nn.Module) -> set[nn.Module]:
@@ -18,10 +19,13 @@ def convolutions(model: nn.Module) -> set[nn.Module]:
         for parameter in module._parameters.values()
         if parameter is not None
     )
+    tied = {name.rpartition(".")[0] for group in shared_parameters(model) for name in group}
     return {
         module
-        for module in model.modules()
-        if _is_convolution(module) and all(holders[id(parameter)] == 1 for parameter in module.parameters())
+        for name, module in model.named_modules()
+        if _is_convolution(module)
+        and name not in tied  # it may be so only once the model is loaded
+        and all(holders[id(parameter)] == 1 for parameter in module.parameters())
     }
 
 
