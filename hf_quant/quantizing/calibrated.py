@@ -112,9 +112,11 @@ class CalibratedRun:
             self.list_name, self.blocks = blocks_to_run(self.model, self.resolution, self.algorithms, batches)
             self.modules = Replacements(self.model, self.resolution, self.list_name)
             self._check_schemes()
-            for name, scheme in self.modules.outside("embedding").items():
-                self.modules.replace(name, scheme, self.modules.rounded(name, scheme), None)
-            share_tied(self.model, {t: s for t, s in self.resolution.ties.items() if self.modules.is_replaced(t)})
+            tables, ties = self.modules.outside("embedding"), self.resolution.ties
+            for name, scheme in tables.items():
+                if ties.get(name, name) in tables:  # else its weight is that of a module which is float for now
+                    self.modules.replace(name, scheme, self.modules.rounded(name, scheme), None)
+            share_tied(self.model, {t: s for t, s in ties.items() if self.modules.is_replaced(t)})
             if len(self.blocks):
                 entries = list(first_inputs(self.model, self.blocks, batches))
             else:

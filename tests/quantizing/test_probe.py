@@ -9,6 +9,8 @@ from transformers import (
     SwinForImageClassification,
     T5Config,
     T5ForConditionalGeneration,
+    UdopConfig,
+    UdopEncoderModel,
     ViTConfig,
     ViTForImageClassification,
     WhisperConfig,
@@ -121,3 +123,31 @@ def test_inputs_that_the_model_does_not_take_are_named():
     with pytest.raises(CalibrationError, match="cannot be called with pixel_value of"):
         static(model, {"pixel_value": torch.randn(1, 3, 32, 32)})
     assert not any(quantized_modules(model))
+
+
+def test_a_table_outside_of_blocks_that_is_tied_to_one_within_is_read_as_it_is(tmp_path):
+    # Codes of the second are made when its block is; until then the first has none of its own.
+    torch.manual_seed(0)
+    sizes = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "vocab_size": 96}
+    model = UdopEncoderModel(UdopConfig(**sizes, image_size=16, patch_size=8)).eval()
+    for embedding in (module for module in model.modules() if isinstance(module, torch.nn.Embedding)):
+        torch.nn.init.normal_(embedding.weight)
+    model.save_pretrained(tmp_path)
+    model = UdopEncoderModel.from_pretrained(tmp_path)
+    tables = (model.encoder.block[0].layer[0].SelfAttention, model.encoder.relative_bias.biases[0])
+    assert tables[0].relative_attention_bias.weight is tables[1].relative_attention_bias.weight
+    generator = torch.Generator().manual_seed(0)
+    data = {
+        "input_ids": torch.randint(5, 96, (2, 8), generator=generator),
+        "bbox": torch.rand(2, 8, 4, generator=generator),
+        "pixel_values": torch.randn(2, 3, 16, 16, generator=generator),
+    }
+    seen = []
+    model.encoder.relative_bias.biases[0].register_forward_hook(lambda module, args, output: seen.append(output))
+    with torch.no_grad():
+        model(**data)
+    torch.nn.init.normal_(torch.empty(2**16))  # memory that was used holds numbers
+    assert static(model, data).hf_quantizer.block_errors
+    assert len(seen) > 3
+    for output in seen[1:]:
+        torch.testing.assert_close(output, seen[0], atol=0.02 * float(seen[0].abs().max()), rtol=0)
