@@ -89,6 +89,8 @@ class CalibratedRun:
         self._pairs: dict[Any, list[Pair]] = {}
         self.losses: dict[str, float] = {}
         """Relative error of each block's output on the first batch, against the float block on the same inputs."""
+        self.waiting: dict[str, tuple[Scheme, Any]] = {}
+        """Modules of blocks whose weight another has that is quantized later, with scheme and grid of the input."""
         self.starved = Starved(experts=sum(experts.experts for _, experts in expert_layers(model)))
 
     @torch.no_grad()
@@ -138,7 +140,7 @@ class CalibratedRun:
                     continue
                 self._quantize_block(index, entries, traced)
                 bar.set_postfix({"error": f"{self.losses[name]:.2e}"})
-                if kept is not None:
+                if kept is not None and not self.waiting:  # what waits is in no block that is kept
                     starved = {each: n for each, n in self.starved.tokens.items() if each.startswith(f"{name}.")}
                     tensors = {
                         **stored_state(self.blocks[index], self.blocks[index].state_dict()),
@@ -222,6 +224,10 @@ class CalibratedRun:
                 solved[name] = codes
         for name, scheme in schemes.items():
             mean = inputs[name].mean if algorithms.bias_correction and name in inputs and name not in few else None
+            owner = self.resolution.ties.get(prefix + name)
+            if owner is not None and not self.modules.is_replaced(owner):
+                self.waiting[prefix + name] = (scheme, grids.get(name))  # until there are codes
+                continue
             self.modules.replace(prefix + name, scheme, solved.get(name), mean, grids.get(name))
         for position, entry in enumerate(entries):
             output = run_block(block, index, entry)
@@ -274,6 +280,8 @@ class CalibratedRun:
         rest = {name: scheme for name, scheme in self.modules.outside().items() if not self.modules.is_replaced(name)}
         for part in self._parts(rest):
             self._quantize_part(part, entries)
+        for name, (scheme, grid) in self.waiting.items():
+            self.modules.replace(name, scheme, None, None, grid)
         share_tied(self.model, self.resolution.ties)
 
     def _parts(self, rest: dict[str, Scheme]) -> list[dict[str, Scheme]]:

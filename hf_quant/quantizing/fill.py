@@ -13,7 +13,7 @@ from hf_quant.config.plan import Plan
 from hf_quant.config.scheme import Scheme
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.stored import StoredModule
-from hf_quant.modules.swap import Places, swap
+from hf_quant.modules.swap import Places, share_tied, swap
 
 
 def replace_module(
@@ -53,6 +53,7 @@ def replace_module(
         if replaced.input_zero_point is not None and zero_point is not None:
             replaced.input_zero_point.fill_(int(zero_point))
     if weight is None:
+        share_tied(model, {name: ties[name]})  # what was not replaced yet is shared at the end
         return replaced
     if isinstance(replaced, StoredModule):
         replaced.weight.data.copy_(module.weight.data)

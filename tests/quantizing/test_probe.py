@@ -21,6 +21,7 @@ import hf_quant
 from hf_quant.errors import CalibrationError
 from hf_quant.evaluation.float_outputs import float_outputs, relative_error
 from hf_quant.modules.swap import quantized_modules
+from tests.integration.tiny import tiny_model
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
 
@@ -151,3 +152,23 @@ def test_a_table_outside_of_blocks_that_is_tied_to_one_within_is_read_as_it_is(t
     assert len(seen) > 3
     for output in seen[1:]:
         torch.testing.assert_close(output, seen[0], atol=0.02 * float(seen[0].abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("owner", [0, 1])
+def test_linears_of_two_blocks_with_one_weight_compute_with_it_while_calibrating(owner):
+    model = tiny_model("llama")
+    first, second = (layer.mlp for layer in model.model.layers)
+    second.down_proj.weight = first.down_proj.weight
+    if owner:
+        model.all_tied_weights_keys = {"model.layers.0.mlp.down_proj.weight": "model.layers.1.mlp.down_proj.weight"}
+    ids = torch.randint(3, 100, (4, 16), generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(torch.empty(2**18))  # memory that was used holds numbers
+    with torch.no_grad():
+        expected = model(ids).logits
+    quantized = static(model, {"input_ids": ids})
+    assert all(error < 0.1 for error in quantized.hf_quantizer.block_errors.values())
+    assert len(quantized.hf_quantizer.block_errors) == 2
+    first, second = (layer.mlp.down_proj for layer in quantized.model.layers)
+    assert first.weight is second.weight and first.input_scale is not None and second.input_scale is not None
+    with torch.no_grad():
+        assert relative_error([quantized(ids).logits], [expected]) < 0.1
