@@ -28,6 +28,8 @@ _LABELS = ("label", "labels")
 _OF_TEXT = ("input_ids", "attention_mask", "token_type_ids")
 _OF_TOKENIZERS = ("special_tokens_mask", "offset_mapping", "length", "overflow_to_sample_mapping", "assistant_masks")
 """What tokenizers add that no model reads."""
+_BESIDE_TOKENS = ("bbox", "xpath_tags_seq", "xpath_subs_seq", "decoder_input_ids")
+"""Integers that models read beside tokens: places on a page, paths of tags, another sequence."""
 _OF_BATCHES = re.compile("spatial_shapes|pixel_attention_mask|pixel_position_ids|feature_attention_mask|.*grid_thw")
 """What goes with patches or frames that come in a row, ``[batch, patches, numbers]`` or fewer dimensions."""
 
@@ -37,11 +39,9 @@ def is_sample(item: Any) -> bool:
     if not isinstance(item, Mapping):
         return False
     others = {name: item[name] for name in item if name not in (*_LABELS, *_OF_TEXT, *_OF_TOKENIZERS)}
-    if any(name in others for name in _BATCH_DIMENSIONS):
+    if others.keys() & {*_BATCH_DIMENSIONS, *_BESIDE_TOKENS}:
         return True
-    tensors = [value for value in others.values() if isinstance(value, torch.Tensor) and value.ndim > 0]
-    # Beside tokens, integers are read, too: where on a page they stand, say.
-    return any(value.is_floating_point() or "input_ids" in item for value in tensors)
+    return any(isinstance(each, torch.Tensor) and each.is_floating_point() and each.ndim for each in others.values())
 
 
 def samples(items: Iterable[Any], count: int) -> list[Sample]:

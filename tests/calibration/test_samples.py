@@ -93,7 +93,7 @@ def test_what_a_model_reads_beside_tokens_is_kept():
     (found,) = batches([{**row, "bbox": boxes, "special_tokens_mask": torch.zeros(4)}, {**row, "bbox": boxes + 1}])
     assert found.keys() == {"input_ids", "attention_mask", "bbox"}
     assert found["bbox"].shape == (2, 4, 4) and found["input_ids"].shape == (2, 4)
-    (plain,) = batches([{**row, "index": 3, "special_tokens_mask": torch.zeros(4)}])
+    (plain,) = batches([{**row, "index": 3, "words": torch.arange(4), "special_tokens_mask": torch.zeros(4)}])
     assert plain.keys() == {"input_ids", "attention_mask"}
 
 
