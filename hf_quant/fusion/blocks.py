@@ -59,8 +59,8 @@ class FusedBlock(Fused):
         if not isinstance(input, torch.Tensor) or self.training:  # type: ignore[attr-defined]
             return None
         modules = self._modules  # type: ignore[attr-defined]
-        if any(modules.get(name) is not module for name, module in self.fused.others):
-            return None
+        if any(modules.get(name) is not module or module.training for name, module in self.fused.others):
+            return None  # a dropout that was left in training drops numbers
         if torch.is_grad_enabled() and (input.requires_grad or any(needs_gradient(each) for each in modules.values())):
             return None
         if any(is_hooked(each) for each in modules.values()):

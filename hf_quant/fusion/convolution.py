@@ -99,7 +99,10 @@ class FusedConvolutionBlock(FusedConvolution):
         facts, modules = self.fused, self._modules  # type: ignore[attr-defined]
         if len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor) and not self.training:  # type: ignore[attr-defined]
             convolution = modules[facts.convolution]
-            is_same = all(modules.get(name) is module and not is_hooked(module) for name, module in facts.others)
+            is_same = all(
+                modules.get(name) is module and not (module.training or is_hooked(module))
+                for name, module in facts.others
+            )
             is_asked = is_hooked(convolution) or not isinstance(convolution, OpenedConvolution)
             trains = torch.is_grad_enabled() and any(needs_gradient(module) for _, module in facts.others)
             if is_same and not is_asked and not trains and _takes(convolution, args[0]):
@@ -206,7 +209,7 @@ def _convolution_of(module: nn.Module) -> OpenedConvolution:
 
 
 def _facts(module: OpenedConvolution) -> Facts:
-    around = module.around if module.padding_mode == "zeros" else [0] * 6
+    around = _zeros_around(module)
     numbers = [1]
     for dimension, (kernel, stride, dilation) in enumerate(
         zip(module.kernel_size, module.stride, module.dilation, strict=True), 1
@@ -240,15 +243,20 @@ def _run(
     if not is_channels_last(input):
         input = input.contiguous()
     blocks, spec, _ = child.packed
-    sizes = _sizes(module, input, module.around if module.padding_mode == "zeros" else [0] * 6)
+    sizes = _sizes(module, input)
     return _convolution_op(
         input, blocks.unsqueeze(0), spec.unsqueeze(0), bias_of(child, facts.none), facts.geometry, factor, shift,
         _PLACES[facts.activation], module.out_channels, *sizes,
     )  # fmt: skip
 
 
-def _sizes(module: OpenedConvolution, input: torch.Tensor, around: list[int]) -> Iterator[int]:
-    count = len(module.kernel_size)
+def _zeros_around(module: OpenedConvolution) -> list[int]:
+    """What the native call pads with; other than zeros is put around the input before."""
+    return module.around if module.padding_mode == "zeros" else [0] * 2 * len(module.kernel_size)
+
+
+def _sizes(module: OpenedConvolution, input: torch.Tensor) -> Iterator[int]:
+    count, around = len(module.kernel_size), _zeros_around(module)
     for index, (kernel, stride, gap) in enumerate(zip(module.kernel_size, module.stride, module.dilation, strict=True)):
         first = 2 * (count - 1 - index)
         size = input.shape[2 + index] + around[first] + around[first + 1]

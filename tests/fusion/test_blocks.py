@@ -295,6 +295,24 @@ def test_a_dropout_that_is_no_module_is_active_in_training():
         assert torch.equal(model.eval()(*x), model(*x))
 
 
+class DroppingOut(Plain):
+    def __init__(self):
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x):
+        return self.dropout(super().forward(x))
+
+
+def test_a_dropout_that_was_left_in_training_drops():
+    model = quantized(DroppingOut)
+    assert isinstance(model.part, Fused)
+    model.part.dropout.train()
+    x = inputs_of(model, 1.0)
+    with torch.no_grad():
+        assert not torch.equal(model(*x), model(*x))
+
+
 def test_an_activation_that_is_exchanged_later_is_used():
     model = quantized(Plain)
     x = inputs_of(model, 1.0)

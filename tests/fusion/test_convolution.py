@@ -197,3 +197,13 @@ def test_it_is_compiled_and_exported():
         expected = model(input)
         assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(input), expected)
         assert_close(torch.export.export(model, (input,)).module()(input), expected)
+
+
+def test_a_part_that_was_left_in_training_is_not_passed_over():
+    torch.manual_seed(0)
+    model, block = quantized(Block(nn.Conv2d(16, 32, 3), batch_norm(32), nn.ReLU()))
+    block.norm.train()  # of the batch, not of what was seen
+    input = torch.randn(4, 16, 5, 5)
+    with torch.no_grad():
+        expected = nn.functional.relu(copy.deepcopy(block.norm)(block.convolution(input)))
+        torch.testing.assert_close(model(input), expected)
