@@ -83,11 +83,13 @@ def stacked(samples: Sequence[Sample], size: int, dtype: torch.dtype | None) -> 
 
 
 def _samples(item: Any) -> Iterator[Sample]:
-    if not is_sample(item):
+    if not is_sample(item) and not (isinstance(item, Mapping) and "input_ids" in item):  # a text without its image
         given = list(item) if isinstance(item, Mapping) else type(item).__name__
         raise CalibrationError(f"an item of the dataset has no numbers such as pixel_values: it is {given}")
     tensors = {name: _tensor(name, value) for name, value in item.items() if name not in (*_LABELS, *_OF_TOKENIZERS)}
     found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    if not found:
+        raise CalibrationError(f"an item of the dataset has no numbers: {list(item)}")
     first = next((name for name in _BATCH_DIMENSIONS if name in found), next(iter(found)))
     is_batch = isinstance(item, BatchFeature | BatchEncoding) or any(map(_OF_BATCHES.fullmatch, found))
     if not is_batch and found[first].ndim < _BATCH_DIMENSIONS.get(first, 0):

@@ -19,17 +19,11 @@ def model_batches(model: Any, calibration: Calibration) -> list[dict[str, Tensor
     """
     if distributed.is_available() and distributed.is_initialized():
         calibration = calibration.shard(distributed.get_rank(), distributed.get_world_size())
-    parameter = next(model.parameters())
+    device = next(model.parameters()).device
     batches = calibration.batches(model)
     if getattr(model.config, "is_encoder_decoder", False):
         batches = [{**_decoder_inputs(model, batch), **batch} for batch in batches]
-    return [
-        {
-            name: tensor.to(parameter.device, model.dtype if tensor.is_floating_point() else tensor.dtype)
-            for name, tensor in batch.items()
-        }
-        for batch in batches
-    ]
+    return [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
 
 
 def _decoder_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -102,3 +102,15 @@ def test_patches_in_a_row_are_a_batch():
     for data in ([patches], [BatchFeature({"pixel_values": patches["pixel_values"]})]):
         (found,) = batches(data)
         assert found["pixel_values"].shape == (2, 9, 12)
+
+
+def test_texts_without_an_image_may_stand_among_those_with_one():
+    row = {"input_ids": torch.arange(4), "attention_mask": torch.ones(4, dtype=torch.int64)}
+    found = batches(iter([{**row, "pixel_values": IMAGES[0]}, row, row]))
+    assert [each.keys() for each in found] == [{*row, "pixel_values"}, row.keys()]
+    assert found[1]["input_ids"].shape == (2, 4)
+
+
+def test_an_item_without_any_numbers_is_refused():
+    with pytest.raises(CalibrationError, match="has no numbers"):
+        batches([{"decoder_input_ids": "a text"}])
