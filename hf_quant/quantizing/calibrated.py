@@ -122,6 +122,8 @@ class CalibratedRun:
             if len(self.blocks):
                 entries = list(first_inputs(self.model, self.blocks, batches))
             else:
+                if kept is not None:
+                    logger.warning("no progress is kept: there are no blocks that are done one after the other")
                 nothing = torch.empty(0)
                 entries = [BlockInput(nothing, keep=tokens_that_count(batch)) for batch in batches]
             traced = self._traced() if self.algorithms.transforms else None

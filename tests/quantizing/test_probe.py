@@ -1,10 +1,13 @@
 """How a model is run on calibration data, and what is told before anything of it changes."""
 
+import copy
 import logging
 
 import pytest
 import torch
 from transformers import (
+    AlbertConfig,
+    AlbertForMaskedLM,
     SwinConfig,
     SwinForImageClassification,
     T5Config,
@@ -172,3 +175,21 @@ def test_linears_of_two_blocks_with_one_weight_compute_with_it_while_calibrating
     assert first.weight is second.weight and first.input_scale is not None and second.input_scale is not None
     with torch.no_grad():
         assert relative_error([quantized(ids).logits], [expected]) < 0.1
+
+
+def test_a_model_that_calls_one_block_several_times_loses_less_by_gptq_than_by_rounding():
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 128, "embedding_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    model = AlbertForMaskedLM(AlbertConfig(**sizes, hidden_size=64, intermediate_size=128)).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+    ids = torch.randint(5, 120, (16, 24), generator=torch.Generator().manual_seed(0))
+    expected = outputs(model, {"input_ids": ids})
+    solved = {"recipe": hf_quant.Recipe(solver="gptq"), "calibration": hf_quant.Calibration([{"input_ids": ids}])}
+    errors = []
+    for options in (solved, {}):
+        config = hf_quant.HfQuantConfig("w4a16", **options)
+        quantized = hf_quant.quantize(copy.deepcopy(model), config, progress=False)
+        errors.append(relative_error(outputs(quantized, {"input_ids": ids}), expected))
+    assert errors[0] < 0.5 * errors[1]
