@@ -1,14 +1,12 @@
 """Casts of the model, and the modes and contexts it may run in."""
 
-import threading
-
 import pytest
 import torch
 from torch import nn
 
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.stored import StoredModule
-from tests.integration.tiny import FAMILIES, auto_class, error, outputs, saved_tensors, token_ids
+from tests.integration.tiny import FAMILIES, auto_class, error, outputs, saved_tensors, token_ids, wrong_in_threads
 
 CASTS = {torch.bfloat16: 4e-2, torch.float16: 3e-2, torch.float32: 0.0}
 """Dtype to the error it may add: rounding an activation may flip its code, which costs what quantizing it did."""
@@ -100,17 +98,4 @@ def test_two_threads_get_the_logits_of_one(preset, load):
     model = load("llama", preset)
     ids = [token_ids(rows=rows, length=20, seed=rows) for rows in (1, 2, 3, 4)]
     expected = [outputs(model, batch) for batch in ids]
-    wrong = []
-
-    def work(turn):
-        for step in range(20):
-            index = (step + turn) % len(ids)
-            if not torch.equal(outputs(model, ids[index]), expected[index]):
-                wrong.append(index)
-
-    threads = [threading.Thread(target=work, args=(turn,)) for turn in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    assert not wrong_in_threads(lambda index: outputs(model, ids[index]), expected, threads=2, steps=20)

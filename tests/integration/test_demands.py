@@ -5,7 +5,6 @@ Other files here ask the same of BERT, GPT-2 and Llama.
 
 import copy
 import functools
-import threading
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ from hf_quant.modules.base import QuantizedModule
 from tests.integration import test_encoder_decoders as pairs
 from tests.integration.adapters import codes, same, train
 from tests.integration.moe import moe_model
-from tests.integration.tiny import error, tiny_model, token_ids
+from tests.integration.tiny import error, tiny_model, token_ids, wrong_in_threads
 
 MAKERS = {
     "bert": functools.partial(tiny_model, "bert"),
@@ -211,18 +210,5 @@ def test_a_static_cache_generates_what_a_growing_one_does(name, folders):
 def test_several_threads_get_what_one_gets(name, folders):
     model = load(name, folders(name) / "int8")
     expected = [outputs(load(name, folders(name) / "int8"), seed) for seed in range(3)]
-    wrong = []
-
-    def work(turn):
-        # The first call of each thread may be the one that lays weights out.
-        for step in range(4):
-            seed = (step + turn) % 3
-            if not torch.equal(outputs(model, seed), expected[seed]):
-                wrong.append(seed)
-
-    threads = [threading.Thread(target=work, args=(turn,)) for turn in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    # The first call of each thread may be the one that lays weights out.
+    assert not wrong_in_threads(lambda seed: outputs(model, seed), expected, threads=3, steps=4)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import torch
@@ -95,3 +96,21 @@ def run_python(code, *arguments):
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+
+
+def wrong_in_threads(call, expected, threads, steps):
+    """Numbers of the calls that gave something else than `expected`, made by several threads in orders of their own."""
+    wrong = []
+
+    def work(turn):
+        for step in range(steps):
+            index = (step + turn) % len(expected)
+            if not torch.equal(call(index), expected[index]):
+                wrong.append(index)
+
+    started = [threading.Thread(target=work, args=(turn,)) for turn in range(threads)]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join()
+    return wrong
