@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -30,10 +29,10 @@ from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CalibrationError
 from hf_quant.hardware.free_memory import give_back_memory
 from hf_quant.modules.experts import expert_layers
-from hf_quant.modules.state import stored_state
 from hf_quant.modules.swap import share_tied
 from hf_quant.quantizing.algorithms import Algorithms, is_static
 from hf_quant.quantizing.batches import model_batches
+from hf_quant.quantizing.kept_blocks import keep, taken_up
 from hf_quant.quantizing.probe import blocks_to_run
 from hf_quant.quantizing.replacements import Replacements
 from hf_quant.quantizing.resolve import Resolution
@@ -42,12 +41,6 @@ from hf_quant.quantizing.starved import Starved, grids_of, tokens_of_experts
 logger = logging.getLogger(__name__)
 
 Inputs = dict[str, InputStatistics]
-
-_LOSS = "error of the block"
-"""Among the tensors of a block that is kept; no parameter is called so."""
-
-_STARVED = "tokens of starved experts"
-"""Likewise; JSON as bytes."""
 
 _MOST_BYTES = 2**30
 """Of second moments of inputs of modules that are not in blocks, together."""
@@ -133,23 +126,15 @@ class CalibratedRun:
             for index in (bar := tqdm(range(len(self.blocks)), desc="Calibrating", disable=not self.show)):
                 name = f"{self.list_name}.{index}"
                 if kept is not None and index < kept.done:
-                    tensors = kept.load(index)
-                    self.losses[name] = float(tensors.pop(_LOSS))
-                    self.starved.tokens.update(json.loads(tensors.pop(_STARVED).numpy().tobytes()))
+                    tensors, self.losses[name], starved = taken_up(kept, index, entries)
+                    self.starved.tokens.update(starved)
                     self.modules.restore(index, tensors)
-                    if index + 1 == kept.done:
-                        _go_on_from(entries, kept.carried())
                     continue
                 self._quantize_block(index, entries, traced)
                 bar.set_postfix({"error": f"{self.losses[name]:.2e}"})
                 if kept is not None and not self.waiting:  # what waits is in no block that is kept
                     starved = {each: n for each, n in self.starved.tokens.items() if each.startswith(f"{name}.")}
-                    tensors = {
-                        **stored_state(self.blocks[index], self.blocks[index].state_dict()),
-                        _LOSS: torch.tensor(self.losses[name]).double(),
-                        _STARVED: torch.tensor(list(json.dumps(starved).encode()), dtype=torch.uint8),
-                    }
-                    kept.save(index, tensors, _carried(entries))
+                    keep(kept, index, self.blocks[index], self.losses[name], starved, entries)
             self._quantize_rest(entries)
             if warning := str(self.starved):
                 logger.warning("%s", warning)
@@ -352,21 +337,6 @@ class CalibratedRun:
                 first = output if first is None else first
         assert first is not None
         return first
-
-
-def _carried(entries: list[BlockInput]) -> dict[str, Tensor]:
-    """What the next block depends on, under the names that `_go_on_from` reads."""
-    carried = {f"{position:06}": entry.hidden for position, entry in enumerate(entries)}
-    references = {f"{position:06}.float": entry.reference for position, entry in enumerate(entries)}
-    return carried | {name: tensor for name, tensor in references.items() if tensor is not None}
-
-
-def _go_on_from(entries: list[BlockInput], carried: dict[str, Tensor]) -> None:
-    for position, entry in enumerate(entries):
-        device = entry.hidden.device
-        entry.hidden = carried[f"{position:06}"].to(device)
-        if entry.reference is not None:
-            entry.reference = carried[f"{position:06}.float"].to(device)
 
 
 def _take_from_file(block: nn.Module) -> None:
