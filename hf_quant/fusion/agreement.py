@@ -9,6 +9,9 @@ import torch
 ROUNDING = 1e-5
 """Rounding of float32 with sums in another order, relative to the largest number of a row."""
 
+STEP = 2**-7
+"""Step of inputs of 8 bits, relative to the largest: a number may be rounded to the next code."""
+
 SCALES = (1e-6, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 8.0, 64.0, 1e3, 1e4, 1e5, 1e6)
 """Magnitudes of test rows, from where an epsilon matters to where clamps of half precision are reached."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hf_quant.fusion.activation import activation_function, activation_number
-from hf_quant.fusion.agreement import ROUNDING, rows
+from hf_quant.fusion.agreement import ROUNDING, STEP, rows
 from hf_quant.fusion.composition import composes
 from hf_quant.fusion.mixin import Fused
 from hf_quant.kernels.native import structs
@@ -21,8 +21,6 @@ _linear_op = torch.ops.hf_quant.native_linear.default
 
 _MOST = 3
 _ORDINARY = (0.1, 1.0, 8.0)
-_STEP = 2**-7
-"""Step of inputs of 8 bits, relative to the largest."""
 
 
 class Parts(NamedTuple):
@@ -101,7 +99,7 @@ class FusedBlock(Fused):
     def tolerance(module: nn.Module) -> float:
         """Tolerance of the comparison: a number between two linears may be rounded to the next code."""
         quantized = any(each.spec.scheme.input for each in module.modules() if isinstance(each, QuantizedLinear))
-        return (_STEP if quantized else 10 * ROUNDING) + 4 * torch.finfo(dtype_of(module)).eps
+        return (STEP if quantized else 10 * ROUNDING) + 4 * torch.finfo(dtype_of(module)).eps
 
 
 class FusedGatedMlp(FusedBlock):

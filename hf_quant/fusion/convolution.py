@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hf_quant.fusion.activation import activation_function, activation_number
-from hf_quant.fusion.agreement import ROUNDING, ways_agree
+from hf_quant.fusion.agreement import ROUNDING, STEP, ways_agree
 from hf_quant.fusion.blocks import bias_of, dtype_of, is_hooked, needs_gradient, on_native
 from hf_quant.fusion.mixin import Fused
 from hf_quant.kernels.native.structs import ACTIVATIONS, CONVOLUTION_ACTIVATIONS
@@ -19,8 +19,6 @@ from hf_quant.modules.convolution import CHILD, OpenedConvolution, is_channels_l
 from hf_quant.modules.linear import QuantizedLinear
 
 _convolution_op = torch.ops.hf_quant.native_convolution.default
-_STEP = 2**-7
-"""Step of inputs of 8 bits, relative to the largest."""
 _PLACES = {ACTIVATIONS[name]: place for place, name in enumerate(CONVOLUTION_ACTIVATIONS)}
 """Number of an activation to what the op for convolutions calls it."""
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
@@ -88,7 +86,7 @@ class FusedConvolution(Fused):
     def tolerance(module: nn.Module) -> float:
         """Tolerance of the comparison: an input may be rounded to the next code."""
         linear: Any = _convolution_of(module)._modules[CHILD]
-        return (_STEP if linear.spec.scheme.input else 10 * ROUNDING) + 4 * torch.finfo(dtype_of(module)).eps
+        return (STEP if linear.spec.scheme.input else 10 * ROUNDING) + 4 * torch.finfo(dtype_of(module)).eps
 
 
 class FusedConvolutionBlock(FusedConvolution):
@@ -191,10 +189,10 @@ def folded(norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _is_batch_norm(module: nn.Module) -> bool:
-    tensors = {name: getattr(module, name, None) for name in _STATISTICS}
-    if module._modules or not all(isinstance(each, torch.Tensor) and each.ndim == 1 for each in tensors.values()):
+    tensors: list[Any] = [getattr(module, name, None) for name in _STATISTICS]
+    if module._modules or not all(isinstance(each, torch.Tensor) and each.ndim == 1 for each in tensors):
         return False
-    return len({len(each) for each in tensors.values() if each is not None}) == 1
+    return len({len(each) for each in tensors}) == 1
 
 
 def _is_native(module: nn.Module) -> bool:

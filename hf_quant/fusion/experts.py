@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hf_quant.fusion.activation import activation_number
-from hf_quant.fusion.agreement import ROUNDING, rows
+from hf_quant.fusion.agreement import ROUNDING, STEP, rows
 from hf_quant.fusion.blocks import bias_of, is_hooked, needs_gradient, on_native, parts_of
 from hf_quant.fusion.mixin import Fused
 from hf_quant.modules.experts import Expert, OpenedExperts
@@ -16,8 +16,6 @@ from hf_quant.modules.linear import QuantizedLinear
 
 _experts_op = torch.ops.hf_quant.native_experts.default
 _MOST = 3
-_STEP = 2**-7
-"""Step of inputs of 8 bits, relative to the largest."""
 
 
 class Call(NamedTuple):
@@ -184,7 +182,7 @@ class FusedExperts(Fused):
     def tolerance(module: nn.Module) -> float:
         """Tolerance of the comparison: a number between two linears may be rounded to the next code."""
         down: Any = module.get_submodule("0.down_proj")
-        return (_STEP if down.spec.scheme.input else 10 * ROUNDING) + 4 * torch.finfo(down.weight.dtype).eps
+        return (STEP if down.spec.scheme.input else 10 * ROUNDING) + 4 * torch.finfo(down.weight.dtype).eps
 
 
 @torch.compiler.assume_constant_result

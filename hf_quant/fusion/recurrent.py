@@ -7,15 +7,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_quant.fusion.agreement import ROUNDING, rows
+from hf_quant.fusion.agreement import ROUNDING, STEP, rows
 from hf_quant.fusion.blocks import bias_of, dtype_of, is_hooked, needs_gradient, on_native
 from hf_quant.fusion.mixin import Fused
 from hf_quant.modules.linear import QuantizedLinear
 from hf_quant.modules.recurrent import OpenedRecurrent, Steps
 
 _recurrent_op = torch.ops.hf_quant.native_recurrent.default
-_STEP = 2**-7
-"""Step of inputs of 8 bits, relative to the largest."""
 
 
 class FusedRecurrent(Fused):
@@ -71,7 +69,7 @@ class FusedRecurrent(Fused):
     def tolerance(module: nn.Module) -> float:
         """Tolerance of the comparison: a state may be rounded to the next code."""
         quantized = any(each.spec.scheme.input for each in _hidden(module))
-        return (_STEP if quantized else 10 * ROUNDING) + 8 * torch.finfo(dtype_of(module)).eps
+        return (STEP if quantized else 10 * ROUNDING) + 8 * torch.finfo(dtype_of(module)).eps
 
 
 def _hidden(module: nn.Module) -> list[Any]:
