@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from hf_quant.modules.mixed import mixed
-from hf_quant.modules.opened import Opened, bare_linear
+from hf_quant.modules.opened import Opened, Whole, bare_linear
 
 CLASSES: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 CHILD = "filters"
-
-
-class Tensor(NamedTuple):
-    """A parameter of a convolution, which one child holds.
-
-    Args:
-        name: ``"weight"`` or ``"bias"``.
-        shape: Its shape.
-    """
-
-    name: str
-    shape: tuple[int, ...]
 
 
 class OpenedConvolution(Opened):
@@ -35,7 +23,7 @@ class OpenedConvolution(Opened):
     which all rows are looked up: only weights are quantized then.
     """
 
-    stacks: tuple[Tensor, ...]
+    stacks: tuple[Whole, ...]
     in_channels: int
     out_channels: int
     kernel_size: tuple[int, ...]
@@ -48,18 +36,18 @@ class OpenedConvolution(Opened):
     """An empty tensor of the dtype of the model, which that of a stored weight may not be."""
     _reversed_padding_repeated_twice: list[int]
 
-    def views(self, stack: Tensor, whole: torch.Tensor) -> Any:
+    def views(self, stack: Whole, whole: torch.Tensor) -> Any:
         """The tensor as the child has it, in its memory where channels are innermost there."""
         return iter([(f"{CHILD}.{stack.name}", _rows(whole) if stack.name == "weight" else whole)])
 
-    def stacked(self, stack: Tensor) -> torch.Tensor:
+    def stacked(self, stack: Whole) -> torch.Tensor:
         """The parameter, in the memory of the child's where that is not quantized."""
         held = self.part(f"{CHILD}.{stack.name}")
         if stack.name == "bias":
             return held
         return held.unflatten(1, (*stack.shape[2:], stack.shape[1])).movedim(-1, 1)
 
-    def dtype_of(self, stack: Tensor) -> torch.dtype:
+    def dtype_of(self, stack: Whole) -> torch.dtype:
         """The dtype that the parameter seems to have."""
         return self.output_like.dtype
 
@@ -161,7 +149,7 @@ def open_convolution(module: nn.Module) -> None:
         del module._parameters[name]
     module.__class__ = mixed(OpenedConvolution, type(module))
     assert isinstance(module, OpenedConvolution)
-    module.open(stacks=tuple(Tensor(name, tuple(parameters[name].shape)) for name in held))
+    module.open(stacks=tuple(Whole(name, tuple(parameters[name].shape)) for name in held))
     module.add_module(CHILD, child)
     module.register_buffer("output_like", weight.data.new_empty(0), persistent=False)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -16,6 +16,18 @@ from hf_quant.modules.whole import WholeTensor
 
 _MARK = "_is_hf_initialized"
 """Attribute of modules that Transformers does not draw at random."""
+
+
+class Whole(NamedTuple):
+    """A tensor of an opened module that one child holds.
+
+    Args:
+        name: Its name, such as ``"weight"``.
+        shape: Its shape.
+    """
+
+    name: str
+    shape: tuple[int, ...]
 
 
 class Opened(Mixed, nn.Module):

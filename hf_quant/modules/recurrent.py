@@ -11,27 +11,9 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from hf_quant.modules.mixed import mixed
-from hf_quant.modules.opened import Opened, bare_linear
+from hf_quant.modules.opened import Opened, Whole, bare_linear
 
 CLASSES = (nn.LSTM, nn.GRU)
-
-
-class Whole(NamedTuple):
-    """One parameter of an LSTM or a GRU, all of which one linear holds.
-
-    Args:
-        name: Its name, such as ``"weight_hh_l0"``.
-        shape: Its shape.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-
-    @property
-    def part(self) -> str:
-        """Name in the opened module, such as ``"hh_l0.weight"``."""
-        tensor, _, linear = self.name.partition("_")
-        return f"{linear}.{tensor}"
 
 
 class Steps(NamedTuple):
@@ -65,11 +47,11 @@ class OpenedRecurrent(Opened):
 
     def views(self, stack: Whole, whole: torch.Tensor) -> Any:
         """The tensor itself."""
-        return iter([(stack.part, whole)])
+        return iter([(_part(stack), whole)])
 
     def stacked(self, stack: Whole) -> torch.Tensor:
         """The parameter itself, decoded where it is quantized."""
-        held = self.part(stack.part)
+        held = self.part(_part(stack))
         return held if type(held) is nn.Parameter else super().stacked(stack)
 
     def close(self, parameters: dict[str, nn.Parameter] | None = None) -> None:
@@ -203,6 +185,12 @@ def _gru(given: torch.Tensor, product: torch.Tensor, hidden: torch.Tensor) -> li
     return [candidate + (update + by_update).sigmoid() * (hidden - candidate)]
 
 
+def _part(whole: Whole) -> str:
+    """Name in the opened module, such as ``"hh_l0.weight"`` of ``"weight_hh_l0"``."""
+    tensor, _, linear = whole.name.partition("_")
+    return f"{linear}.{tensor}"
+
+
 def open_recurrent(module: nn.Module) -> None:
     """Let the weights of an LSTM or a GRU be linears of their own, which hold its very parameters.
 
@@ -216,7 +204,7 @@ def open_recurrent(module: nn.Module) -> None:
     assert isinstance(module, OpenedRecurrent)
     module.open(stacks=stacks, _flat_weights=[], _flat_weight_refs=[])
     for stack in stacks:
-        linear, _, tensor = stack.part.partition(".")
+        linear, _, tensor = _part(stack).partition(".")
         if linear not in module._modules:
             module.add_module(linear, bare_linear().train(module.training))
         made: Any = module._modules[linear]
