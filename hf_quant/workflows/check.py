@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from hf_quant.integration import attention
 from hf_quant.kernels import reference
 from hf_quant.kernels.weights import decode_rows, fake_quantize_input, rotate_input
 from hf_quant.modules.base import QuantizedModule
-from hf_quant.modules.joined import standing_in
+from hf_quant.modules.joined import replaced_output
 from hf_quant.modules.swap import quantized_modules
 
 EXACT = 1e-3
@@ -201,11 +201,10 @@ class _Run:
     def exact(self, rounded: bool) -> Iterator[None]:
         """Context in which modules give what their weights stand for; with `rounded` their own output is compared."""
 
-        def hook(name: str) -> Any:
-            def watch(module: Any, args: Any, kwargs: Any, given: Any) -> Any:
-                input, whole = _expected_of_call(module, args, kwargs, rounded)
-                # ProphetNet's positions are given beside the rows that they stand for.
-                output, expected = (next(float_outputs(each)) for each in (given, whole))
+        def watching(name: str) -> Any:
+            def watch(module: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+                input = args[0] if args else kwargs["input"]
+                expected = _expected(module, input, rounded)
                 sample = expected.flatten()[:: expected.numel() // _SAMPLE + 1].clone()
                 if rounded:
                     self.calls[name] += 1
@@ -213,16 +212,14 @@ class _Run:
                     self._compare(name, input, output, expected)
                 elif (before := self.samples.pop(name, None)) is not None and before.shape == sample.shape:
                     self.changes.append(relative_error([sample], [before]))
-                return whole
+                return expected
 
             return watch
 
-        handles = [m.register_forward_hook(hook(n), with_kwargs=True) for n, m in self.modules.items()]
-        try:
+        with ExitStack() as replaced:
+            for name, module in self.modules.items():
+                replaced.enter_context(replaced_output(module, watching(name)))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def call_the_rest(self) -> None:
         """Check modules that were not called on random rows."""
@@ -260,21 +257,6 @@ class _Run:
         error = _worst_channel(output, expected)
         if not error / bound <= self.errors[name] / self.bounds[name]:
             self.errors[name], self.bounds[name] = error, bound
-
-
-def _expected_of_call(module: QuantizedModule, args: Any, kwargs: Any, rounded: bool) -> tuple[Tensor, Any]:
-    """The input that a module's weight meets in a call, and what the module should give, computed as `_expected`."""
-    if module.alone is None:
-        input = args[0] if args else kwargs["input"]
-        return input, _expected(module, input, rounded)
-    inputs = []
-
-    def product(input: Tensor) -> Tensor:
-        inputs.append(input)
-        return _expected(module, input, rounded)
-
-    expected = module.float_class.forward(standing_in(module.float_class, module, product), *args, **kwargs)
-    return inputs[0], expected
 
 
 def _expected(module: QuantizedModule, input: Tensor, rounded: bool) -> Tensor:
