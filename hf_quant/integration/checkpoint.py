@@ -90,10 +90,15 @@ def split_names(model: Any, headers: Headers) -> dict[str, list[str]]:
     return {found[0]: found for found in _targets(model, headers).values() if len(found) > 1}
 
 
+def conversions(model: Any) -> tuple[list[WeightRenaming], list[WeightConverter]]:
+    """What Transformers renames, and what it converts, while it reads a checkpoint of a model."""
+    found = get_model_conversion_mapping(model)
+    renamings = [entry for entry in found if isinstance(entry, WeightRenaming)]
+    return renamings, [entry for entry in found if isinstance(entry, WeightConverter)]
+
+
 def _targets(model: Any, headers: Headers, converted: bool = True) -> dict[str, list[str]]:
-    transforms = get_model_conversion_mapping(model) if converted else []
-    renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in transforms if isinstance(entry, WeightConverter)]
+    renamings, converters = conversions(model) if converted else ([], [])
     by_pattern = {pattern: entry for entry in converters for pattern in entry.source_patterns}
     expected = model.state_dict()
     targets = {}
@@ -175,11 +180,16 @@ def check_float_headers(names: Iterable[str], headers: Headers) -> None:
     """
     for name in names:
         _, dtype = headers.get(f"{name}.weight", ((), "F32"))
-        if dtype not in FLOATS:
-            raise WeightError(
-                f"{name}.weight holds {dtype}, not floats: is the checkpoint quantized already? "
-                "Quantize from the float checkpoint that it was made from"
-            )
+        require_floats(f"{name}.weight", dtype)
+
+
+def require_floats(tensor: str, dtype: str) -> None:
+    """Raise WeightError unless the dtype of a tensor, as headers of safetensors name it, is one of floats."""
+    if dtype not in FLOATS:
+        raise WeightError(
+            f"{tensor} holds {dtype}, not floats: is the checkpoint quantized already? "
+            "Quantize from the float checkpoint that it was made from"
+        )
 
 
 def check_quantized_headers(model: Any, headers: Headers, inventory: Inventory) -> None:

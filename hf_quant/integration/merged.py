@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import MergeModulelist, WeightConverter, WeightRenaming, rename_source_key
+from transformers.core_model_loading import MergeModulelist, rename_source_key
 
 from hf_quant.errors import WeightError
-from hf_quant.integration.checkpoint import FLOATS, Headers
+from hf_quant.integration.checkpoint import Headers, conversions, require_floats
 
 
 def check_merged(model: Any, headers: Headers) -> None:
@@ -21,9 +20,7 @@ def check_merged(model: Any, headers: Headers) -> None:
     Raises:
         WeightError: Tensors that become one differ in shape, or some hold no floats; names the first.
     """
-    transforms = get_model_conversion_mapping(model)
-    renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in transforms if isinstance(entry, WeightConverter)]
+    renamings, converters = conversions(model)
     merging = {
         pattern
         for entry in converters
@@ -38,11 +35,7 @@ def check_merged(model: Any, headers: Headers) -> None:
         target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, expected)
         if pattern not in merging:
             continue
-        if dtype not in FLOATS:
-            raise WeightError(
-                f"{name} holds {dtype}, not floats: is the checkpoint quantized already? "
-                "Quantize from the float checkpoint that it was made from"
-            )
+        require_floats(name, dtype)
         other = first.setdefault((target, pattern), name)
         if headers[other][0] != shape:
             raise WeightError(
