@@ -10,15 +10,17 @@ import torch
 
 from hf_quant.calibration.samples import is_sample
 from hf_quant.data.chat import chat_column, is_chat
-from hf_quant.data.files import one_split, open_data
+from hf_quant.data.files import TEXT_COLUMNS, one_split, open_data
 from hf_quant.errors import CalibrationError
 from hf_quant.registry import unknown
 
 Row = dict[str, torch.Tensor]
-"""Tensors of one sequence, int64 ``[tokens]``: ``input_ids``, ``attention_mask``, ``token_type_ids`` if there are."""
+"""Tensors of one sequence, int64 ``[tokens]``: ``input_ids``, ``attention_mask``, ``token_type_ids`` if there are.
+
+Of data that holds more than texts, a row is a `hf_quant.calibration.samples.Sample`.
+"""
 
 FIELDS = ("input_ids", "attention_mask", "token_type_ids")
-_TEXT_COLUMNS = ("text", "sentence", "content")
 
 
 def examples(dataset: Any, seed: int) -> Iterator[Any]:
@@ -84,7 +86,7 @@ def _text_column(example: Mapping[str, Any], wanted: str | None) -> str:
         return wanted
     strings = [name for name, value in example.items() if isinstance(value, str)]
     missing = [name for name, value in example.items() if value is None]
-    named = [name for name in _TEXT_COLUMNS if name in strings] or [name for name in _TEXT_COLUMNS if name in missing]
+    named = [name for name in TEXT_COLUMNS if name in strings] or [name for name in TEXT_COLUMNS if name in missing]
     chat = None if named else chat_column(example)
     if named or chat is not None or len(strings) == 1:
         return chat or (named or strings)[0]

@@ -30,7 +30,9 @@ FORMS = (
 )
 """What `open_data` takes, in words, for the help of options."""
 
-_TEXT_COLUMNS = ("text", "sentence", "content")
+TEXT_COLUMNS = ("text", "sentence", "content")
+"""What columns of texts are called, the most common name first."""
+
 _PACKED = (".txt", ".csv", ".tsv", ".json", ".jsonl")
 _LARGE = 2**30
 """Bytes from which a file that is sampled is not read whole, nor copied to the cache of `datasets`."""
@@ -109,7 +111,7 @@ def open_texts(source: str | Path, column: str | None = None) -> list[str]:
         columns = list(found.column_names)
         if column is not None and column not in columns:
             raise DataError(f"{source} has {unknown('column', column, columns)}")
-        usual = [name for name in _TEXT_COLUMNS if name in columns] or (columns if len(columns) == 1 else [])
+        usual = [name for name in TEXT_COLUMNS if name in columns] or (columns if len(columns) == 1 else [])
         if column is None and not usual:
             raise DataError(f"no telling which column of {source} is the text: name one of {', '.join(columns)}")
         texts = list(found[column or usual[0]][:])
