@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hf_quant.calibration.data import Calibration
+from hf_quant.calibration.samples import is_sample
 from hf_quant.config.plan import Plan
 from hf_quant.config.recipe import Recipe
 from hf_quant.errors import HfQuantError, UnsupportedModel
@@ -143,8 +144,8 @@ def with_less_lost(table: LossTable, linears: Container[str], factor: float) -> 
 
 
 def _calibration(rows: Rows) -> Calibration:
-    if rows and "input_ids" not in rows[0]:
-        return Calibration([{name: tensor for name, tensor in row.items() if name != "labels"} for row in rows])
+    if rows and is_sample(rows[0]):
+        return Calibration(rows, samples=len(rows))
     sequences = []
     for row in rows:
         ids, mask = row["input_ids"], row.get("attention_mask")
