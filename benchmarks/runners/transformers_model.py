@@ -63,15 +63,21 @@ class TransformersModel:
         if self.bits is not None:
             return None
         from hf_quant.modules.experts import expert_layers
+        from hf_quant.opening.open import opened
+        from hf_quant.planner.cost.routing import routings
 
-        within = {id(module) for _, layer in expert_layers(self.model) for module in layer.modules()}
-        config = self.model.config
-        active = getattr(config, "num_experts_per_tok", 1) / getattr(config, "num_experts", 1)
+        with opened(self.model):
+            routed = routings(self.model)
+            shares = {
+                id(module): routed[name].chosen / routed[name].experts
+                for name, layer in expert_layers(self.model)
+                for module in layer.modules()
+            }
         storages: dict[int, float] = {}
         for module in self.model.modules():
             if isinstance(module, nn.Embedding):
                 continue
-            share = active if id(module) in within else 1.0
+            share = shares.get(id(module), 1.0)
             own = [*module.parameters(recurse=False), *module.buffers(recurse=False), *getattr(module, "packed", ())]
             for tensor in own:
                 # Codes that a kernel's layout took the place of have a shape, but no memory.
