@@ -32,18 +32,18 @@ class Facts(NamedTuple):
         norm: Name of the batch norm; empty: none.
         others: The children other than the convolution, by name, as they were when this was tried.
         activation: Number of the activation in the native library; 0: none.
-        geometry: Groups, then kernel, stride, dilation and zeros before and after of each dimension, int64.
+        numbers: Groups, then kernel, stride, dilation and zeros before and after of each dimension.
+        geometry: The same, int64.
         none: Empty tensor that stands for what is not there.
-        kept: What was folded last, and of which tensors.
     """
 
     convolution: str
     norm: str
     others: tuple[tuple[str, nn.Module], ...]
     activation: int
+    numbers: tuple[int, ...]
     geometry: torch.Tensor
     none: torch.Tensor
-    kept: dict[str, Any]
 
 
 class FusedConvolution(Fused):
@@ -103,25 +103,12 @@ class FusedConvolutionBlock(FusedConvolution):
             )
             is_asked = is_hooked(convolution) or not isinstance(convolution, OpenedConvolution)
             trains = torch.is_grad_enabled() and any(needs_gradient(module) for _, module in facts.others)
-            if is_same and not is_asked and not trains and _takes(convolution, args[0]):
-                norm = modules.get(facts.norm)
-                factor, shift = (facts.none, facts.none) if norm is None else self.folded(norm)
+            norm = modules.get(facts.norm)
+            is_whole = norm is None or _is_batch_norm(norm)
+            if is_same and is_whole and not is_asked and not trains and _takes(convolution, args[0]):
+                factor, shift = (facts.none, facts.none) if norm is None else folded(norm)
                 return _run(convolution, facts, args[0], factor, shift)
         return super().forward(*args, **kwargs)  # type: ignore[misc]
-
-    def folded(self, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-        """As the function `folded`, whose result is kept for as long as the norm's tensors are what they were."""
-        # Training changes statistics behind the back of autograd, and what it counts in its sight.
-        counter = norm._buffers.get("num_batches_tracked")
-        if torch.compiler.is_compiling() or counter is None:
-            return folded(norm)
-        tensors: list[Any] = [counter, *(getattr(norm, name) for name in _STATISTICS)]
-        versions = [-1 if each.is_inference() else each._version for each in tensors]
-        kept = self.fused.kept
-        if kept.get("versions") != versions or any(a is not b for a, b in zip(kept["tensors"], tensors, strict=True)):
-            kept.update(versions=versions, tensors=tensors, folded=folded(norm))
-        found: tuple[torch.Tensor, torch.Tensor] = kept["folded"]
-        return found
 
     @staticmethod
     def applies(module: nn.Module) -> list[Facts]:
@@ -207,15 +194,20 @@ def _convolution_of(module: nn.Module) -> OpenedConvolution:
 
 
 def _facts(module: OpenedConvolution) -> Facts:
-    around = _zeros_around(module)
-    numbers = [1]
-    for dimension, (kernel, stride, dilation) in enumerate(
-        zip(module.kernel_size, module.stride, module.dilation, strict=True), 1
-    ):
+    numbers = _numbers(module)
+    return Facts("", "", (), 0, numbers, _geometry(numbers), torch.empty(0, device="cpu"))
+
+
+def _numbers(module: OpenedConvolution) -> tuple[int, ...]:
+    numbers, around = [1], _zeros_around(module)
+    for dimension, steps in enumerate(module.steps, 1):
         last = 2 * (len(module.kernel_size) - dimension)  # of what functional.pad takes, the last dimension is first
-        numbers += [kernel, stride, dilation, *around[last : last + 2]]
-    none = torch.empty(0, device="cpu")
-    return Facts("", "", (), 0, torch.tensor(numbers, dtype=torch.int64, device="cpu"), none, {})
+        numbers += [*steps, *around[last : last + 2]]
+    return tuple(numbers)
+
+
+def _geometry(numbers: tuple[int, ...]) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.int64, device="cpu")
 
 
 def _is_open(module: Any, input: torch.Tensor) -> bool:
@@ -241,10 +233,11 @@ def _run(
     if not is_channels_last(input):
         input = input.contiguous()
     blocks, spec, _ = child.packed
-    sizes = _sizes(module, input)
+    numbers = _numbers(module)
+    geometry = facts.geometry if numbers == facts.numbers else _geometry(numbers)  # strides may be set by then
     return _convolution_op(
-        input, blocks.unsqueeze(0), spec.unsqueeze(0), bias_of(child, facts.none), facts.geometry, factor, shift,
-        _PLACES[facts.activation], module.out_channels, *sizes,
+        input, blocks.unsqueeze(0), spec.unsqueeze(0), bias_of(child, facts.none), geometry, factor, shift,
+        _PLACES[facts.activation], module.out_channels, *_sizes(input, numbers),
     )  # fmt: skip
 
 
@@ -253,16 +246,13 @@ def _zeros_around(module: OpenedConvolution) -> list[int]:
     return module.around if module.padding_mode == "zeros" else [0] * 2 * len(module.kernel_size)
 
 
-def _sizes(module: OpenedConvolution, input: torch.Tensor) -> Iterator[int]:
-    count, around = len(module.kernel_size), _zeros_around(module)
-    for index, (kernel, stride, gap) in enumerate(zip(module.kernel_size, module.stride, module.dilation, strict=True)):
-        first = 2 * (count - 1 - index)
-        size = input.shape[2 + index] + around[first] + around[first + 1]
-        yield (size - gap * (kernel - 1) - 1) // stride + 1
+def _sizes(input: torch.Tensor, numbers: tuple[int, ...]) -> Iterator[int]:
+    for size, start in zip(input.shape[2:], range(1, len(numbers), 5), strict=True):
+        kernel, stride, gap, before, after = numbers[start : start + 5]
+        yield (size + before + after - gap * (kernel - 1) - 1) // stride + 1
 
 
 def _batch(module: OpenedConvolution, scale: float) -> torch.Tensor:
-    spans = zip(module.kernel_size, module.stride, module.dilation, strict=True)
-    sizes = [gap * (kernel - 1) + 1 + 3 * stride for kernel, stride, gap in spans]
+    sizes = [gap * (kernel - 1) + 1 + 3 * stride for kernel, stride, gap in module.steps]
     generator = torch.Generator(device="cpu").manual_seed(0)
     return scale * torch.randn(2, module.in_channels, *sizes, generator=generator, device="cpu")

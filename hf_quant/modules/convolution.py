@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,10 +28,10 @@ class OpenedConvolution(Opened):
     in_channels: int
     out_channels: int
     kernel_size: tuple[int, ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
+    stride: int | tuple[int, ...]
+    dilation: int | tuple[int, ...]
     groups: int
-    padding: str | tuple[int, ...]
+    padding: str | int | tuple[int, ...]
     padding_mode: str
     output_like: torch.Tensor
     """An empty tensor of the dtype of the model, which that of a stored weight may not be."""
@@ -77,16 +78,26 @@ class OpenedConvolution(Opened):
             weight = weight.unflatten(1, (*self.kernel_size, -1)).movedim(-1, 1)
             weight = weight.clone(memory_format=torch.contiguous_format)  # else outputs may lie as weights do
             convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[len(self.kernel_size) - 1]
-            return convolve(padded, weight, self._parameters["bias"], self.stride, 0, self.dilation, self.groups)
-        output = child(patches(padded, self.kernel_size, self.stride, self.dilation)).movedim(-1, 1)
+            _, stride, dilation = map(list, zip(*self.steps, strict=True))
+            return convolve(padded, weight, self._parameters["bias"], stride, 0, dilation, self.groups)
+        output = child(patches(padded, self.steps)).movedim(-1, 1)
         return output if is_channels_last(input) else output.contiguous()
+
+    @property
+    def steps(self) -> list[tuple[int, int, int]]:
+        """Size of a filter, step from output to output and from number to number within a patch, of each dimension."""
+        stride, dilation = (self._of_each(each) for each in (self.stride, self.dilation))
+        return list(zip(self.kernel_size, stride, dilation, strict=True))
+
+    def _of_each(self, size: int | tuple[int, ...]) -> tuple[int, ...]:
+        return (size,) * len(self.kernel_size) if isinstance(size, int) else size  # as some models set it afterwards
 
     @property
     def around(self) -> list[int]:
         """Numbers before and after, of the last dimension first, as ``pad`` of torch takes them."""
         if isinstance(self.padding, str) or self.padding_mode != "zeros":
             return self._reversed_padding_repeated_twice
-        return [each for size in reversed(self.padding) for each in (size, size)]
+        return [each for size in reversed(self._of_each(self.padding)) for each in (size, size)]
 
     def padded(self, input: torch.Tensor) -> torch.Tensor:
         """The input with what is around it."""
@@ -96,14 +107,12 @@ class OpenedConvolution(Opened):
         return functional.pad(input, around, "constant" if self.padding_mode == "zeros" else self.padding_mode)
 
 
-def patches(input: torch.Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]) -> Any:
+def patches(input: torch.Tensor, steps: Sequence[tuple[int, int, int]]) -> torch.Tensor:
     """What each output of a convolution sees, channels innermost.
 
     Args:
         input: Padded, ``[batch, channels, *space]``.
-        kernel: Size of a filter in each dimension of space.
-        stride: Step from output to output.
-        dilation: Step from number to number within a patch.
+        steps: As `OpenedConvolution.steps`.
 
     Returns:
         ``[batch, *outputs, prod(kernel) * channels]``.
@@ -111,12 +120,12 @@ def patches(input: torch.Tensor, kernel: tuple[int, ...], stride: tuple[int, ...
     Raises:
         RuntimeError: The input is smaller than a patch.
     """
-    spans = [step * (size - 1) + 1 for size, step in zip(kernel, dilation, strict=True)]
+    spans = [gap * (kernel - 1) + 1 for kernel, _, gap in steps]
     if any(size < span for size, span in zip(input.shape[2:], spans, strict=True)):
         raise RuntimeError(f"an input of {list(input.shape[2:])}, padding included, is smaller than a patch of {spans}")
-    for dimension, (span, step, gap) in enumerate(zip(spans, stride, dilation, strict=True), 2):
-        input = input.unfold(dimension, span, step)[..., ::gap]
-    return input.movedim(1, -1).flatten(-1 - len(kernel))
+    for dimension, (kernel, stride, gap) in enumerate(steps, 2):
+        input = input.unfold(dimension, gap * (kernel - 1) + 1, stride)[..., ::gap]
+    return input.movedim(1, -1).flatten(-1 - len(steps))
 
 
 def is_channels_last(input: torch.Tensor) -> bool:
@@ -132,9 +141,6 @@ def open_convolution(module: nn.Module) -> None:
     """
     parameters: dict[str, Any] = {name: each for name, each in module._parameters.items() if each is not None}
     weight = parameters["weight"]
-    for name in ("stride", "padding", "dilation"):
-        if isinstance(size := getattr(module, name), int):  # as some models set it afterwards
-            setattr(module, name, (size,) * (weight.ndim - 2))
     weight.data = weight.data.movedim(1, -1).contiguous().movedim(-1, 1)
     rows = nn.Parameter(_rows(weight.data), weight.requires_grad)
     is_grouped = module.groups != 1

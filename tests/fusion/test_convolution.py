@@ -118,12 +118,13 @@ def test_a_convolution_is_one_call_with_the_same_numbers(geometry, preset):
     assert_close(*both_ways(block.convolution, input[0]))
 
 
-@pytest.mark.parametrize("activation", [None, nn.ReLU(), nn.SiLU(), nn.GELU()], ids=str)
-@pytest.mark.parametrize("norm", [None, "batch", "frozen"])
+ACTIVATIONS = (None, nn.ReLU(), nn.SiLU(), nn.GELU())
+FOLLOWING = [(norm, each) for norm in (None, "batch", "frozen") for each in ACTIVATIONS if norm or each]
+
+
+@pytest.mark.parametrize(("norm", "activation"), FOLLOWING, ids=str)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_norm_and_activation_are_part_of_the_call(preset, norm, activation):
-    if norm is None and activation is None:
-        return
     torch.manual_seed(0)
     norms = {"batch": batch_norm(32), "frozen": Frozen(32), None: None}
     model, block = quantized(Block(nn.Conv2d(16, 32, 3, padding=1), norms[norm], activation), preset)
@@ -207,3 +208,38 @@ def test_a_part_that_was_left_in_training_is_not_passed_over():
     with torch.no_grad():
         expected = nn.functional.relu(copy.deepcopy(block.norm)(block.convolution(input)))
         torch.testing.assert_close(model(input), expected)
+
+
+def scale(norm):
+    norm.weight.data.mul_(1.5)
+    norm.running_mean.data.add_(0.5)
+
+
+def widen(convolution):
+    convolution.dilation, convolution.padding = (2, 2), 2
+
+
+CHANGES = {
+    "numbers of the norm behind the back of autograd": lambda block: scale(block.norm),
+    "its epsilon": lambda block: setattr(block.norm, "eps", 1.0),
+    "statistics that are no more": lambda block: block.norm._buffers.update(running_mean=None, running_var=None),
+    "dilation and padding": lambda block: widen(block.convolution),
+    "the stride, as one number": lambda block: setattr(block.convolution, "stride", 2),
+    "the kind of padding": lambda block: setattr(block.convolution, "padding_mode", "circular"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_is_changed_after_it_was_fused_counts(change):
+    torch.manual_seed(0)
+    source = Block(nn.Conv2d(16, 32, 3, padding=1), batch_norm(32), nn.ReLU())
+    model, block = quantized(copy.deepcopy(source), "w8a16")
+    input = torch.randn(2, 16, 9, 9)
+    with torch.no_grad():
+        before = model(input)
+        change(block)
+        change(source.eval())
+        found, expected = model(input), source(input)
+    assert found.shape != before.shape or not torch.allclose(found, before, atol=1e-2)
+    assert found.shape == expected.shape
+    assert float((found - expected).norm() / expected.norm()) < 0.02
