@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from hf_quant.errors import QuantizedWeightError
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.mixed import Mixed
+from hf_quant.modules.read_only import as_view
 from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.tensor import QuantizedTensor
 from hf_quant.modules.whole import WholeTensor
@@ -156,12 +158,20 @@ class Opened(Mixed, nn.Module):
         if isinstance(first, QuantizedTensor) or dtype != first.dtype:
             # Most of those who ask want to know the dtype.
             like = first.detach().new_empty(0, dtype=dtype)
-            found: Any = WholeTensor(lambda: self.stacked(stack).to(dtype), like, stack.shape)
+            found: Any = WholeTensor(lambda: as_view(self.stacked(stack).to(dtype), stack.name), like, stack.shape)
         else:
             found = self.stacked(stack)
         if not isinstance(found, nn.Parameter):
             found._is_hf_initialized = True  # or Transformers draws numbers for it, which a view would keep
         return found
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in self._parameters and any(stack.name == name for stack in self.__dict__.get("stacks", ())):
+            raise QuantizedWeightError(
+                f"{name} of a {type(self).__name__} is held by its children, such as {next(iter(self._modules))}: set "
+                "what they hold, or dequantize() the model first"
+            )
+        super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
         # What code of others asks for though it is not there any more.

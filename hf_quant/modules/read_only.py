@@ -25,7 +25,8 @@ class DecodedView(torch.Tensor):
     ) -> Any:
         """Refuse writes that change anything; results are plain tensors, and a view of a view is one of this kind."""
         kwargs = kwargs or {}
-        written = kwargs.get("out") if "out" in kwargs else (args[0] if args and _writes(func) else None)
+        first = args[0] if args else next(iter(kwargs.values()), None)  # initialisers hand it on by its name
+        written = kwargs["out"] if "out" in kwargs else (first if _writes(func) else None)
         if isinstance(written, cls):
             if "out" not in kwargs and _changes_nothing(func, args, kwargs):
                 return written
@@ -35,7 +36,7 @@ class DecodedView(torch.Tensor):
             )
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **kwargs)
-        source = next((each for each in args if isinstance(each, cls)), None)
+        source = next((each for each in (*args, *kwargs.values()) if isinstance(each, cls)), None)
         return result if source is None else _marked(result, source)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
@@ -61,9 +62,12 @@ def as_view(value: Any, weight: str) -> Any:
 def _changes_nothing(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a write leaves all numbers as they are, as zeros for the row of padding do in every load."""
     with torch._C.DisableTorchFunctionSubclass():
-        before = args[0].clone()
+        before = (args[0] if args else next(iter(kwargs.values()))).clone()
         after = before.clone()
-        func(after, *args[1:], **kwargs)
+        if args:
+            func(after, *args[1:], **kwargs)
+        else:
+            func(**{**kwargs, next(iter(kwargs)): after})
         return after.shape == before.shape and torch.equal(after, before)
 
 

@@ -194,7 +194,10 @@ def test_gptq_loses_less_than_rounding(kind):
 def test_data_that_the_model_cannot_read_is_refused():
     model, _, _ = of("resnet")
     config = HfQuantConfig("int8-static", calibration=Calibration([{"image": "a cat"}, {"image": "a dog"}]))
-    with pytest.raises(CalibrationError):
+    with pytest.raises(CalibrationError, match="texts need a tokenizer"):
+        hf_quant.quantize(copy.deepcopy(model), config, progress=False)
+    config = HfQuantConfig("int8-static", calibration=Calibration(list(IMAGES["pixel_values"])))
+    with pytest.raises(CalibrationError, match="dicts with pixel_values"):
         hf_quant.quantize(copy.deepcopy(model), config, progress=False)
     holes = torch.full((3, 32, 32), torch.nan)
     config = HfQuantConfig("int8-static", calibration=Calibration([{"pixel_values": holes}]))
@@ -218,6 +221,13 @@ def test_training_rounds_as_the_quantized_model_will(kind):
     convert(model)
     assert isinstance(model.get_submodule(name).filters, QuantizedModule)
     assert error(outputs(model, inputs), rounded) < 2e-2
+
+
+def test_data_without_what_a_decoder_reads_is_refused_with_its_name():
+    model, inputs, _ = of("whisper")
+    calibration = Calibration([{"input_features": each} for each in inputs["input_features"]])
+    with pytest.raises(CalibrationError, match="add them to the data"):
+        hf_quant.quantize(model, HfQuantConfig("int8-static", calibration=calibration), progress=False)
 
 
 def test_plans_name_filters_and_what_is_float_keeps_its_names(tmp_path):
@@ -335,3 +345,28 @@ def test_sizes_that_do_not_fit_the_weight_leave_it_float_with_the_reason():
     quantized = hf_quant.quantize(model, "int8", progress=False)
     assert type(quantized.get_submodule(name)) is nn.Conv2d
     assert "no quantized counterpart for Conv2d" in quantized.config.quantization_config.kept_float[name]
+
+
+WRITES = {
+    "zero_": lambda weight: weight.zero_(),
+    "an element": lambda weight: weight.__setitem__((0, 0), 1.0),
+    "data": lambda weight: weight.data.mul_(2),
+    "out": lambda weight: torch.ones(weight.shape, out=weight),
+    "normal_": nn.init.normal_,
+    "kaiming_uniform_": nn.init.kaiming_uniform_,
+    "constant_": lambda weight: nn.init.constant_(weight, 1.0),
+    "zeros_": nn.init.zeros_,
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("preset", ["int8", "fp16"])
+def test_writes_to_a_weight_that_would_be_lost_are_refused(preset, write):
+    model, inputs, name = of("vit")
+    quantized = hf_quant.quantize(model, preset, progress=False)
+    expected = outputs(quantized, inputs)
+    with torch.no_grad(), pytest.raises(QuantizedWeightError):
+        write(quantized.get_submodule(name).weight)
+    with pytest.raises(QuantizedWeightError, match="filters"):
+        quantized.get_submodule(name).weight = nn.Parameter(torch.ones(64, 3, 8, 8))
+    assert torch.equal(outputs(quantized, inputs), expected)

@@ -116,7 +116,9 @@ def test_gradients_are_those_of_torch(kind, options):
     for each in (module, opened):
         each(input)[0].square().sum().backward()
     for stack in opened.stacks:
-        torch.testing.assert_close(opened.part(opened.parts(stack)[0]).grad, getattr(module, stack.name).grad, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            opened.part(opened.parts(stack)[0]).grad, getattr(module, stack.name).grad, atol=1e-4, rtol=1e-4
+        )
 
 
 @recurrent
