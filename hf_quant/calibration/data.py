@@ -113,7 +113,7 @@ class Calibration:
         return [padded(sequences[start : start + self.batch_size], pad) for start in starts]
 
     def fingerprint(self, model: PreTrainedModel | PretrainedConfig | None = None) -> str:
-        """SHA-256, in hexadecimal, of the tokens of all processes' batches and of the parameters, not of the objects.
+        """SHA-256, in hexadecimal, of the numbers of all processes' batches and of the parameters, not of the objects.
 
         Args:
             model: Model or its config; None: the one that batches were last made for.
@@ -155,7 +155,9 @@ class Calibration:
             items = map(self.preprocess, items)
         first = list(next(([item] for item in items), []))
         if any(map(is_sample, first)):
-            return samples(chain(first, items), self.samples)
+            if not (found := samples(chain(first, items), self.samples)):
+                raise CalibrationError("the dataset is empty: its batches hold no samples")
+            return found
         packing = self.packing if self.packing is not None else generating and not any(map(is_batch, first))
         options = {"verbose": False} if packing else {"truncation": True, "max_length": length}
         tokenizer = self.tokenizer
@@ -166,16 +168,16 @@ class Calibration:
             return tokenizer(without_bos(text, tokenizer), **options)
 
         encoder = None if tokenizer is None else encode
-        found = (row for item in chain(first, items) for row in rows(item, encoder, self.text_column))
+        texts = (row for item in chain(first, items) for row in rows(item, encoder, self.text_column))
         if packing:
-            sequences, tokens = packed(found, length, self.samples, end)
+            sequences, tokens = packed(texts, length, self.samples, end)
             if tokens and not sequences:
                 raise CalibrationError(
                     f"the dataset has {tokens} tokens, a packed sequence takes {length}: pass more text, a smaller "
                     "sequence_length, or packing=False"
                 )
         else:
-            sequences = truncated(found, length, self.samples)
+            sequences = truncated(texts, length, self.samples)
         if not sequences:
             raise CalibrationError(
                 "the dataset is empty: pass texts or token ids, and no generator that was read before"

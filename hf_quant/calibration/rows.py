@@ -128,6 +128,7 @@ def _integers(name: str, value: Any) -> torch.Tensor:
         raise CalibrationError(f"{name} must be integers of one length, not {str(value)[:80]}: {error}") from error
     if (tensor.numel() and (tensor.is_floating_point() or tensor.is_complex())) or tensor.ndim not in (1, 2):
         raise CalibrationError(
-            f"{name} must be integers [tokens] or [batch, tokens], not {tensor.dtype} {list(tensor.shape)}"
+            f"{name} must be integers [tokens] or [batch, tokens], not {tensor.dtype} {list(tensor.shape)}; images and "
+            "sounds are given as a processor makes them, dicts with pixel_values and the like"
         )
     return torch.atleast_2d(tensor.detach().to("cpu", torch.int64))

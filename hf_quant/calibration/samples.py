@@ -103,9 +103,9 @@ def _samples(item: Any) -> Iterator[Sample]:
 
 def _tensor(name: str, value: Any) -> torch.Tensor | None:
     """A value as a tensor on the CPU; None for text and other things that are no numbers."""
-    if isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
-        value = torch.stack(value) if len({each.shape for each in value}) == 1 else None
     try:
+        if isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
+            value = torch.stack(value)  # which says the shapes that differ
         tensor = torch.as_tensor(value).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         if name in _BATCH_DIMENSIONS:

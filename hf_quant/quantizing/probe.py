@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -73,8 +74,10 @@ def _call(model: Any, batch: dict[str, Tensor]) -> None:
     except HfQuantError:
         raise
     except Exception as error:  # whatever others raise
+        asked = inspect.signature(model.forward).parameters.keys() - batch.keys()
+        more = " (its decoder reads decoder_input_ids: add them to the data)" if "decoder_input_ids" in asked else ""
         raise CalibrationError(
-            f"{type(model).__name__} cannot be called with {', '.join(batch)} of the calibration data: {error}"
+            f"{type(model).__name__} cannot be called with {', '.join(batch)} of the calibration data{more}: {error}"
         ) from error
 
 

@@ -15,7 +15,6 @@ from transformers import (
     LlamaConfig,
     PreTrainedTokenizerFast,
     T5Config,
-    ViTConfig,
 )
 
 from hf_quant.calibration.data import Calibration, generates
@@ -330,18 +329,3 @@ def test_what_is_no_dataset_is_refused_with_what_would_be(dataset, message, toke
 def test_numbers_out_of_range_are_refused(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         Calibration([], **options)
-
-
-def test_batches_with_images_are_taken_as_they_are_without_labels():
-    batches = [{"pixel_values": torch.full((2, 3, 4, 4), float(i)), "labels": torch.zeros(2)} for i in range(3)]
-    calibration = Calibration(iter(batches), samples=4, batch_size=2)
-    found = calibration.batches(ViTConfig())
-    assert [list(batch) for batch in found] == [["pixel_values"], ["pixel_values"]]
-    assert torch.equal(found[1]["pixel_values"], batches[1]["pixel_values"])
-
-
-def test_fingerprints_tell_images_apart():
-    def of(value):
-        return Calibration([{"pixel_values": torch.full((1, 3, 4, 4), value)}]).fingerprint(ViTConfig())
-
-    assert of(1.0) == of(1.0) != of(2.0)

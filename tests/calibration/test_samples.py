@@ -42,6 +42,13 @@ def test_batches_are_taken_apart(dataset):
     assert sum(len(each["pixel_values"]) for each in batches(dataset, batch_size=2, samples=4)) == 4
 
 
+def test_batches_of_a_generator_come_in_its_order_without_labels():
+    given = [{"pixel_values": torch.full((2, 3, 4, 4), float(i)), "labels": torch.zeros(2)} for i in range(3)]
+    found = batches(iter(given), samples=4, batch_size=2)
+    assert [list(batch) for batch in found] == [["pixel_values"], ["pixel_values"]]
+    assert torch.equal(found[1]["pixel_values"], given[1]["pixel_values"])
+
+
 def test_sound_of_unlike_lengths_is_never_in_one_batch():
     data = [{"input_values": torch.randn(length), "attention_mask": torch.ones(length)} for length in (10, 10, 12)]
     found = batches(iter(data), batch_size=4)
@@ -69,7 +76,7 @@ def test_processes_share_the_samples():
 
 def test_the_fingerprint_is_that_of_the_numbers():
     data = [{"pixel_values": image} for image in IMAGES]
-    other = [{"pixel_values": image + (image.numel() and 1e-3)} for image in IMAGES]
+    other = [{"pixel_values": image + 1e-3} for image in IMAGES]
     assert Calibration(data).fingerprint(CONFIG) == Calibration(list(data)).fingerprint(CONFIG)
     assert Calibration(data).fingerprint(CONFIG) != Calibration(other).fingerprint(CONFIG)
 
@@ -79,6 +86,8 @@ def test_the_fingerprint_is_that_of_the_numbers():
     [
         ([{"pixel_values": torch.full((3, 2, 2), torch.inf)}], "NaN or infinite"),
         ([{"pixel_values": "a cat"}], "must be numbers"),
+        ([{"input_values": [torch.ones(80), torch.ones(100)]}], "80.*100"),
+        ([{"pixel_values": IMAGES[:0]}], "dataset is empty"),
         ([{"pixel_values": IMAGES[0]}, {"caption": "a cat"}], "no numbers such as pixel_values"),
     ],
 )
