@@ -32,6 +32,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 import hf_quant
 from benchmarks.timing import in_turn, median_ratio
+from hf_quant.evaluation.float_outputs import relative_error
 from hf_quant.evaluation.other_processes import OtherProcesses
 from hf_quant.hardware.detect import cpu_name
 
@@ -69,11 +70,6 @@ def variants(name: str) -> dict[str, Callable[[], Any]]:
     return calls
 
 
-def error(found: Any, expected: Any) -> float:
-    """Distance of two models' first outputs, relative to the norm of the second."""
-    return float((found[0] - expected[0]).norm() / expected[0].norm())
-
-
 @torch.no_grad()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a table."""
@@ -98,7 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 continue
             taken = f"{1e3 * statistics.median(times[title]):.1f}"
             ratio = f"{median_ratio(times['float32'], times[title]):.2f}"
-            cells.append(f"{taken}, {ratio}, {error(calls[title](), expected):.1e}" if title != "float32" else taken)
+            cells.append(
+                f"{taken}, {ratio}, {relative_error([calls[title]()[0]], [expected[0]]):.1e}"
+                if title != "float32"
+                else taken
+            )
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
     print(f"\nother processes used {others.cores():.2f} cores")
 

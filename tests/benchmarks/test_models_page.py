@@ -41,9 +41,9 @@ def test_types_that_are_right_and_whole_are_listed_by_what_is_quantized():
 
 
 def test_what_stays_float_has_a_row_with_its_reason():
-    left = {"no quantized counterpart for Conv2d": 0.3, "biases of quantized modules": 0.01}
+    left = {"no quantized counterpart for ConvTranspose2d": 0.3, "biases of quantized modules": 0.01}
     text = page(trial("a"), {"a": part(quantized={"linear": 0.69}, left=left)})
-    assert row(text, "a") == ["`a`", "linears 69 %", "30 % no quantized counterpart for Conv2d", "right"]
+    assert row(text, "a") == ["`a`", "linears 69 %", "30 % no quantized counterpart for ConvTranspose2d", "right"]
 
 
 def test_what_is_not_right_has_a_row_that_says_in_which_preset():
