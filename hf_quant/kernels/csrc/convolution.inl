@@ -13,7 +13,9 @@ struct ConvolutionJob {
   const std::int64_t* piece_at;         // where each begins
   std::int64_t run;                     // rows that lie evenly, from each multiple of it on
   std::int64_t run_bytes;               // from one of them to the next
-  std::int64_t splits;                  // of the blocks of all groups; each is worked on by one thread
+  std::int64_t along, bands;            // bands along the axis, and in all
+  std::int64_t columns;                 // blocks of all groups
+  std::int64_t splits;                  // of the columns; each is worked on by one thread
   std::atomic<std::int64_t> next;
 };
 
@@ -285,17 +287,15 @@ void convolve_team(const Team& team, void* data) {
   Memory memory{job.program.own + team.thread * job.program.own_bytes};
   const Bench bench = take_bench(memory, job);
   clear_ends(job, bench);
-  const std::int64_t along = (c.out[c.axis] + c.length - 1) / c.length, columns = c.groups * job.blocks;
-  const std::int64_t bands = along * ((c.batch + c.items - 1) / c.items);
   std::int64_t held = -1;
   Band band{};
-  for (std::int64_t unit = job.next.fetch_add(1); unit < bands * job.splits; unit = job.next.fetch_add(1)) {
+  for (std::int64_t unit = job.next.fetch_add(1); unit < job.bands * job.splits; unit = job.next.fetch_add(1)) {
     const std::int64_t index = unit / job.splits, split = unit % job.splits;
     if (index != held) {
       held = index;
-      band.first = index / along * c.items;
+      band.first = index / job.along * c.items;
       band.items = c.batch - band.first < c.items ? c.batch - band.first : c.items;
-      band.begin = index % along * c.length;
+      band.begin = index % job.along * c.length;
       band.length = c.out[c.axis] - band.begin < c.length ? c.out[c.axis] - band.begin : c.length;
       band.image = c.staged ? bench.image
                             : static_cast<const std::uint8_t*>(c.input) + band.first * c.item_bytes +
@@ -303,7 +303,7 @@ void convolve_team(const Team& team, void* data) {
       if (c.staged) stage(c, &band, bench.image);
     }
     const Tiles tiles(band.items * (job.pixels / c.out[c.axis]) * band.length, job.program.rows_at_once);
-    const std::int64_t begin = columns * split / job.splits, end = columns * (split + 1) / job.splits;
+    const std::int64_t begin = job.columns * split / job.splits, end = job.columns * (split + 1) / job.splits;
     for (std::int64_t tile = 0; tile < tiles.tiles; ++tile) {
       const std::int64_t row = tiles.begin(tile), count = tiles.begin(tile + 1) - row;
       Rows rows{};
@@ -363,10 +363,11 @@ int run_convolve(const Convolution& request, int threads) {
   const std::int64_t rows = request.items * (job.pixels / request.out[request.axis]) * request.length;
   program.rows_at_once = rows < most ? rows : most;
   // Where there are few bands, threads share one by its channels, and each has an image of its own.
-  const std::int64_t along = (request.out[request.axis] + request.length - 1) / request.length;
-  const std::int64_t bands = along * ((request.batch + request.items - 1) / request.items);
-  const std::int64_t columns = request.groups * job.blocks, wanted = (4 * threads + bands - 1) / bands;
-  job.splits = threads == 1 ? 1 : wanted < columns ? wanted : columns;
+  job.along = (request.out[request.axis] + request.length - 1) / request.length;
+  job.bands = job.along * ((request.batch + request.items - 1) / request.items);
+  job.columns = request.groups * job.blocks;
+  const std::int64_t wanted = (4 * threads + job.bands - 1) / job.bands;
+  job.splits = threads == 1 ? 1 : wanted < job.columns ? wanted : job.columns;
   for (bool measuring = true;; measuring = false) {
     static thread_local std::int64_t needed;
     Memory memory{measuring ? nullptr : static_cast<std::uint8_t*>(hf_quant::scratch(needed))};

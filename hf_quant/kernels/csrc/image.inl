@@ -41,10 +41,6 @@ HFQ_INLINE Int static_code(Float x, const Grid& grid) {
   return Simd::int_max(Simd::int_add(Simd::to_int(kept), Simd::int_set(grid.zero)), Simd::int_set(grid.lowest));
 }
 
-Grid static_grid(const hf_quant::Input& in) {
-  return {in.static_scale, 1.0f / in.static_scale, in.static_zero, in.static_lowest, true};
-}
-
 std::int64_t pixels_of(const Convolution& c) { return c.in[0] * c.in[1] * c.in[2]; }
 
 // What is worked on at a time: outputs [begin, begin + length) along the axis, of items [first, first + items).

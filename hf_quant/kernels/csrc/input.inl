@@ -154,6 +154,11 @@ HFQ_INLINE std::int32_t encode(const float* x, std::int8_t* out, std::int64_t be
 
 constexpr float kTiny = 1.17549435e-38f;
 
+// The grid that calibration has found.
+HFQ_INLINE Grid static_grid(const hf_quant::Input& in) {
+  return {in.static_scale, 1.0f / in.static_scale, in.static_zero, in.static_lowest, true};
+}
+
 // The grid of dynamic inputs, as AffineFormat.quantize_input in formats/affine.py has it, operation by operation.
 HFQ_INLINE Grid grid_of(Range range, bool symmetric) {
   Grid grid;
@@ -207,7 +212,7 @@ inline void quantize_row(const hf_quant::Input& in, const float* x, const Extrem
     for (std::int64_t g = 0; g < rows.sums_per_row; ++g) sums[g] = 0;
     std::memset(out, 0, static_cast<std::size_t>(padded));
   } else {
-    Grid grid{in.static_scale, 1.0f / in.static_scale, in.static_zero, in.static_lowest, true};
+    Grid grid = static_grid(in);
     if (in.mode != hf_quant::kStatic) grid = grid_of(range, in.mode == hf_quant::kTokenSymmetric);
     scales[0] = grid.scale;
     rows.zeros[r] = grid.zero;
