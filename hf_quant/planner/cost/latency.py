@@ -226,7 +226,7 @@ def linears(model: nn.Module, inventory: Inventory | None = None) -> list[Linear
         elif isinstance(module, StoredModule):
             scheme = module.scheme
         routing = routing_of(name, routed)
-        sample = None if reads_tokens(model) else samples.get(name, 1)
+        sample = None if samples is None else samples.get(name, 1)
         found.append(LinearFacts(name, int(inputs), int(outputs), name in heads, scheme, routing, sample))
     return found
 

@@ -19,7 +19,7 @@ def reads_tokens(model: Any) -> bool:
     return getattr(model, "main_input_name", "input_ids") in ("input_ids", "decoder_input_ids")
 
 
-def rows_of_samples(model: Any) -> dict[str, int]:
+def rows_of_samples(model: Any) -> dict[str, int] | None:
     """Rows that each linear gets for one sample, by its name; filters of convolutions get one for each output.
 
     Seen in a pass of a sample as large as the config says that samples are.
@@ -28,11 +28,11 @@ def rows_of_samples(model: Any) -> dict[str, int]:
         model: Opened, float or quantized, on any device: the meta device serves.
 
     Returns:
-        Nothing for models that read tokens; a linear that is not called is absent.
+        None for models that read tokens; a linear that is not called is absent.
     """
-    found: dict[str, int] = {}
     if reads_tokens(model):
-        return found
+        return None
+    found: dict[str, int] = {}
 
     device = next(model.parameters()).device
 
