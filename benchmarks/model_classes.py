@@ -24,11 +24,6 @@ def every_type() -> list[str]:
     return [each for each in CONFIG_MAPPING if _has_class(each)]
 
 
-def model_class_of(model_type: str) -> type[Any] | None:
-    """The class of a type that people use: with a head for language where there is one; None where there is none."""
-    return next(iter(model_classes_of(model_type)), None)
-
-
 def model_classes_of(model_type: str) -> list[type[Any]]:
     """All classes of a type, heads for language first, then the bare model, then the others of its modeling files.
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-CLASSES = ("right", "nothing", "refused", "wrong", "crashed", "not built")
+CLASSES = RIGHT, NOTHING, REFUSED, WRONG, CRASHED, NOT_BUILT = (
+    *("right", "nothing", "refused", "wrong", "crashed", "not built"),
+)
 _REASONS = {
     "a package is missing": ("ImportError", "ModuleNotFoundError"),
     "too large": ("MemoryError",),

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 import hf_quant
 from benchmarks.model_classes import model_classes_of, parents_of
 from benchmarks.model_inputs import caught_inputs, run_on_some_inputs
+from benchmarks.model_results import CRASHED, NOT_BUILT, NOTHING, REFUSED, RIGHT, WRONG
 from benchmarks.small_configs import LEVELS, small_config
 from hf_quant.config.presets import PRESETS
 from hf_quant.errors import EvaluationError, HfQuantError
@@ -28,7 +29,6 @@ from hf_quant.modules.swap import quantized_modules
 from hf_quant.opening.open import opened
 from hf_quant.workflows.check import EXACT
 
-RIGHT, NOTHING, REFUSED, WRONG, CRASHED, NOT_BUILT = "right", "nothing", "refused", "wrong", "crashed", "not built"
 SAME = 1e-5
 """Largest difference of outputs that have to be the same, of weights quantized in memory and on the fly."""
 _MOST_PARAMETERS = {LEVELS[-1]: 100_000_000}

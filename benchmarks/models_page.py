@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.model_parts import MOST_EXPERTS, PARTS, SORTS, TRIALS
-from benchmarks.model_results import CLASSES
+from benchmarks.model_results import CLASSES, NOT_BUILT, RIGHT
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
-RIGHT, NOT_BUILT = "right", "not built"
 LITTLE = 0.02
 """Share of the weights up to which what stays float is not worth a row."""
 _USUAL = ("biases of quantized modules", "normalisation: few weights, sensitive")
