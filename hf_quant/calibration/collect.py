@@ -14,6 +14,7 @@ from hf_quant.calibration.statistics import InputStatistics, counted
 from hf_quant.errors import CalibrationError
 from hf_quant.formats.rotation import rotate
 from hf_quant.modules.experts import OpenedExperts, expert_layers, rerouted
+from hf_quant.modules.filters import Filters, rows_read
 from hf_quant.observers.base import Observer
 
 _SHOWN = 5
@@ -179,18 +180,21 @@ class Collector:
 
     def _hook(self, name: str) -> Any:
         def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._take(name, args[0] if args else next(iter(kwargs.values())))
+            if isinstance(module, Filters):
+                self._take(name, rows_read(module, args), is_shared=False)
+            else:
+                self._take(name, args[0] if args else next(iter(kwargs.values())))
 
         return watch
 
     @torch.no_grad()
-    def _take(self, name: str, input: Tensor) -> None:
+    def _take(self, name: str, input: Tensor, is_shared: bool = True) -> None:
         version = 0 if input.is_inference() else input._version
         same = next((leader for seen, at, leader in self._seen if seen is input and at == version), None)
         leader = self._leaders.setdefault(name, same or name)
         keep = None if name in self.layers else self.keep
         if name in self.observers:
-            rotation = self.rotations.get(name)
+            rotation = self.rotations.get(name) if is_shared else None
             seen_by_kernel = input if rotation is None else rotate(input.to(torch.float32), rotation)
             try:
                 self.observers[name].update(counted(seen_by_kernel, keep))
@@ -200,6 +204,7 @@ class Collector:
             return
         sums = self._sums.get(leader)
         if sums is None:
-            sums = self._sums[leader] = _Sums(input.shape[-1], input.device, self.hessian)
+            sums = self._sums[leader] = _Sums(input.shape[-1], input.device, self.hessian and is_shared)
         sums.add(counted(input.detach(), keep).to(torch.float32))
-        self._seen.append((input, version, leader))
+        if is_shared:
+            self._seen.append((input, version, leader))

@@ -13,6 +13,7 @@ from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
 from hf_quant.modules.experts import OpenedExperts, expert_layers, rerouted
+from hf_quant.modules.filters import Filters
 
 _LOWEST_CODE, _HIGHEST_CODE = 1.25, 5.0
 """Factors that mark channels in a probe: 1 is none of them, so an input that the channels do not reach has no code."""
@@ -27,7 +28,7 @@ def is_router(module: nn.Module) -> bool:
     """Whether `module`, no linear, may multiply its input with a matrix, ``weight``, as routers of experts do."""
     weight = module._parameters.get("weight")
     is_matrix = weight is not None and weight.ndim == 2 and not any(True for _ in module.children())
-    return is_matrix and not is_linear(module) and not isinstance(module, nn.Embedding)
+    return is_matrix and not is_linear(module) and not isinstance(module, nn.Embedding | Filters)
 
 
 def is_norm(module: nn.Module) -> bool:

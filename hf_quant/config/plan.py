@@ -27,12 +27,15 @@ class Candidate:
     """What a plan needs to know of a module that can be quantized.
 
     Args:
-        kind: ``"linear"``, ``"embedding"`` or ``"head"``.
+        kind: ``"linear"``, ``"embedding"``, ``"head"`` or ``"filters"`` (of a convolution in groups).
         width: Numbers in one row of the weight: the input width, or the embedding's dimension.
+        sequential: Whether an item of its input is a sequence, so that inputs get a static grid or none: one of their
+            own would let later tokens change earlier ones.
     """
 
     kind: str
     width: int
+    sequential: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,12 @@ def fit(scheme: Scheme, candidate: Candidate, name: str) -> Scheme:
     weight, width = scheme.weight, candidate.width
     if candidate.kind == "embedding" and scheme.input is not None:
         scheme = replace(scheme, input=None)
+    input = scheme.input
+    if candidate.kind == "filters" and input is not None:
+        if input.dynamic and candidate.sequential:
+            scheme = replace(scheme, input=None)
+        elif input.granularity == "group":
+            scheme = replace(scheme, input=replace(input, granularity="token", group_size=None))
     if weight.rotation is not None and width % weight.rotation:
         raise PlanError(
             f"{name}: rotation={weight.rotation} does not divide its width {width}; use a smaller power of two"

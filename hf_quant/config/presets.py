@@ -23,10 +23,16 @@ class Preset:
     summary: str
 
     def scheme_for(self, kind: str, width: int) -> Scheme:
-        """The scheme for a module of a kind (``"linear"``, ``"embedding"`` or ``"head"``) and width.
+        """The scheme for a module of a kind (``"linear"``, ``"embedding"``, ``"head"`` or ``"filters"``) and width.
 
-        A rotation whose blocks do not divide the width gives way to the largest smaller one that does, or to none.
+        Filters of convolutions in groups, which are few numbers, get 8 bits where linears get fewer. A rotation whose
+        blocks do not divide the width gives way to the largest smaller one that does, or to none.
         """
+        if kind == "filters":
+            input = self.linear.input
+            weight = self.embedding.weight
+            scheme = Scheme(weight, self.head.input if input is not None and input.granularity == "group" else input)
+            return rotated(scheme, 0, width)
         scheme = {"linear": self.linear, "embedding": self.embedding, "head": self.head}[kind]
         return rotated(scheme, scheme.weight.rotation or 0, width)
 

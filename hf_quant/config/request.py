@@ -124,7 +124,9 @@ class Request:
             return Plan(modules)
         return Plan(
             {
-                name: None if scheme is None else rotated(scheme, self.rotation, candidates[name].width)
+                name: scheme
+                if scheme is None or candidates[name].kind == "filters"
+                else rotated(scheme, self.rotation, candidates[name].width)
                 for name, scheme in modules.items()
             }
         )

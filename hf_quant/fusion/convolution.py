@@ -17,8 +17,10 @@ from hf_quant.fusion.mixin import Fused
 from hf_quant.kernels.native.structs import ACTIVATIONS, CONVOLUTION_ACTIVATIONS
 from hf_quant.modules.convolution import CHILD, OpenedConvolution, is_channels_last
 from hf_quant.modules.linear import QuantizedLinear
+from hf_quant.modules.quantized_filters import QuantizedFilters
 
 _convolution_op = torch.ops.hf_quant.native_convolution.default
+_grouped_op = torch.ops.hf_quant.native_grouped_convolution.default
 _PLACES = {ACTIVATIONS[name]: place for place, name in enumerate(CONVOLUTION_ACTIVATIONS)}
 """Number of an activation to what the op for convolutions calls it."""
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
@@ -47,7 +49,10 @@ class Facts(NamedTuple):
 
 
 class FusedConvolution(Fused):
-    """An opened convolution as one native call, which makes no rows of patches in memory."""
+    """An opened convolution as one native call, which makes no rows of patches in memory.
+
+    Where channels are in groups, there is one for filters whose inputs are quantized.
+    """
 
     fused: Facts
 
@@ -61,7 +66,7 @@ class FusedConvolution(Fused):
 
     @staticmethod
     def applies(module: nn.Module) -> list[Facts]:
-        """The geometry of an opened convolution on native kernels whose channels are in one group."""
+        """The geometry of an opened convolution on native kernels."""
         if not _is_native(module):
             return []
         assert isinstance(module, OpenedConvolution)
@@ -183,10 +188,20 @@ def _is_batch_norm(module: nn.Module) -> bool:
 
 
 def _is_native(module: nn.Module) -> bool:
-    if not isinstance(module, OpenedConvolution) or module.groups != 1:
+    if not isinstance(module, OpenedConvolution):
         return False
     child = module._modules[CHILD]
+    if type(child) is QuantizedFilters:
+        return _has_taps(child)
     return type(child) is QuantizedLinear and on_native([child]) is not None
+
+
+def _has_taps(filters: QuantizedFilters) -> bool:
+    if not torch.compiler.is_compiling() and not filters.is_current:
+        if filters._visiting() is not None:
+            return False
+        filters.prepare()
+    return filters.taps is not None and not filters.rescaled
 
 
 def _convolution_of(module: nn.Module) -> OpenedConvolution:
@@ -199,7 +214,7 @@ def _facts(module: OpenedConvolution) -> Facts:
 
 
 def _numbers(module: OpenedConvolution) -> tuple[int, ...]:
-    numbers, around = [1], _zeros_around(module)
+    numbers, around = [module.groups], _zeros_around(module)
     for dimension, steps in enumerate(module.steps, 1):
         last = 2 * (len(module.kernel_size) - dimension)  # of what functional.pad takes, the last dimension is first
         numbers += [*steps, *around[last : last + 2]]
@@ -216,6 +231,8 @@ def _is_open(module: Any, input: torch.Tensor) -> bool:
         return False
     if torch.is_grad_enabled() and (input.requires_grad or needs_gradient(child)):
         return False
+    if module.groups > 1:
+        return type(child) is QuantizedFilters and _has_taps(child)
     return on_native([child]) is not None
 
 
@@ -230,14 +247,24 @@ def _run(
     child: Any = module._modules[CHILD]
     if module.padding_mode != "zeros":
         input = module.padded(input)
-    if not is_channels_last(input):
+    is_last = is_channels_last(input)
+    if module.groups > 1 or not is_last:
         input = input.contiguous()
-    blocks, spec, _ = child.packed
     numbers = _numbers(module)
     geometry = facts.geometry if numbers == facts.numbers else _geometry(numbers)  # strides may be set by then
+    activation = _PLACES[facts.activation]
+    if module.groups > 1:
+        bias = module._parameters["bias"]
+        taps, sums, scales, grid, is_symmetric = child.taps
+        output = _grouped_op(
+            input, taps, sums, scales, facts.none if bias is None else bias, grid, geometry, factor, shift,
+            is_symmetric, activation, module.out_channels, *_sizes(input, numbers),
+        )  # fmt: skip
+        return output.movedim(1, -1).contiguous().movedim(-1, 1) if is_last else output
+    blocks, spec, _ = child.packed
     return _convolution_op(
         input, blocks.unsqueeze(0), spec.unsqueeze(0), bias_of(child, facts.none), geometry, factor, shift,
-        _PLACES[facts.activation], module.out_channels, *_sizes(input, numbers),
+        activation, module.out_channels, *_sizes(input, numbers),
     )  # fmt: skip
 
 

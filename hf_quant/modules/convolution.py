@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from hf_quant.modules.filters import Filters, convolved, patches
 from hf_quant.modules.mixed import mixed
 from hf_quant.modules.opened import Opened, Whole, bare_linear
 
@@ -20,8 +20,9 @@ class OpenedConvolution(Opened):
     """First base of the class of an opened ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d``.
 
     Its child `filters` is a linear ``[out, positions * in]`` on the patches of the input, channels innermost. Where
-    channels are in groups there is no such product, and `filters` is a table ``[out, positions * in / groups]`` of
-    which all rows are looked up: only weights are quantized then.
+    channels are in groups there is no such product, and `filters`, ``[out, positions * in / groups]``, convolves itself
+    (`Filters`). Of a depthwise ``nn.Conv1d`` it is a table whose rows are looked up: only weights are quantized there.
+    A grid over a sequence would let later tokens change earlier ones, and language models read such weights themselves.
     """
 
     stacks: tuple[Whole, ...]
@@ -74,12 +75,11 @@ class OpenedConvolution(Opened):
         padded = self.padded(input)
         child: Any = self._modules[CHILD]
         if self.groups > 1:
-            weight = child(torch.arange(self.out_channels, device=child.weight.device)).to(input.dtype)
-            weight = weight.unflatten(1, (*self.kernel_size, -1)).movedim(-1, 1)
-            weight = weight.clone(memory_format=torch.contiguous_format)  # else outputs may lie as weights do
-            convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[len(self.kernel_size) - 1]
-            _, stride, dilation = map(list, zip(*self.steps, strict=True))
-            return convolve(padded, weight, self._parameters["bias"], stride, 0, dilation, self.groups)
+            bias = self._parameters["bias"]
+            if not isinstance(child, nn.Embedding):
+                return child(padded, self.steps, bias)
+            rows = child(torch.arange(self.out_channels, device=child.weight.device))
+            return convolved(padded, rows, self.steps, bias)
         output = child(patches(padded, self.steps)).movedim(-1, 1)
         return output if is_channels_last(input) else output.contiguous()
 
@@ -107,27 +107,6 @@ class OpenedConvolution(Opened):
         return functional.pad(input, around, "constant" if self.padding_mode == "zeros" else self.padding_mode)
 
 
-def patches(input: torch.Tensor, steps: Sequence[tuple[int, int, int]]) -> torch.Tensor:
-    """What each output of a convolution sees, channels innermost.
-
-    Args:
-        input: Padded, ``[batch, channels, *space]``.
-        steps: As `OpenedConvolution.steps`.
-
-    Returns:
-        ``[batch, *outputs, prod(kernel) * channels]``.
-
-    Raises:
-        RuntimeError: The input is smaller than a patch.
-    """
-    spans = [gap * (kernel - 1) + 1 for kernel, _, gap in steps]
-    if any(size < span for size, span in zip(input.shape[2:], spans, strict=True)):
-        raise RuntimeError(f"an input of {list(input.shape[2:])}, padding included, is smaller than a patch of {spans}")
-    for dimension, (kernel, stride, gap) in enumerate(steps, 2):
-        input = input.unfold(dimension, gap * (kernel - 1) + 1, stride)[..., ::gap]
-    return input.movedim(1, -1).flatten(-1 - len(steps))
-
-
 def is_channels_last(input: torch.Tensor) -> bool:
     """Whether channels are innermost in the memory of a batch ``[batch, channels, *space]``."""
     return not input.is_contiguous() and input.movedim(1, -1).is_contiguous()
@@ -145,7 +124,7 @@ def open_convolution(module: nn.Module) -> None:
     rows = nn.Parameter(_rows(weight.data), weight.requires_grad)
     is_grouped = module.groups != 1
     held = ["weight"] if is_grouped or "bias" not in parameters else ["weight", "bias"]
-    child: Any = _bare_embedding(*rows.shape) if is_grouped else bare_linear()
+    child: Any = _bare_filters(module, *rows.shape) if is_grouped else bare_linear()
     child.train(module.training)
     child.register_parameter("weight", rows)
     if not is_grouped:
@@ -160,9 +139,13 @@ def open_convolution(module: nn.Module) -> None:
     module.register_buffer("output_like", weight.data.new_empty(0), persistent=False)
 
 
-def _bare_embedding(rows: int, width: int) -> nn.Embedding:
+def _bare_filters(module: nn.Module, rows: int, width: int) -> nn.Module:
+    found: Any = module
+    channels = found.in_channels // found.groups
     with torch.device("meta"):
-        return nn.Embedding(rows, width)
+        if len(found.kernel_size) == channels == 1:
+            return nn.Embedding(rows, width)
+        return Filters(rows, tuple(found.kernel_size), channels)
 
 
 def _rows(weight: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,32 @@ from hf_quant.kernels import ops
 from hf_quant.modules.base import QuantizedModule
 
 
-class QuantizedEmbedding(QuantizedModule, nn.Embedding):  # type: ignore[misc]
+class Table(QuantizedModule):
+    """Mixin of quantized modules of whose weight rows are read."""
+
+    multiplies = False
+
+    def rows(self, indices: torch.Tensor) -> torch.Tensor:
+        """Decoded rows: ``[...] -> [..., width]``, in the dtype of the float module."""
+        if torch.compiler.is_compiling():
+            if not self.ready:
+                self.prepare()
+        elif self.held is not self._parameters["weight"]:
+            if (visiting := self._visiting()) is not None:
+                return self._of(visiting, indices)
+            self.prepare()
+        if self.look_up is not None:
+            return self.look_up(indices, self.packed, self.spec, self.like)
+        return ops.embedding(indices, self.operands().weight, self.spec, self.float_dtype)
+
+    def _of(self, weight: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """Rows of a parameter that has taken the place of the own one for this call: codes from disk, or floats."""
+        if weight.is_floating_point():
+            return nn.functional.embedding(indices, weight)
+        return ops.embedding(indices, self._visiting_operands().weight, self.spec, self.float_dtype)
+
+
+class QuantizedEmbedding(Table, nn.Embedding):  # type: ignore[misc]
     """``nn.Embedding`` with a quantized table; only the rows looked up are decoded.
 
     Args:
@@ -23,7 +48,6 @@ class QuantizedEmbedding(QuantizedModule, nn.Embedding):  # type: ignore[misc]
         dtype: Dtype of the output; follows casts of the model.
     """
 
-    multiplies = False
     float_class = nn.Embedding
 
     def __init__(
@@ -45,22 +69,7 @@ class QuantizedEmbedding(QuantizedModule, nn.Embedding):  # type: ignore[misc]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Rows of the table: ``[...] -> [..., embedding_dim]``."""
-        if torch.compiler.is_compiling():
-            if not self.ready:
-                self.prepare()
-        elif self.held is not self._parameters["weight"]:
-            if (visiting := self._visiting()) is not None:
-                return self._of(visiting, input)
-            self.prepare()
-        if self.look_up is not None:
-            return self.look_up(input, self.packed, self.spec, self.like)
-        return ops.embedding(input, self.operands().weight, self.spec, self.float_dtype)
-
-    def _of(self, weight: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
-        """Rows of a parameter that has taken the place of the own one for this call: codes from disk, or floats."""
-        if weight.is_floating_point():
-            return nn.functional.embedding(input, weight)
-        return ops.embedding(input, self._visiting_operands().weight, self.spec, self.float_dtype)
+        return self.rows(input)
 
     def extra_repr(self) -> str:
         """Shapes and scheme."""

@@ -13,6 +13,7 @@ from hf_quant.config.scheme import Scheme
 from hf_quant.errors import PlanError
 from hf_quant.modules.derived import is_float, way_of
 from hf_quant.modules.experts import expert_layers
+from hf_quant.modules.filters import Filters
 from hf_quant.modules.ties import shared_parameters
 
 _NO_HEAD = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -64,7 +65,8 @@ class Inventory:
         for name, module in found.items():
             width = int(module.weight.shape[0 if isinstance(module, Conv1D) else 1])
             kind = "embedding" if isinstance(module, nn.Embedding) else "head" if name in heads else "linear"
-            candidates[name] = Candidate(kind, width)
+            is_sequential = isinstance(module, Filters) and len(module.kernel_size) == 1
+            candidates[name] = Candidate("filters" if isinstance(module, Filters) else kind, width, is_sequential)
         for group in groups:
             names = [name.removesuffix(".weight") for name in group]
             # A Conv1D reads along the other axis, so that codes of its rows are of no use to the others.

@@ -9,7 +9,9 @@ from typing import Any, Literal
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-FLOATS: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D, nn.Embedding)
+from hf_quant.modules.filters import Filters
+
+FLOATS: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D, nn.Embedding, Filters)
 """The float classes that have counterparts."""
 
 Way = Literal["around", "instead"]

@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_quant.config.scheme import Scheme
 from hf_quant.formats import float_format
+from hf_quant.modules.filters import Filters, Steps, convolved
 from hf_quant.modules.joined import Counterpart
 
 if TYPE_CHECKING:
@@ -61,6 +62,18 @@ class StoredConv1D(StoredModule, Conv1D):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x @ weight + bias`` in the dtype of `x`."""
         return _linear(x, self.weight.t(), self.bias)
+
+
+class StoredFilters(StoredModule, Filters):
+    """`Filters` that convolve in the dtype of their stored weight and answer in that of their input."""
+
+    float_class = Filters
+
+    def forward(self, input: torch.Tensor, steps: Steps, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """The convolution of a padded batch: ``[batch, in, *space] -> [batch, out, *outputs]``."""
+        dtype = self.weight.dtype
+        bias = None if bias is None else bias.to(dtype)
+        return convolved(input.to(dtype), self.weight, steps, bias).to(input.dtype)
 
 
 class StoredEmbedding(StoredModule, nn.Embedding):  # type: ignore[misc]

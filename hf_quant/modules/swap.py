@@ -17,9 +17,11 @@ from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.conv1d import QuantizedConv1D
 from hf_quant.modules.derived import way_of
 from hf_quant.modules.embedding import QuantizedEmbedding
+from hf_quant.modules.filters import Filters
 from hf_quant.modules.joined import FLOATS, Counterpart, as_derived, as_float, base_of
 from hf_quant.modules.linear import QuantizedLinear
-from hf_quant.modules.stored import StoredConv1D, StoredEmbedding, StoredLinear, StoredModule
+from hf_quant.modules.quantized_filters import QuantizedFilters
+from hf_quant.modules.stored import StoredConv1D, StoredEmbedding, StoredFilters, StoredLinear, StoredModule
 
 Build = Callable[..., Counterpart]
 
@@ -40,6 +42,14 @@ def _quantized_embedding(module: nn.Embedding, scheme: Scheme, tied: bool, devic
     return QuantizedEmbedding(rows, width, module.padding_idx, scheme, tied, device, module.weight.dtype)
 
 
+def _sizes(module: Filters) -> tuple[int, tuple[int, ...], int]:
+    return module.weight.shape[0], module.kernel_size, module.channels
+
+
+def _quantized_filters(module: Filters, scheme: Scheme, tied: bool, device: torch.device) -> Counterpart:
+    return QuantizedFilters(*_sizes(module), scheme, tied, device, module.weight.dtype)
+
+
 def _stored(stored_class: type[StoredModule]) -> Build:
     def build(module: nn.Module, scheme: Scheme, tied: bool, device: torch.device) -> Counterpart:
         # The same attributes under another class: nothing of the float module is lost or repeated here.
@@ -57,6 +67,7 @@ SWAPS: dict[type[nn.Module], tuple[Build, Build]] = {
     nn.Linear: (_quantized_linear, _stored(StoredLinear)),
     Conv1D: (_quantized_conv1d, _stored(StoredConv1D)),
     nn.Embedding: (_quantized_embedding, _stored(StoredEmbedding)),
+    Filters: (_quantized_filters, _stored(StoredFilters)),
 }
 """Float class to the builders of its counterparts, the one on codes and the one that stores floats."""
 
@@ -222,6 +233,8 @@ def _float_module(module: QuantizedModule | StoredModule, dtype: torch.dtype) ->
     with torch.device("meta"):
         if isinstance(module, nn.Embedding):
             restored = nn.Embedding(module.num_embeddings, module.embedding_dim, module.padding_idx)
+        elif isinstance(module, Filters):
+            restored = Filters(*_sizes(module))
         elif isinstance(module, QuantizedConv1D | Conv1D):
             restored = Conv1D(module.nf, module.nx)
             weight = weight.t().contiguous() if isinstance(module, QuantizedModule) else weight

@@ -64,7 +64,7 @@ def is_aligned(scheme: Scheme, candidate: Candidate, alignment: int) -> bool:
         candidate: The module; an embedding's rows are looked up, so that any width will do.
         alignment: Number that the profile's kernels need widths and groups to be a multiple of.
     """
-    if not scheme.weight.facts.is_even or candidate.kind == "embedding":
+    if not scheme.weight.facts.is_even or candidate.kind in ("embedding", "filters"):
         return True
     group = scheme.weight.group_size or candidate.width
     return candidate.width % alignment == 0 and group % alignment == 0

@@ -178,6 +178,8 @@ def _choice(name: str, candidate: Candidate, profile: Profile, target: str, pres
         return Choice(
             name, scheme, preset, f"rows of {scheme.weight.bits} bits: an embedding is looked up, not computed"
         )
+    if candidate.kind == "filters":
+        return Choice(name, scheme, preset, f"{scheme}: filters of a convolution in groups are few numbers")
     if not is_aligned(scheme, candidate, profile.alignment):
         return _next_best(name, candidate, profile, preset, scheme.weight.group_size or candidate.width)
     if candidate.kind == "head":

@@ -13,6 +13,7 @@ from hf_quant.config.scheme import Scheme
 from hf_quant.formats import float_format
 from hf_quant.formats.rotation import rotate
 from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.filters import Filters, Steps, by_group, convolved
 from hf_quant.modules.joined import Counterpart
 from hf_quant.qat.input import DynamicInput, StaticInput
 from hf_quant.qat.learned_grid import LearnedGrid
@@ -71,6 +72,8 @@ class FakeQuantized(Counterpart):
             self.input_quantizer = DynamicInput(scheme)
         else:
             self.input_quantizer = StaticInput(scheme, width, options, self.weight.device)
+        if isinstance(self, Filters):  # whose rows are turned back
+            self.input_quantizer.rotation = None
 
     @property
     def rounding(self) -> WeightQuantizer:
@@ -165,10 +168,32 @@ class FakeQuantizedEmbedding(FakeQuantized, nn.Embedding):  # type: ignore[misc]
         return self.with_idle_grids(rounded.view(looked_up.shape).to(self.weight.dtype))
 
 
+class FakeQuantizedFilters(FakeQuantized, Filters):
+    """`Filters` on rounded weights and inputs."""
+
+    float_class = Filters
+
+    def forward(self, input: Tensor, steps: Steps, bias: Tensor | None = None) -> Tensor:
+        """The convolution of a padded batch: ``[batch, in, *space] -> [batch, out, *outputs]``."""
+        if (twin := self.twin()) is not None:
+            return twin(input, steps, bias)
+        if not self.scheme.weight.has_scales:
+            dtype = float_format(self.scheme.weight).dtype
+            bias = None if bias is None else bias.to(dtype)
+            return convolved(input.to(dtype), self.weight.to(dtype), steps, bias).to(input.dtype)
+        weight = self.rounding(self.matrix())
+        if self.scheme.weight.rotation is not None:
+            weight = Rotate.apply(weight, self.scheme.weight.rotation)
+        rounded = input if self.scheme.input is None else self.input_quantizer(by_group(input, self)).view(input.shape)
+        output = convolved(rounded.to(weight.dtype), weight, steps, None if bias is None else bias.to(weight.dtype))
+        return self.with_idle_grids(output.to(input.dtype))
+
+
 FAKES: dict[type[nn.Module], type[FakeQuantized]] = {
     nn.Linear: FakeQuantizedLinear,
     Conv1D: FakeQuantizedConv1D,
     nn.Embedding: FakeQuantizedEmbedding,
+    Filters: FakeQuantizedFilters,
 }
 """Class of a float module to the class that trains in its place."""
 

@@ -203,14 +203,19 @@ class CalibratedRun:
                 collector.statistics()
         grids = grids_of(collector, coded, few)
         rounded = {name for name, count in tokens.items() if count < algorithms.least_tokens(collector.width(name))}
-        solved = self._solve_block(block, index, coded, inputs, entries, prefix, rounded)
+        filters = {name for name in coded if kinds[prefix + name].kind == "filters"}
+        solved = self._solve_block(block, index, coded, inputs, entries, prefix, rounded | filters)
         starved = rounded | (few if algorithms.transforms or algorithms.bias_correction or grids else set())
         self.starved.tokens.update((prefix + name, tokens[name]) for name in tokens if name in starved)
         for name in tables:
             if (codes := self.modules.rounded(prefix + name, schemes[name])) is not None:
                 solved[name] = codes
         for name, scheme in schemes.items():
-            mean = inputs[name].mean if algorithms.bias_correction and name in inputs and name not in few else None
+            mean = (
+                inputs[name].mean
+                if algorithms.bias_correction and name in inputs and name not in few | filters
+                else None
+            )
             owner = self.resolution.ties.get(prefix + name)
             if owner is not None and not self.modules.is_replaced(owner):
                 self.waiting[prefix + name] = (scheme, grids.get(name))  # until there are codes
@@ -303,15 +308,17 @@ class CalibratedRun:
             collector.may_miss = True
             inputs = collector.statistics()
         grids = grids_of(collector, coded, ())
-        uncalled = [name for name in sorted(untied) if needs and name not in inputs]
+        kinds = self.resolution.inventory.candidates
+        filters = {name for name in coded if kinds[name].kind == "filters"}
+        uncalled = [name for name in sorted(untied - filters) if needs and name not in inputs]
         if uncalled:
             logger.warning("the model calls no %s: rounded to nearest", ", ".join(uncalled))
         for name, scheme in part.items():
-            solved = self.modules.rounded(name, scheme) if name in uncalled else None
+            solved = self.modules.rounded(name, scheme) if name in uncalled or name in filters else None
             if name in untied and solved is None:
                 weight = weight_matrix(self.model.get_submodule(name))
                 solved = self.algorithms.solver.solve(weight, scheme.weight, f"{name}.weight", inputs.get(name))
-            mean = inputs[name].mean if self.algorithms.bias_correction and name in inputs else None
+            mean = inputs[name].mean if self.algorithms.bias_correction and name in inputs.keys() - filters else None
             self.modules.replace(name, scheme, solved, mean, grids.get(name))
 
     def _collector(

@@ -19,7 +19,9 @@ from hf_quant.integration import attention
 from hf_quant.kernels import reference
 from hf_quant.kernels.weights import decode_rows, fake_quantize_input, rotate_input
 from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.filters import convolved
 from hf_quant.modules.joined import replaced_output
+from hf_quant.modules.quantized_filters import QuantizedFilters
 from hf_quant.modules.swap import quantized_modules
 
 EXACT = 1e-3
@@ -204,7 +206,7 @@ class _Run:
         def watching(name: str) -> Any:
             def watch(module: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor:
                 input = args[0] if args else kwargs["input"]
-                expected = _expected(module, input, rounded)
+                expected = _expected(module, input, rounded, args[1:])
                 sample = expected.flatten()[:: expected.numel() // _SAMPLE + 1].clone()
                 if rounded:
                     self.calls[name] += 1
@@ -227,12 +229,17 @@ class _Run:
         for name, module in self.modules.items():
             if not self.calls[name]:
                 spec, device = module.spec, module.weight.device
-                if module.multiplies:
+                others: tuple[Any, ...] = ()
+                if isinstance(module, QuantizedFilters):
+                    sizes = (_ALONE, module.channels * spec.out_features, *(2 * size for size in module.kernel_size))
+                    input = torch.randn(sizes, generator=generator).to(device, module.weight.dtype)
+                    others = ([(size, 1, 1) for size in module.kernel_size],)
+                elif module.multiplies:
                     input = torch.randn(_ALONE, spec.in_features, generator=generator).to(device, module.weight.dtype)
                 else:
                     input = torch.randint(spec.out_features, (_ALONE,), generator=generator).to(device)
-                found = (module.alone or module)(input)
-                self._compare(name, input, found, _expected(module, input, True))
+                found = (module.alone or module)(input, *others)
+                self._compare(name, input, found, _expected(module, input, True, others))
 
     @contextmanager
     def watching_reads(self) -> Iterator[None]:
@@ -254,14 +261,25 @@ class _Run:
         if scheme is not None:
             # An input halfway between two codes may get either; of many inputs few do.
             bound += 8 * 2.0 ** (1 - scheme.bits) / max(1, input.numel()) ** 0.5
+        if isinstance(self.modules[name], QuantizedFilters):
+            output, expected = output.movedim(1, -1), expected.movedim(1, -1)
         error = _worst_channel(output, expected)
         if not error / bound <= self.errors[name] / self.bounds[name]:
             self.errors[name], self.bounds[name] = error, bound
 
 
-def _expected(module: QuantizedModule, input: Tensor, rounded: bool) -> Tensor:
-    """What a module stands for, in float64; its inputs are rounded as the scheme says if `rounded`."""
+def _expected(module: QuantizedModule, input: Tensor, rounded: bool, others: tuple[Any, ...] = ()) -> Tensor:
+    """What a module stands for, in float64; its inputs are rounded as the scheme says if `rounded`.
+
+    `others` are the arguments that follow the input.
+    """
     spec = module.spec
+    if isinstance(module, QuantizedFilters):
+        steps, bias = (*others, None)[:2]
+        given = module.rounded(input.float()) if rounded else input
+        rows = reference.embedding(torch.arange(spec.out_features), module.neutral(), spec, torch.float64)
+        bias = None if bias is None else bias.double()
+        return convolved(given.double(), rows, steps, bias).to(input.dtype)
     if not module.multiplies:
         return reference.embedding(input, module.neutral(), spec, module.weight.dtype)
     operands = replace(module.operands(), weight=module.neutral(), packed=())

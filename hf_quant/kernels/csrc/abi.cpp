@@ -82,6 +82,10 @@ std::int32_t hf_quant_convolve(const Convolution* request, std::int32_t threads)
   return kernels().convolve(*request, threads);
 }
 
+std::int32_t hf_quant_convolve_groups(const GroupedConvolution* request, std::int32_t threads) {
+  return kernels().convolve_groups(*request, threads);
+}
+
 std::int64_t hf_quant_read(const std::uint8_t* data, std::int64_t bytes, std::int32_t threads) {
   return kernels().read(data, bytes, threads);
 }

@@ -15,7 +15,7 @@ namespace hf_quant {
 
 struct Neutral;  // pack.h
 
-constexpr std::int32_t kAbiVersion = 4;
+constexpr std::int32_t kAbiVersion = 5;
 
 enum Dtype : std::int32_t { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2 };
 enum Norm : std::int32_t { kNoNorm = 0, kRmsNorm = 1, kLayerNorm = 2 };
@@ -149,6 +149,22 @@ struct Convolution {
   std::int32_t activation;
 };
 
+// A convolution whose channels are in groups and whose inputs are of 8 bits: static, or on a grid for each item and group.
+// Of a row of codes there is a window of four for each output and each four taps of a row of a filter, a word. Rows lie
+// so that outputs of a band find theirs in one stretch: by the remainder of their place by the stride.
+struct GroupedConvolution {
+  Convolution shape;          // channels before pixels; neither blocks nor bands; a stride is 1 where there is one output
+  const std::int8_t* taps;    // [groups * channels, words, 4]: of each channel of the group, row by row, zeros at its end
+  const std::int32_t* sums;   // of the taps of each filter
+  const float* scales;        // of each filter
+  std::int64_t words, quads;  // of a filter, and of a row of it
+  std::int64_t planes, pitch;  // copies of a channel's windows: for each quad, or one for all; windows of a row
+  std::int64_t length;         // of a band: outputs along the second dimension
+  std::int64_t slots[2], slot_rows[2];  // rows along the first two dimensions, and those of one remainder
+  std::int64_t deep, high;  // rows of the input that a band is made from, along the first two dimensions
+  std::int64_t row_bytes, window_bytes;
+};
+
 // Float weight to neutral codes.
 struct Quantize {
   const void* data;
@@ -216,6 +232,7 @@ HF_QUANT_API std::int32_t hf_quant_normalize(const hf_quant::Input* input, std::
                                              std::int64_t stride, std::int32_t threads);
 HF_QUANT_API std::int32_t hf_quant_attend(const hf_quant::Attention* request, std::int32_t threads);
 HF_QUANT_API std::int32_t hf_quant_convolve(const hf_quant::Convolution* request, std::int32_t threads);
+HF_QUANT_API std::int32_t hf_quant_convolve_groups(const hf_quant::GroupedConvolution* request, std::int32_t threads);
 
 // For benchmarks: reads memory once, and returns a sum of it; multiplies in registers, and returns the operations done.
 HF_QUANT_API std::int64_t hf_quant_read(const std::uint8_t* data, std::int64_t bytes, std::int32_t threads);

@@ -1,5 +1,7 @@
 #include "bands.h"
 
+#include <numeric>
+
 #include "libtorch.h"
 
 namespace hf_quant {
@@ -8,6 +10,8 @@ namespace {
 constexpr std::int64_t kMost = std::int64_t{1} << 46;  // of anything
 constexpr std::int64_t kBandBytes = 256 << 10;         // of the image of a band, about
 constexpr std::int64_t kBandRows = 504;                // of patches of a band, about
+constexpr std::int64_t kWindowBytes = 128 << 10;       // of the windows of a band, about
+constexpr std::int64_t kBeyond = 1024;                 // bytes that kernels may read past what they need
 
 // Pixels along a dimension that `outputs` are made from.
 std::int64_t reach(const Convolution& c, int i, std::int64_t outputs) {
@@ -60,6 +64,37 @@ void set_bands(Convolution* c) {
   c->step_bytes[0] = c->step_bytes[1] * c->extent[1];
   c->group_bytes = c->staged ? product({c->step_bytes[0], c->extent[0]}) : size * c->width;
   c->item_bytes = product({bytes, c->extent[axis]});
+}
+
+void set_windows(GroupedConvolution* g) {
+  Convolution& c = g->shape;
+  g->quads = (c.kernel[2] + 3) / 4;
+  g->words = product({c.width, c.kernel[0], c.kernel[1], g->quads});
+  // Where outputs lie in one row, windows of the next quad are those four places on.
+  const bool shared = c.out[1] == 1 && c.stride[2] == 1 && c.dilation[2] == 1;
+  g->planes = shared ? 1 : g->quads;
+  g->pitch = c.out[2] + (shared ? 4 * (g->quads - 1) : 0);
+  std::int64_t kinds[2];
+  for (int i = 0; i < 2; ++i) {
+    if (c.out[i] == 1) c.stride[i] = 1;
+    kinds[i] = c.stride[i] / std::gcd(c.stride[i], c.dilation[i]);
+    kinds[i] = kinds[i] < c.kernel[i] ? kinds[i] : c.kernel[i];
+  }
+  const auto beyond = [&](int i) { return (c.kernel[i] - 1) * c.dilation[i] / c.stride[i]; };
+  g->slot_rows[0] = c.out[0] + beyond(0);
+  g->slots[0] = product({g->slot_rows[0], kinds[0]});
+  const std::int64_t each = product({c.width, g->planes, g->slots[0], kinds[1], g->pitch, 4});  // bytes of a row
+  const std::int64_t fitting = kWindowBytes / each - beyond(1), least = 2 * beyond(1) + 1;
+  g->length = fitting > least ? fitting : least;
+  g->length = g->length < c.out[1] ? g->length : c.out[1];
+  g->slot_rows[1] = g->length + beyond(1);
+  g->slots[1] = product({g->slot_rows[1], kinds[1]});
+  g->window_bytes = product({each, g->slot_rows[1]}) + kBeyond;
+  const std::int64_t last = (4 * g->quads - 1) * c.dilation[2] + (g->pitch + 15) * c.stride[2];
+  g->row_bytes = (c.padded[2] > last ? c.padded[2] : last) + 64;
+  g->deep = reach(c, 0, c.out[0]);
+  g->high = reach(c, 1, g->length);
+  product({g->deep, g->high, g->row_bytes});
 }
 
 }  // namespace hf_quant

@@ -15,4 +15,7 @@ std::int64_t product(std::initializer_list<std::int64_t> numbers);
 // Fill in whether bands are copied, how large they are and how their image lies in memory, once all else is known.
 void set_bands(Convolution* convolution);
 
+// The same for the windows of a convolution in groups.
+void set_windows(GroupedConvolution* convolution);
+
 }  // namespace hf_quant

@@ -14,6 +14,7 @@ struct Kernels {
   int (*normalize)(const Input& input, std::int64_t rows, void* output, std::int64_t stride, int threads);
   int (*attend)(const Attention& request, int threads);
   int (*convolve)(const Convolution& request, int threads);
+  int (*convolve_groups)(const GroupedConvolution& request, int threads);
   std::int64_t (*read)(const std::uint8_t* data, std::int64_t bytes, int threads);
   std::int64_t (*dots)(std::int64_t rounds, int threads);
 };

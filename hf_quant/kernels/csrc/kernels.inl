@@ -43,12 +43,15 @@ using hf_quant::kLanes;
 
 #include "convolution.inl"
 
+#include "grouped.inl"
+
 #include "weights.inl"
 
 #include "limits.inl"
 
 namespace {
 constexpr hf_quant::Kernels kernels() {
-  return {run_program, run_quantize, run_embed, run_normalize, run_attend, run_convolve, run_read, run_dots};
+  return {run_program, run_quantize, run_embed, run_normalize, run_attend, run_convolve, run_grouped,
+          run_read, run_dots};
 }
 }  // namespace

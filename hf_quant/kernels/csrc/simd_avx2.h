@@ -193,6 +193,18 @@ struct Simd {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v.a);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 32), v.b);
   }
+  // Four bytes from each of sixteen places that are `Stride` (1 or 2) apart; 64 are read.
+  template <int Stride>
+  static HFQ_INLINE __m256i half_windows(const std::uint8_t* p) {
+    const __m256i words = Stride == 1 ? _mm256_setr_epi32(0, 1, 1, 1, 1, 2, 2, 2) : _mm256_setr_epi32(0, 1, 2, 2, 2, 3, 4, 4);
+    const __m128i order = Stride == 1 ? _mm_setr_epi8(0, 1, 2, 3, 1, 2, 3, 4, 2, 3, 4, 5, 3, 4, 5, 6)
+                                      : _mm_setr_epi8(0, 1, 2, 3, 2, 3, 4, 5, 4, 5, 6, 7, 6, 7, 8, 9);
+    return _mm256_shuffle_epi8(_mm256_permutevar8x32_epi32(load_half(p), words), _mm256_broadcastsi128_si256(order));
+  }
+  template <int Stride>
+  static HFQ_INLINE Bytes windows(const std::uint8_t* p) {
+    return {half_windows<Stride>(p), half_windows<Stride>(p + 8 * Stride)};
+  }
   template <int Shift>
   static HFQ_INLINE Bytes bits(Bytes v, std::uint8_t mask) {
     const __m256i keep = _mm256_set1_epi8(static_cast<char>(mask));

@@ -136,6 +136,15 @@ struct Simd {
 
   static HFQ_INLINE Bytes bytes(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
   static HFQ_INLINE void bytes_store(std::uint8_t* p, Bytes v) { _mm512_storeu_si512(p, v); }
+  // Four bytes from each of sixteen places that are `Stride` (1 or 2) apart; 64 are read.
+  template <int Stride>
+  static HFQ_INLINE Bytes windows(const std::uint8_t* p) {
+    const __m512i words = Stride == 1 ? _mm512_setr_epi32(0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4)
+                                      : _mm512_setr_epi32(0, 1, 2, 2, 2, 3, 4, 4, 4, 5, 6, 6, 6, 7, 8, 8);
+    const __m128i order = Stride == 1 ? _mm_setr_epi8(0, 1, 2, 3, 1, 2, 3, 4, 2, 3, 4, 5, 3, 4, 5, 6)
+                                      : _mm_setr_epi8(0, 1, 2, 3, 2, 3, 4, 5, 4, 5, 6, 7, 6, 7, 8, 9);
+    return _mm512_shuffle_epi8(_mm512_permutexvar_epi32(words, _mm512_loadu_si512(p)), _mm512_broadcast_i32x4(order));
+  }
   template <int Shift>
   static HFQ_INLINE Bytes bits(Bytes v, std::uint8_t mask) {
     const __m512i shifted = Shift ? _mm512_srli_epi16(v, Shift) : v;

@@ -231,6 +231,16 @@ struct Simd {
     return r;
   }
   static HFQ_INLINE void bytes_store(std::uint8_t* p, Bytes x) { HFQ_QUARTERS vst1q_u8(p + 16 * i, x.v[i]); }
+  // Four bytes from each of sixteen places that are `Stride` (1 or 2) apart; 64 are read.
+  template <int Stride>
+  static HFQ_INLINE Bytes windows(const std::uint8_t* p) {
+    alignas(16) static constexpr std::uint8_t kOne[16] = {0, 1, 2, 3, 1, 2, 3, 4, 2, 3, 4, 5, 3, 4, 5, 6};
+    alignas(16) static constexpr std::uint8_t kTwo[16] = {0, 1, 2, 3, 2, 3, 4, 5, 4, 5, 6, 7, 6, 7, 8, 9};
+    const uint8x16_t order = vld1q_u8(Stride == 1 ? kOne : kTwo);
+    Bytes r;
+    HFQ_QUARTERS r.v[i] = vqtbl1q_u8(vld1q_u8(p + 4 * Stride * i), order);
+    return r;
+  }
   template <int Shift>
   static HFQ_INLINE Bytes bits(Bytes x, std::uint8_t mask) {
     HFQ_QUARTERS {

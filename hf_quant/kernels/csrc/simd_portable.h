@@ -225,6 +225,13 @@ struct Simd {
 
   static HFQ_INLINE Bytes bytes(const std::uint8_t* p) { return read<Bytes>(p); }
   static HFQ_INLINE void bytes_store(std::uint8_t* p, Bytes a) { std::memcpy(p, &a, sizeof a); }
+  // Four bytes from each of sixteen places that are `Stride` apart.
+  template <int Stride>
+  static HFQ_INLINE Bytes windows(const std::uint8_t* p) {
+    std::uint8_t found[64];
+    HFQ_LANES std::memcpy(found + 4 * i, p + Stride * i, 4);
+    return bytes(found);
+  }
   template <int Shift>
   static HFQ_INLINE Bytes bits(Bytes a, std::uint8_t mask) {
     return as<Bytes>(as<Words>(a) >> Shift) & mask;

@@ -28,7 +28,8 @@ std::int32_t hf_quant_register_ops(const char* path) {
   } kOps[] = {{"native_linear", linear},       {"native_linears", linears}, {"native_block", block},
               {"native_embedding", embedding}, {"native_norm", norm},       {"native_attention", attention},
               {"native_experts", experts},     {"native_recurrent", recurrent},
-              {"native_convolution", convolution}};
+              {"native_convolution", convolution},
+              {"native_grouped_convolution", grouped_convolution}};
   for (const auto& op : kOps) {
     if (torch.impl(library, op.name, op.function) != 0) return 1;
   }

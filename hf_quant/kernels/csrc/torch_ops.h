@@ -16,7 +16,7 @@ Op linear, linears, block, experts;  // ops_products.cpp
 Op embedding, norm;                  // ops_rows.cpp
 Op attention;                        // ops_attention.cpp
 Op recurrent;                        // ops_recurrent.cpp
-Op convolution;                      // ops_convolution.cpp
+Op convolution, grouped_convolution;  // ops_convolution.cpp
 
 // Throw where a kernel returned an error.
 void check(std::int32_t status);

@@ -45,6 +45,13 @@ SCHEMAS = {
     # dimensions: compiled graphs have to be told them, other callers may leave them out.
     "native_convolution": "(Tensor input, Tensor blocks, Tensor spec, Tensor bias, Tensor geometry, Tensor factor, "
     "Tensor shift, int activation, int channels, int size_a=0, int size_b=0, int size_c=0) -> Tensor",
+    # The same with 8-bit inputs, contiguous, for channels in groups, each output of which is made from few channels:
+    # taps int8 [channels, words * 4], those of a filter [in / groups, kernel...], its last dimension padded with zeros
+    # to whole words of 4, with their sums int32 [channels] and scales float32 [channels]. grid is the static one of
+    # inputs, float32: scale, zero point and lowest code; empty: one for each item and group, symmetric or not.
+    "native_grouped_convolution": "(Tensor input, Tensor taps, Tensor sums, Tensor scales, Tensor bias, Tensor grid, "
+    "Tensor geometry, Tensor factor, Tensor shift, bool symmetric, int activation, int channels, int size_a=0, "
+    "int size_b=0, int size_c=0) -> Tensor",
     # indices [...] (int64 or int32) -> rows [..., channels] of a packed weight, in the dtype of `like`
     "native_embedding": "(Tensor indices, Tensor blocks, Tensor spec, Tensor like, int channels) -> Tensor",
     # query [batch, heads, queries, width], key and value [batch, kv_heads, keys, width], mask a boolean that broadcasts
@@ -97,9 +104,11 @@ def _recurrent(
 
 
 @torch.library.register_fake("hf_quant::native_convolution")
+@torch.library.register_fake("hf_quant::native_grouped_convolution")
 def _convolution(input: torch.Tensor, *rest: Any) -> torch.Tensor:
     _check_devices(input, *rest)
-    channels, *sizes = (*rest[7:], 0, 0, 0)[:4]
+    numbers = [number for number in rest if not isinstance(number, torch.Tensor | bool)]
+    _, channels, *sizes = (*numbers, 0, 0, 0)[:5]  # the activation comes first
     dims = input.ndim - 2
     torch._check(
         1 <= dims <= 3 and all(size > 0 for size in sizes[:dims]),

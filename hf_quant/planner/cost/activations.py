@@ -49,7 +49,7 @@ def activation_bytes(
     outputs: dict[str, list[int]] = {"linear": [], "experts": [], "head": [0]}
     inventory = Inventory.of(model)
     for name, candidate in inventory.candidates.items():
-        if candidate.kind != "embedding":
+        if candidate.kind not in ("embedding", "filters"):
             kind = "experts" if name in inventory.experts else candidate.kind
             outputs[kind].append(output_width(model.get_submodule(name)))
     if not outputs["linear"] + outputs["experts"]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.calibration.statistics import counted
 from hf_quant.config.scheme import Scheme
+from hf_quant.modules.filters import rows_read
 from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.sensitivity.base import Measure
 from hf_quant.planner.sensitivity.rounded import input_errors, weight_changes
@@ -96,7 +97,7 @@ class OutputError(Measure):
         def watch(module: nn.Module, args: tuple[Any, ...]) -> None:
             if not args or not isinstance(args[0], Tensor):
                 return
-            given = args[0].detach()
+            given = rows_read(module, args).detach()
             if lookup:
                 looked_up = counted(given[..., None], self._keep).flatten()
                 is_own = type(module) is not nn.Embedding

@@ -18,6 +18,7 @@ from hf_quant.calibration.pairs import weight_matrix
 from hf_quant.calibration.statistics import counted
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import UnsupportedModel
+from hf_quant.modules.filters import Filters, by_group
 from hf_quant.modules.inventory import Inventory
 from hf_quant.planner.sensitivity.base import Measure
 from hf_quant.planner.sensitivity.rounded import quantized_weight, rounded_inputs
@@ -146,6 +147,9 @@ def _rounding(scheme: Scheme, keep: Tensor | None) -> Any:
         if not args or not isinstance(args[0], Tensor) or not args[0].is_floating_point():
             return None
         given = args[0]
+        if isinstance(module, Filters):
+            tokens = rounded_inputs([by_group(given, module).to(torch.float32)], scheme)
+            return (tokens.view(given.shape).to(given.dtype), *args[1:])
         flat = given.flatten(0, -2).to(torch.float32)
         tokens = rounded_inputs([flat], scheme, counted(given, keep).to(torch.float32))
         return (tokens.view(given.shape).to(given.dtype), *args[1:])
