@@ -19,6 +19,7 @@ from benchmarks.linears import SCHEMES, quantized
 from benchmarks.timing import Work, in_turn, median_ratio
 from hf_quant.config.scheme import Scheme
 from hf_quant.kernels.native.linear import NativeKernel
+from hf_quant.kernels.native.taps import taps_of
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Convolution:
     stride: int
     padding: int
     space: tuple[int, ...]
+    groups: int = 1
 
     @property
     def out(self) -> tuple[int, ...]:
@@ -47,7 +49,7 @@ class Convolution:
     def geometry(self) -> torch.Tensor:
         """What the native op is told."""
         each = (self.kernel, self.stride, 1, self.padding, self.padding)
-        return torch.tensor([1, *each * len(self.space)])
+        return torch.tensor([self.groups, *each * len(self.space)])
 
 
 LAYERS = (
@@ -62,6 +64,15 @@ LAYERS = (
     Convolution("Whisper base, 3/2, 512, 30 s", 512, 512, 3, 2, 1, (3000,)),
     Convolution("wav2vec2, 3/2, 512, 1 s", 512, 512, 3, 2, 0, (3199,)),
     Convolution("wav2vec2, 3/2, 512, 5 s", 512, 512, 3, 2, 0, (15999,)),
+    Convolution("ConvNeXt-tiny, depthwise 7x7, 96 at 56", 96, 96, 7, 1, 3, (56, 56), 96),
+    Convolution("ConvNeXt-tiny, depthwise 7x7, 384 at 14", 384, 384, 7, 1, 3, (14, 14), 384),
+    Convolution("ConvNeXt-tiny, depthwise 7x7, 768 at 7", 768, 768, 7, 1, 3, (7, 7), 768),
+    Convolution("MobileNetV2, depthwise 3x3, 144 at 56", 144, 144, 3, 1, 1, (56, 56), 144),
+    Convolution("MobileNetV2, depthwise 3x3/2, 96 at 112", 96, 96, 3, 2, 1, (112, 112), 96),
+    Convolution("MobileNetV2, depthwise 3x3, 960 at 7", 960, 960, 3, 1, 1, (7, 7), 960),
+    Convolution("ResNeXt-50 32x4d, 3x3, 128 at 56", 128, 128, 3, 1, 1, (56, 56), 32),
+    Convolution("ResNeXt-50 32x4d, 3x3, 512 at 14", 512, 512, 3, 1, 1, (14, 14), 32),
+    Convolution("data2vec positions, 19, 768, 5 s", 768, 768, 19, 1, 9, (249,), 16),
 )
 
 FORMATS = {"int8 static": "w8a8-static", "int8": "w8a8", "w8a16": "w8a16", "w4a16": "w4a16-g128"}
@@ -72,11 +83,13 @@ def scheme_of(title: str, width: int) -> Scheme:
     """The scheme of one column at a width."""
     scheme = SCHEMES[FORMATS[title]]
     rotation = scheme.weight.rotation
-    return replace(scheme, weight=replace(scheme.weight, rotation=None)) if rotation and width % rotation else scheme
+    return replace_rotation(scheme) if rotation and width % rotation else scheme
 
 
 def works_of(layer: Convolution, title: str, input: torch.Tensor) -> list[Work]:
     """The native op; for weights alone also decoding them for the convolution of ATen."""
+    if layer.groups > 1:
+        return works_of_groups(layer, title, input)
     width = layer.in_channels * prod(layer.kernels)
     spec, operands = quantized(scheme_of(title, width), width, layer.channels)
     kernel, none = NativeKernel(), torch.empty(0)
@@ -94,22 +107,51 @@ def works_of(layer: Convolution, title: str, input: torch.Tensor) -> list[Work]:
     return works
 
 
+def works_of_groups(layer: Convolution, title: str, input: torch.Tensor) -> list[Work]:
+    """The native op for groups, or decoded rows for the convolution of ATen, twice to fill both columns."""
+    width = layer.in_channels // layer.groups * prod(layer.kernels)
+    spec, operands = quantized(replace_rotation(SCHEMES[FORMATS[title.replace("w4", "w8")]]), width, layer.channels)
+    if spec.scheme.input is None:
+        kernel, none = NativeKernel(), torch.empty(0)
+        blocks, program, _ = kernel.arguments(kernel.lay_out(operands, spec), operands, spec)
+
+        def decoded() -> torch.Tensor:
+            weight = kernel.look_up(torch.arange(layer.channels), (blocks, program), spec, none)
+            return convolve(layer, input, weight.unflatten(1, (*layer.kernels, -1)).movedim(-1, 1))
+
+        return [decoded, decoded]
+    taps = taps_of(operands, spec, layer.kernels)
+    assert taps is not None
+    none = torch.empty(0)
+    *tensors, is_symmetric = taps
+    tensors.insert(3, torch.zeros(layer.channels))
+    given = (*tensors, layer.geometry, none, none, is_symmetric, 0, layer.channels)
+    return [partial(torch.ops.hf_quant.native_grouped_convolution, input, *given)]
+
+
+def replace_rotation(scheme: Scheme) -> Scheme:
+    """A scheme without rotation."""
+    return replace(scheme, weight=replace(scheme.weight, rotation=None))
+
+
 def convolve(layer: Convolution, input: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The convolution in float32."""
     function = (functional.conv1d, functional.conv2d)[len(layer.space) - 1]
-    return function(input, weight, torch.zeros(layer.channels), layer.stride, layer.padding)
+    return function(input, weight, torch.zeros(layer.channels), layer.stride, layer.padding, 1, layer.groups)
 
 
 def aten_int8(layer: Convolution, engine: str, input: torch.Tensor) -> Work:
     """ATen's own, static inputs of 8 bits, from floats to floats; one dimension is two with a height of 1."""
     torch.backends.quantized.engine = engine
     dims = 2 - len(layer.space)
-    shape = (layer.channels, layer.in_channels, *(1,) * dims, *layer.kernels)
+    shape = (layer.channels, layer.in_channels // layer.groups, *(1,) * dims, *layer.kernels)
     scale = torch.full((layer.channels,), 0.02, dtype=torch.float64)
     zero = torch.zeros(layer.channels, dtype=torch.int64)
     weight = torch.quantize_per_channel(torch.randn(shape), scale, zero, 0, torch.qint8)
     stride, padding = [1] * dims + [layer.stride] * (2 - dims), [0] * dims + [layer.padding] * (2 - dims)
-    packed = torch.ops.quantized.conv2d_prepack(weight, torch.zeros(layer.channels), stride, padding, [1, 1], 1)
+    packed = torch.ops.quantized.conv2d_prepack(
+        weight, torch.zeros(layer.channels), stride, padding, [1, 1], layer.groups
+    )
     image = input.unsqueeze(2) if dims else input
 
     def run() -> torch.Tensor:

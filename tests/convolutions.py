@@ -80,3 +80,12 @@ def by_rows(input, geometry, blocks, specs, bias, channels):
         for g in range(geometry.groups)
     ]
     return torch.cat(outputs, -1).movedim(-1, 1)
+
+
+def grouped_operands(geometry, in_channels, channels, generator):
+    """Taps int8 ``[channels, in / groups, *kernel]``, and taps, sums and scales as the op for groups takes them."""
+    shape = (channels, in_channels // geometry.groups, *geometry.kernel)
+    taps = torch.randint(-127, 128, shape, dtype=torch.int8, generator=generator)
+    words = functional.pad(taps, (0, -geometry.kernel[-1] % 4)).flatten(1).contiguous()
+    scales = torch.rand(channels, generator=generator) * 0.01 + 0.001
+    return taps, (words, words.sum(1, dtype=torch.int32), scales)

@@ -25,7 +25,7 @@ def fusion_groups(model: Any, example: Mapping[str, Any], inventory: Inventory) 
     Returns:
         Name of each linear in a group to the name of the group's first linear.
     """
-    names = [name for name, candidate in inventory.candidates.items() if candidate.kind != "embedding"]
+    names = [name for name, candidate in inventory.candidates.items() if candidate.kind in ("linear", "head")]
     # Inputs are kept, so that no two of them have one address.
     seen: dict[tuple[str, int], list[str]] = {}
     kept: list[Tensor] = []

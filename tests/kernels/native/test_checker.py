@@ -48,7 +48,7 @@ def test_kernels_for_neon_agree_under_emulation(tmp_path):
     assert set(agreeing([EMULATOR, "-cpu", "max", checker], 60)) == {"portable", "neon-dotprod", "neon-i8mm"}
 
 
-TESTS = ("hostile_arguments", "fuzz", "ops", "spoiled_rows", "convolution")
+TESTS = ("hostile_arguments", "fuzz", "ops", "spoiled_rows", "convolution", "grouped_convolution")
 RUN = """
 import sys
 from pathlib import Path

@@ -9,7 +9,7 @@ from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.kernels.base import LinearOperands, LinearSpec
 from hf_quant.kernels.native import library, structs
 from hf_quant.kernels.native.linear import NativeKernel, spec_tensor, step_spec
-from tests.convolutions import Geometry, laid_out, named_linear, packed_convolution
+from tests.convolutions import Geometry, grouped_operands, laid_out, named_linear, packed_convolution
 from tests.naming import naming
 from tests.quantized_linear import (
     CPU,
@@ -117,6 +117,16 @@ def convolution_arguments(name, groups=1, last=False):
     return input, blocks, specs, bias, geometry.tensor(), *torch.randn(2, 40), 1, 40, 4, 7
 
 
+def grouped_arguments(dims=2, static=False):
+    geometry = Geometry((3, 2)[:dims], (2, 1)[:dims], (1, 1)[:dims], ((1, 0), (0, 1))[:dims], 8)
+    _, operands = grouped_operands(geometry, 16, 24, torch.Generator().manual_seed(0))
+    grid = torch.tensor([0.02, 3.0, -128.0]) if static else NONE
+    sizes = (4, 7)[:dims]
+    affine = torch.randn(2, 24)
+    input = torch.randn(2, 16, *(9, 7)[:dims])
+    return input, *operands, torch.randn(24), grid, geometry.tensor(), *affine, False, 1, 24, *sizes
+
+
 def attention_arguments(mask):
     # Heads side by side, turned.
     query, key, value = (torch.randn(2, *shape, 32).transpose(1, 2) for shape in ((5, 4), (9, 2), (9, 2)))
@@ -139,6 +149,8 @@ ARGUMENTS = {
     "native_convolution": lambda: convolution_arguments("int8"),
     "native_convolution groups": lambda: convolution_arguments("int4", groups=2, last=True),
     "native_convolution static": lambda: convolution_arguments("w8a8 static asymmetric"),
+    "native_grouped_convolution": grouped_arguments,
+    "native_grouped_convolution static": lambda: grouped_arguments(1, static=True),
     "native_embedding": lambda: (
         torch.tensor([[0, 47], [3, 3]]),
         *linear_arguments("w8a16")[1:3],

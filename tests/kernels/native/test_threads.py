@@ -21,6 +21,7 @@ from tests.kernels.native.test_ops import (
     OPS,
     block_arguments,
     convolution_arguments,
+    grouped_arguments,
     linears_arguments,
     packed,
     program,
@@ -85,6 +86,15 @@ def convolution_calls():
                 yield f"large {name} {groups} {last}", lambda a=tuple(arguments): OPS.native_convolution(*a)
 
 
+def grouped_calls():
+    for dims in (1, 2):
+        for static in (False, True):
+            arguments = grouped_arguments(dims, static)
+            yield f"grouped {dims} {static}", lambda a=arguments: OPS.native_grouped_convolution(*a)
+            large = (torch.randn(3, 16, *(500, 60)[:dims]), *arguments[1:-dims])
+            yield f"grouped large {dims} {static}", lambda a=large: OPS.native_grouped_convolution(*a)
+
+
 def row_calls():
     # More than 65,536 numbers: fewer are left to one thread.
     rows, weight, bias = torch.randn(201, 333), torch.randn(333), torch.randn(333)
@@ -135,6 +145,7 @@ CALLS = {
     "linear": linear_calls,
     "fused": fused_calls,
     "convolution": convolution_calls,
+    "grouped": grouped_calls,
     "rows": row_calls,
     "weights": weight_calls,
 }
