@@ -117,7 +117,9 @@ def works_of_groups(layer: Convolution, title: str, input: torch.Tensor) -> list
 
         def decoded() -> torch.Tensor:
             weight = kernel.look_up(torch.arange(layer.channels), (blocks, program), spec, none)
-            return convolve(layer, input, weight.unflatten(1, (*layer.kernels, -1)).movedim(-1, 1))
+            weight = weight.unflatten(1, (*layer.kernels, -1)).movedim(-1, 1)
+            # Else it looks as if channels were innermost.
+            return convolve(layer, input, weight.clone(memory_format=torch.contiguous_format))
 
         return [decoded, decoded]
     taps = taps_of(operands, spec, layer.kernels)
@@ -185,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         input = torch.randn(options.batch, layer.in_channels, *layer.space)
         if options.channels_last:
             input = input.movedim(1, -1).contiguous().movedim(-1, 1)
-        weight = torch.randn(layer.channels, layer.in_channels, *layer.kernels)
+        weight = torch.randn(layer.channels, layer.in_channels // layer.groups, *layer.kernels)
         works: list[Work] = [partial(convolve, layer, input, weight)]
         works += [work for title in FORMATS for work in works_of(layer, title, input)]
         works += [aten_int8(layer, engine, input) for engine in engines]
