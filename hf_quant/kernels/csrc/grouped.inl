@@ -138,6 +138,11 @@ HFQ_INLINE void sum_windows(const GroupedJob& job, const std::uint8_t* windows, 
   }
 }
 
+// The product of two numbers, whatever strangers say that the second is.
+inline std::int32_t wrapped(std::int32_t a, std::int32_t b) {
+  return static_cast<std::int32_t>(static_cast<std::uint32_t>(a) * static_cast<std::uint32_t>(b));
+}
+
 // What becomes of the sums of a filter: factor * (sum - middle) + shift, activated.
 struct Ending {
   std::int64_t at;  // in the output
@@ -195,7 +200,7 @@ void filter_band(const GroupedJob& job, std::int64_t item, std::int64_t first, i
     const std::int64_t channel = first + f;
     const float after = c.factor ? c.factor[channel] : 1.0f;
     const float bias = weight.bias ? Simd::sum(load_some(weight.bias, channel, weight.bias_dtype, 1)) : 0.0f;
-    endings[f] = {(item * channels + channel) * pixels, (grid.zero + 128 - Simd::kCodeOffset) * g.sums[channel],
+    endings[f] = {(item * channels + channel) * pixels, wrapped(grid.zero + 128 - Simd::kCodeOffset, g.sums[channel]),
                   scale * g.scales[channel] * after, bias * after + (c.shift ? c.shift[channel] : 0.0f)};
   }
   const std::int64_t line = g.slots[1] * g.pitch * 4;
