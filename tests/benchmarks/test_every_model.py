@@ -94,6 +94,20 @@ def test_weights_that_stand_for_something_else_are_found(monkeypatch):
     assert (found["class"], found["stage"]) == (WRONG, "on the fly")
 
 
+@pytest.mark.parametrize(("factor", "verdict"), [(1 + 1e-6, RIGHT), (1.01, WRONG)])
+def test_grids_that_data_sets_may_differ_by_rounding_and_no_more(factor, verdict, monkeypatch):
+    real = hf_quant.quantize
+
+    def quantize(model, *args, **kwargs):
+        made = real(model, *args, **kwargs)
+        made.vit.layers[0].mlp.fc1.input_scale.mul_(factor)
+        return made
+
+    monkeypatch.setattr(hf_quant, "quantize", quantize)
+    (found,) = trial("vit", ["int8-static"], 60)
+    assert (found["class"], found["stage"]) == (verdict, "all" if verdict == RIGHT else "on the fly")
+
+
 def test_what_is_refused_and_what_cannot_be_built_are_told_apart():
     (found,) = trial("bert", ["int9"], 60)
     assert found["class"] == REFUSED
