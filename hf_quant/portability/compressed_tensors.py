@@ -53,7 +53,7 @@ WRITTEN: tuple[Rule, ...] = (
     ),
     Rule(
         "tied",
-        lambda part: part.is_tied and _has_codes(part),
+        lambda part: bool(part.owner) and _has_codes(part),
         "container",
         "written a second time, beside the floats of the embedding",
     ),

@@ -25,7 +25,7 @@ class Part:
         scheme: Formats of weight and input, group size settled.
         made_as: What the float module is: ``"linear"``, ``"conv1d"``, ``"embedding"``, ``"derived"`` (a class of the
             model's own), or, of an opened one, ``"experts"``, ``"convolution"`` or ``"recurrent"``.
-        is_tied: Whether its weight belongs to another module.
+        owner: Name of the module that its weight belongs to; empty where it is its own.
         siblings: Modules of the same input and parent, itself included, to their schemes, None where float; in the
             order of the model. Empty where they are not known, or there are none.
         dimensions: Dimensions of its input; None where that is not known.
@@ -36,7 +36,7 @@ class Part:
     width: int
     scheme: Scheme
     made_as: str = "linear"
-    is_tied: bool = False
+    owner: str = ""
     siblings: Mapping[str, Scheme | None] = field(default_factory=dict)
     dimensions: int | None = None
 
@@ -111,8 +111,9 @@ class Facts:
         if not found:
             return Verdict(part.name, "exact")
         kind = max((rule.kind for rule in found), key=KINDS.index)
-        found = [rule for rule in found if rule.kind == kind]
-        texts = "; ".join(dict.fromkeys(rule.reason for rule in found))
+        if kind == "refused":
+            found = [rule for rule in found if rule.kind == kind]
+        texts = "; ".join(dict.fromkeys(rule.reason for rule in found if rule.reason))
         names = tuple(rule.name for rule in found)
         if kind != "refused":
             return Verdict(part.name, kind, texts, rules=names)
@@ -137,5 +138,5 @@ class Facts:
             scheme = refusal.fix(part)
             if scheme is None or scheme == part.scheme:
                 return None
-            part = replace(part, scheme=scheme)
+            part = replace(part, scheme=scheme, siblings={})  # which are changed alike
         return None

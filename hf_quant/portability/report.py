@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hf_quant.config.name_ranges import in_short
@@ -27,12 +27,15 @@ class PortabilityReport:
         target: Name of the target.
         runtime: What computes with what is exported.
         verdicts: One for each quantized module, in the order of the model.
+        overrides: Module to the scheme that makes the model portable, None for float:
+            ``HfQuantConfig(..., overrides=report.overrides)`` is a config whose model is taken.
         note: What could not be found out; empty if nothing.
     """
 
     target: str
     runtime: str
     verdicts: tuple[Verdict, ...]
+    overrides: Mapping[str, Scheme | None] = field(default_factory=dict)
     note: str = ""
 
     @property
@@ -44,14 +47,6 @@ class PortabilityReport:
     def is_portable(self) -> bool:
         """Whether no module is refused."""
         return not self.refused
-
-    @property
-    def overrides(self) -> Mapping[str, Scheme | None]:
-        """Refused module to the scheme that makes it portable, None for float: what to quantize the model with anew.
-
-        ``HfQuantConfig("int8", overrides=report.overrides)`` is a config whose model is taken.
-        """
-        return {verdict.module: verdict.scheme for verdict in self.refused}
 
     def to_dict(self) -> dict[str, Any]:
         """The report as a JSON-ready dict: how many modules of each kind, and all that are not simply exact."""

@@ -81,8 +81,8 @@ def has_16_bits(part: Part) -> bool:
 
 
 def differs_from_siblings(part: Part) -> bool:
-    """Whether another scheme was given to the first of those that it is computed with."""
-    return bool(part.siblings) and next(iter(part.siblings.values())) != part.scheme
+    """Whether one of those that it is computed with is float, or the first of them has another scheme."""
+    return bool(part.siblings) and siblings_scheme(part) != part.scheme
 
 
 def unrotated(part: Part) -> Scheme:
@@ -127,8 +127,9 @@ def groups_of_4_bits(part: Part) -> Scheme:
 
 
 def siblings_scheme(part: Part) -> Scheme | None:
-    """The scheme of the first of those that it is computed with."""
-    return next(iter(part.siblings.values()))
+    """The scheme of the first of those that it is computed with; None where one of them is float."""
+    schemes = list(part.siblings.values())
+    return None if None in schemes else schemes[0]
 
 
 def opened(what: str = "experts, convolutions and recurrent layers are not exported as codes") -> Rule:

@@ -43,13 +43,18 @@ def parts_of(model: Any, runs: bool = True) -> tuple[list[Part], str]:
     for name, (address, _) in calls.items():
         scheme = scheme_of(modules[name]) if name in modules else None
         together.setdefault((name.rpartition(".")[0], address), {})[name] = scheme
+    owners: dict[int, str] = {}
+    for is_tied in (False, True):
+        for name, module in modules.items():
+            if getattr(module, "tied", False) == is_tied:
+                owners.setdefault(id(module.weight), name)
     parts = []
     for name, module in modules.items():
         base = base_of(module.float_class)
         is_table = issubclass(base, nn.Embedding)
         call = calls.get(name)
         siblings = together[name.rpartition(".")[0], call[0]] if call else {}
-        made_as = next((kind for owner, kind in opened.items() if name.startswith(f"{owner}.")), None)
+        made_as = next((kind for outer, kind in opened.items() if name.startswith(f"{outer}.")), None)
         own = "embedding" if is_table else "linear" if issubclass(base, nn.Linear) else "conv1d"
         parts.append(
             Part(
@@ -58,7 +63,7 @@ def parts_of(model: Any, runs: bool = True) -> tuple[list[Part], str]:
                 _width(module),
                 scheme_of(module),
                 made_as or (own if module.float_class in FLOATS else "derived"),
-                isinstance(module, QuantizedModule) and module.tied,
+                "" if (owner := owners[id(module.weight)]) == name else owner,
                 siblings if len(siblings) > 1 else {},
                 call[1] if call else None,
             )

@@ -82,15 +82,15 @@ _SERVED: tuple[Rule, ...] = (
 FACTS = Facts(
     "vLLM",
     (
-        *_SERVED,
         Rule(
             "siblings",
             lambda part: _has_codes(part) and rules.differs_from_siblings(part),
             "refused",
             "query, key and value, or gate and up, are computed as one, with one scheme",
             rules.siblings_scheme,
-            "the scheme of the first of them",
+            "one scheme for all of them",
         ),
+        *_SERVED,
         Rule(
             "8-bit-weights",
             lambda part: _is_weight_only(part) and part.scheme.weight.bits == 8,

@@ -8,6 +8,7 @@ from typing import Any
 from hf_quant.errors import ConfigError, UnsupportedModel
 from hf_quant.portability import TARGETS
 from hf_quant.portability.facts import Facts
+from hf_quant.portability.overrides import overrides_of
 from hf_quant.portability.report import PortabilityReport
 from hf_quant.portability.survey import parts_of
 from hf_quant.registry import unknown
@@ -33,7 +34,8 @@ def portability(model: Any, target: str, accept: Collection[str] = ()) -> Portab
         raise UnsupportedModel(
             f"{type(model).__name__} has no quantized modules: quantize it first, hf_quant.quantize(model, config)"
         )
-    return PortabilityReport(target, facts.summary, tuple(facts.verdict(part, accept) for part in parts), note)
+    verdicts = tuple(facts.verdict(part, accept) for part in parts)
+    return PortabilityReport(target, facts.summary, verdicts, overrides_of(parts, verdicts), note)
 
 
 def check_accepted(facts: Facts, target: str, accept: Collection[str]) -> None:
