@@ -86,7 +86,7 @@ def quantization_config(coded: Mapping[str, Part], model: nn.Module) -> dict[str
     groups: dict[str, dict[str, Any]] = {}
     for name, part in coded.items():
         facts = {
-            "weights": _arguments(part.scheme.weight),
+            "weights": _arguments(_with_scales_per_row(part.scheme.weight)),
             "input_activations": None if part.scheme.input is None else _arguments(part.scheme.input),
             "output_activations": None,
             "format": _FORMATS[is_packed(part)],
@@ -101,7 +101,25 @@ def quantization_config(coded: Mapping[str, Part], model: nn.Module) -> dict[str
         "config_groups": {f"group_{index}": group for index, group in enumerate(groups.values())},
         "ignore": [name for name in linears if name not in coded],
         "kv_cache_scheme": None,
+        **_transforms(coded),
     }
+
+
+def _transforms(coded: Mapping[str, Part]) -> dict[str, Any]:
+    """``transform_config``: the modules whose inputs are rotated, by the size of the blocks; empty where none are."""
+    sizes: dict[int, list[str]] = {}
+    for name, part in coded.items():
+        if part.scheme.weight.rotation is not None:
+            sizes.setdefault(part.scheme.weight.rotation, []).append(name)
+    groups = {
+        f"rotation_{size}": {
+            "type": "hadamard",
+            "head_dim": size,
+            "apply": [{"targets": names, "location": "input"}],
+        }
+        for size, names in sizes.items()
+    }
+    return {"transform_config": {"config_groups": groups}} if groups else {}
 
 
 def _arguments(scheme: TensorScheme) -> dict[str, Any]:
@@ -118,9 +136,13 @@ def _arguments(scheme: TensorScheme) -> dict[str, Any]:
     }
 
 
+def _with_scales_per_row(scheme: TensorScheme) -> TensorScheme:
+    return replace(scheme, granularity="channel") if scheme.granularity == "tensor" else scheme
+
+
 def _per_channel(tensors: Mapping[str, torch.Tensor], matrix: Matrix) -> tuple[dict[str, torch.Tensor], Matrix]:
     """The same weight with its one scale repeated for each channel."""
-    wide = replace(matrix, scheme=replace(matrix.scheme, granularity="channel"))
+    wide = replace(matrix, scheme=_with_scales_per_row(matrix.scheme))
     found = {**tensors, "scale": tensors["scale"].expand(wide.scale_shape).contiguous()}
     if "zero_point" in tensors:
         zero = unpack_zero_points(tensors["zero_point"], matrix.scheme.bits, matrix.scale_shape)

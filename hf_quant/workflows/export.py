@@ -83,7 +83,7 @@ def export(
             which is replaced.
         tokenizer: The model's tokenizer; None: that of the checkpoint that the model was loaded from, if there is one.
         accept: Names of refusals that are not to count, for a reader that is known to take it; see `portability`.
-        verify: Whether to run what was written. None: if its runtime is installed.
+        verify: Whether to run what was written. None: if its runtime is installed, and no refusal was accepted.
         **options: Options of the target.
 
     Returns:
@@ -122,7 +122,8 @@ def export(
             if found.takes_tokenizer:
                 _add_companions(model, tokenizer, folder)
             comparison = None
-            if verify or (verify is None and found.can_verify):
+            # A refusal that was accepted is one of the runtime that is here.
+            if verify or (verify is None and found.can_verify and not accept):
                 comparison = _compared(found, model, folder, must=bool(verify))
                 if comparison is not None and not comparison.is_right:
                     raise ExportError(f"what was written for {target} computes something else: {comparison}")
