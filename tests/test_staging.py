@@ -57,7 +57,7 @@ def test_a_failure_while_moving_puts_back_what_was_there(tmp_path, monkeypatch):
     move = os.rename
 
     def failing(source, target, **options):
-        if os.path.basename(source) == "last" and os.path.dirname(target) == str(tmp_path):
+        if Path(source).name == "last" and Path(source).parent.parent == tmp_path and Path(target).parent == tmp_path:
             raise OSError("no space")
         return move(source, target, **options)
 

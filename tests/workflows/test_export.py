@@ -193,7 +193,7 @@ def test_float_models_and_unknown_names_are_refused(model, tmp_path):
         export(model, tmp_path / "there", max_shards=2)
     with pytest.raises(ConfigError, match="did you mean 'rotation'"):
         export(model, tmp_path / "there", accept=["rotations"])
-    assert not os.listdir(tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_refusal_names_modules_reasons_and_what_to_ask_for(tmp_path):
