@@ -11,13 +11,11 @@ from hf_quant.config.scheme import Scheme
 from hf_quant.errors import EvaluationError
 from hf_quant.evaluation.random_inputs import run_on_random_inputs
 from hf_quant.modules.base import QuantizedModule
-from hf_quant.modules.convolution import OpenedConvolution
-from hf_quant.modules.experts import ExpertLayer
 from hf_quant.modules.inventory import Inventory
 from hf_quant.modules.joined import FLOATS, base_of
-from hf_quant.modules.opened import Opened, opened_modules
 from hf_quant.modules.stored import StoredModule
 from hf_quant.portability.facts import Part
+from hf_quant.portability.kinds import made_as
 
 _Counterpart = QuantizedModule | StoredModule
 
@@ -34,7 +32,7 @@ def parts_of(model: Any, runs: bool = True) -> tuple[list[Part], str]:
     """
     modules = {name: each for name, each in model.named_modules() if isinstance(each, _Counterpart)}
     heads = Inventory.of(model).heads
-    opened = {name: _opened_as(each) for name, each in opened_modules(model)}
+    kinds = made_as(model, {name: each.float_class for name, each in modules.items()})
     try:
         calls, note = (_calls(model) if runs else {}), ""
     except EvaluationError as error:
@@ -50,19 +48,16 @@ def parts_of(model: Any, runs: bool = True) -> tuple[list[Part], str]:
                 owners.setdefault(id(module.weight), name)
     parts = []
     for name, module in modules.items():
-        base = base_of(module.float_class)
-        is_table = issubclass(base, nn.Embedding)
+        is_table = issubclass(base_of(module.float_class), nn.Embedding)
         call = calls.get(name)
         siblings = together[name.rpartition(".")[0], call[0]] if call else {}
-        made_as = next((kind for outer, kind in opened.items() if name.startswith(f"{outer}.")), None)
-        own = "embedding" if is_table else "linear" if issubclass(base, nn.Linear) else "conv1d"
         parts.append(
             Part(
                 name,
                 "embedding" if is_table else "head" if name in heads else "linear",
                 _width(module),
                 scheme_of(module),
-                made_as or (own if module.float_class in FLOATS else "derived"),
+                kinds[name],
                 "" if (owner := owners[id(module.weight)]) == name else owner,
                 siblings if len(siblings) > 1 else {},
                 call[1] if call else None,
@@ -74,12 +69,6 @@ def parts_of(model: Any, runs: bool = True) -> tuple[list[Part], str]:
 def scheme_of(module: QuantizedModule | StoredModule) -> Scheme:
     """The scheme of a module that is quantized, or stored as floats of another dtype."""
     return module.spec.scheme if isinstance(module, QuantizedModule) else module.scheme
-
-
-def _opened_as(module: Opened) -> str:
-    if isinstance(module, ExpertLayer):
-        return "experts"
-    return "convolution" if isinstance(module, OpenedConvolution) else "recurrent"
 
 
 def _width(module: QuantizedModule | StoredModule) -> int:
