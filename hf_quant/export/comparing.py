@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hf_quant.evaluation.random_inputs import run_on_random_inputs
+from hf_quant.export.config import dtype_of
+from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.swap import quantized_modules
 
 WEIGHT_ONLY = 1e-5
@@ -26,12 +28,30 @@ def main_output(result: Any) -> Tensor:
 
 @torch.no_grad()
 def sample(model: Any, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
-    """Random inputs that a model takes, and its main output for them.
+    """Random inputs that a model takes, and its main output for them, in float32.
+
+    Weights that are stored as floats of another dtype are computed with in that of the model, as elsewhere.
 
     Raises:
         EvaluationError: What the model reads is not known.
     """
-    return run_on_random_inputs(model, lambda inputs: main_output(model(**inputs)).float().clone(), seed)
+    with in_one_dtype(model):
+        return run_on_random_inputs(model, lambda inputs: main_output(model(**inputs)).float().clone(), seed)
+
+
+@contextmanager
+def in_one_dtype(model: nn.Module) -> Iterator[None]:
+    """Context in which weights that are stored as floats of another dtype are of the model's."""
+    dtype = dtype_of(model)
+    stored = [module for module in model.modules() if isinstance(module, StoredModule)]
+    before = [module.weight for module in stored]
+    for module in stored:
+        module._parameters["weight"] = nn.Parameter(module.weight.detach().to(dtype), requires_grad=False)
+    try:
+        yield
+    finally:
+        for module, weight in zip(stored, before, strict=True):
+            module._parameters["weight"] = weight
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -48,7 +68,7 @@ def allowed_error(model: Any, inputs: Mapping[str, Tensor], expected: Tensor) ->
     floats have fewer bits than float32.
     """
     has_float_inputs = all(module.spec.scheme.input is None for _, module in quantized_modules(model))
-    if has_float_inputs and model.dtype == torch.float32:
+    if has_float_inputs and dtype_of(model) == torch.float32:
         return WEIGHT_ONLY
     return max(WEIGHT_ONLY, _FLOORS * rounding_floor(model, inputs, expected))
 
@@ -66,7 +86,7 @@ def rounding_floor(model: Any, inputs: Mapping[str, Tensor], expected: Tensor) -
     ]
     floor = 0.0
     for turn in range(_NUDGES if norms else 0):
-        with _nudged(norms[turn * len(norms) // _NUDGES], turn):
+        with in_one_dtype(model), _nudged(norms[turn * len(norms) // _NUDGES], turn):
             floor = max(floor, relative_error(main_output(model(**inputs)).float(), expected))
     return floor
 

@@ -14,6 +14,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_quant.config.scheme import TensorScheme
+from hf_quant.errors import ExportError
 from hf_quant.export.config import float_config
 from hf_quant.export.plain_transformers import verify
 from hf_quant.export.target import Target
@@ -41,11 +42,17 @@ def write(model: Any, directory: Path, tokenizer: Any, *, max_shard_size: str = 
         max_shard_size: Most bytes of a file, as ``save_pretrained`` takes it.
 
     Raises:
-        ExportError: The head has to be untied from its embedding, and the model computes otherwise then.
+        ExportError: No module would be written as codes; or the head has to be untied from its embedding, and the
+            model computes otherwise then.
     """
     modules = dict(quantized_modules(model))
     parts = {part.name: part for part in parts_of(model, runs=False)[0] if part.name in modules}
     coded = {name: part for name, part in parts.items() if not is_written_float(part)}
+    if not coded:
+        raise ExportError(
+            f"no module of {type(model).__name__} has codes in this format: save what model.dequantize() gives, which "
+            "is the same floats, with save_pretrained"
+        )
     config = float_config(model)
     tensors = {name: tensor for name, tensor in saved_tensors(model).items() if not _is_of(name, modules)}
     if any(module.tied and name in coded for name, module in modules.items()):
@@ -56,7 +63,7 @@ def write(model: Any, directory: Path, tokenizer: Any, *, max_shard_size: str = 
     else:
         written = {name: module for name, module in modules.items() if not module.tied}
     for name, module in written.items():
-        found = codes_of(module) if name in coded else {"weight": _decoded(module, model.dtype)}
+        found = codes_of(module) if name in coded else {"weight": _decoded(module, config.dtype)}
         tensors.update({f"{name}.{key}": tensor for key, tensor in found.items()})
     config.quantization_config = quantization_config(coded, model)
     config.save_pretrained(directory)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from hf_quant.errors import ExportError
 from hf_quant.export.comparing import allowed_error, relative_error, sample
+from hf_quant.export.config import dtype_of
 from hf_quant.export.target import Comparison
 
 _SCRIPT = """
@@ -46,7 +47,7 @@ def verify(model: Any, directory: Path) -> Comparison:
     with tempfile.TemporaryDirectory() as place:
         given, found = Path(place, "given.safetensors"), Path(place, "found.safetensors")
         save_file({name: tensor.cpu().contiguous() for name, tensor in inputs.items()}, given)
-        dtype = str(model.dtype).removeprefix("torch.")
+        dtype = str(dtype_of(model)).removeprefix("torch.")
         arguments = [str(directory.absolute()), type(model).__name__, dtype, str(given), str(found)]
         done = subprocess.run(
             [sys.executable, "-c", _SCRIPT, *arguments, str(torch.get_num_threads())],

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from hf_quant.errors import EvaluationError, ExportError
-from hf_quant.export.comparing import main_output, sample
+from hf_quant.export.comparing import in_one_dtype, main_output, sample
 from hf_quant.export.config import configs_in
 
 _SAID = "tie_word_embeddings"
@@ -30,7 +30,7 @@ def check_untied(model: Any) -> None:
         inputs, expected = sample(model)
     except EvaluationError:
         return  # what it reads is not known
-    with _untied(model) as can_be_said:
+    with in_one_dtype(model), _untied(model) as can_be_said:
         found = main_output(model(**inputs)).float()
     if not (can_be_said and torch.equal(found, expected)):
         raise ExportError(

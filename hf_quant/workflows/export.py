@@ -11,6 +11,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from hf_quant.errors import EvaluationError, ExportError, HfQuantError, SaveError, UnsupportedModel
 from hf_quant.evaluation.fingerprint import tensors_fingerprint
 from hf_quant.export import TARGETS
@@ -154,6 +156,10 @@ def _compared(found: Target, model: Any, folder: Path, must: bool) -> Comparison
 
 
 def _check_in_memory(model: Any) -> None:
+    if not isinstance(model, PreTrainedModel):
+        raise UnsupportedModel(f"hf_quant exports Transformers models, not {type(model).__name__}")
+    if getattr(model, "_hf_peft_config_loaded", False) or any("lora_" in name for name, _ in model.named_parameters()):
+        raise UnsupportedModel("adapters are not exported: merge them into the weights first (merge_and_unload)")
     for name, module in quantized_modules(model):
         if module.is_offloaded or module._parameters["weight"].is_meta:  # type: ignore[union-attr]
             raise UnsupportedModel(f"{name} is not in memory (offloaded or on meta): load the model whole first")

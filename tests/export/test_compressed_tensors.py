@@ -195,6 +195,24 @@ def test_a_half_precision_model_is_verified_in_its_own_dtype(tmp_path):
     assert saved_tensors(tmp_path / "there")["model.norm.weight"].dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_floats_of_another_dtype_are_computed_with_in_that_of_the_model(family, tmp_path):
+    stored = {"*.0.*down_proj": "bf16", "*.0.output.dense": "bf16", "*embed_tokens": "fp16", "lm_head": "fp16"}
+    known = {name: value for name, value in stored.items() if name.startswith("*.0.out") == (family == "bert")}
+    config = HfQuantConfig(scheme=Scheme(SYM4), rotation=0, overrides=known)
+    done = hf_quant.export(hf_quant.quantize(tiny_model(family), config), "compressed-tensors", tmp_path / "there")
+    assert done.comparison.is_right and done.comparison.figures["allowed"] == 1e-5
+    assert "computed in the dtype of the model" in str(done.report)
+    assert json.loads((tmp_path / "there" / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_a_model_of_which_nothing_has_codes_there_is_refused(tmp_path):
+    config = HfQuantConfig("w8a16", rotation=0, modules_to_not_convert=["lm_head", "transformer.wte"])
+    model = hf_quant.quantize(tiny_model("gpt2"), config)
+    with pytest.raises(ExportError, match="save_pretrained"):
+        exported(model, tmp_path / "there")
+
+
 def test_rotated_weights_are_written_only_for_who_accepts_them(tmp_path):
     model = hf_quant.quantize(tiny_model("llama-untied"), "int8")
     with pytest.raises(ExportError, match="rotation=0"):

@@ -196,6 +196,17 @@ def test_float_models_and_unknown_names_are_refused(model, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_adapters_and_what_is_no_transformers_model_are_refused(tmp_path):
+    peft = pytest.importorskip("peft", reason="needs peft")
+    made = hf_quant.quantize(tiny_model("llama-untied"), HfQuantConfig("int8", rotation=0))
+    adapted = peft.get_peft_model(made, peft.LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(UnsupportedModel, match="not PeftModel"):
+        export(adapted, tmp_path / "there")
+    with pytest.raises(UnsupportedModel, match="merge_and_unload"):
+        export(adapted.base_model.model, tmp_path / "there")
+
+
 def test_a_refusal_names_modules_reasons_and_what_to_ask_for(tmp_path):
     made = hf_quant.quantize(tiny_model("llama-untied"), "int4")
     with pytest.raises(ExportError) as refusal:
