@@ -77,7 +77,7 @@ def allowed_error(model: Any, inputs: Mapping[str, Tensor], expected: Tensor) ->
 def rounding_floor(model: Any, inputs: Mapping[str, Tensor], expected: Tensor) -> float:
     """Largest relative change of a model's main output where one weight changes by a millionth, or by its last bits.
 
-    The weights are those of norms, some of them in turn: in a small model, one may happen to change no code.
+    The weights are those of the first norms, whose changes go the farthest: one alone may happen to change no code.
     """
     norms = [
         parameter
@@ -86,7 +86,7 @@ def rounding_floor(model: Any, inputs: Mapping[str, Tensor], expected: Tensor) -
     ]
     floor = 0.0
     for turn in range(_NUDGES if norms else 0):
-        with in_one_dtype(model), _nudged(norms[turn * len(norms) // _NUDGES], turn):
+        with in_one_dtype(model), _nudged(norms[turn % len(norms)], turn):
             floor = max(floor, relative_error(main_output(model(**inputs)).float(), expected))
     return floor
 
