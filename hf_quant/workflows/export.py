@@ -80,7 +80,7 @@ def export(
 
     Args:
         model: Quantized Transformers model, in memory.
-        target: Name of a target: one of ``hf_quant.export.TARGETS``, such as ``"compressed-tensors"``.
+        target: Name of a target, such as ``"compressed-tensors"``; ``hf-quant export --help`` lists them.
         directory: Where the files go: an empty directory, one that is not there yet, or one with an earlier export,
             which is replaced.
         tokenizer: The model's tokenizer; None: that of the checkpoint that the model was loaded from, if there is one.
