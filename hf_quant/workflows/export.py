@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from hf_quant.errors import EvaluationError, ExportError, HfQuantError, SaveError, UnsupportedModel
@@ -133,7 +134,8 @@ def export(
             text = json.dumps(manifest, indent=1, ensure_ascii=False)
             (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
             publish(folder, directory, stale, last=MANIFEST)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        # safetensors reports a full disk as an error of its own.
         if isinstance(error, HfQuantError):
             raise
         raise SaveError(

@@ -6,10 +6,12 @@ import subprocess
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import hf_quant
 from hf_quant.config.scheme import Scheme, TensorScheme
+from hf_quant.demo.packaged import smollm2_directory
+from hf_quant.demo.texts import news_split
 from hf_quant.export.comparing import _nudged
 from hf_quant.quantizing.config import HfQuantConfig
 
@@ -34,6 +36,24 @@ if __name__ == "__main__":
     result = model.generate([{"prompt_token_ids": ids}], asked)[0]
     rows = [[row[token].logprob for token in range(vocabulary)] for row in result.prompt_logprobs[1:]]
     json.dump(rows, open(found, "w"))
+"""
+SCORE = """
+import json, sys
+from vllm import LLM, SamplingParams
+if __name__ == "__main__":
+    folder, dtype, given, found = sys.argv[1:]
+    rows = json.load(open(given))
+    model = LLM(
+        model=folder, skip_tokenizer_init=True, dtype=dtype, enforce_eager=True, max_model_len=256, max_num_seqs=2,
+        max_num_batched_tokens=256, disable_log_stats=True, gpu_memory_utilization=0.1,
+    )
+    asked = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
+    results = model.generate([{"prompt_token_ids": row} for row in rows], asked)
+    scores = [
+        [places[token].logprob for places, token in zip(result.prompt_logprobs[1:], row[1:])]
+        for result, row in zip(results, rows)
+    ]
+    json.dump(scores, open(found, "w"))
 """
 _ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -64,10 +84,14 @@ def float_model():
 
 def served(folder, dtype, ids):
     """Log probabilities of all tokens after each of the prompt, ``[tokens - 1, vocabulary]``, as vLLM computes them."""
+    return run_vllm(SERVE, folder, dtype, str(VOCABULARY), json.dumps(ids[0].tolist()))
+
+
+def run_vllm(code, folder, *arguments):
     script, found = folder.with_suffix(".py"), folder.with_suffix(".json")
-    script.write_text(SERVE)
+    script.write_text(code)
     result = subprocess.run(
-        [PYTHON, str(script), str(folder), dtype, str(VOCABULARY), json.dumps(ids[0].tolist()), str(found)],
+        [PYTHON, str(script), str(folder), *arguments, str(found)],
         env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": ""},
         capture_output=True,
         text=True,
@@ -129,3 +153,34 @@ def test_4_bits_are_as_near_as_floats_are_in_bfloat16(config, tmp_path):
     control = (served(tmp_path / "decoded", "bfloat16", ids) - own(decoded, ids)).abs().max()
     print(f"{config.scheme}: {difference:.1e}; decoded floats: {control:.1e}")
     assert difference <= 2 * control
+
+
+@torch.no_grad()
+def perplexity(model, rows):
+    scores = [
+        model(input_ids=row[None]).logits[0, :-1].float().log_softmax(-1).gather(-1, row[1:, None]) for row in rows
+    ]
+    return float((-torch.cat(scores).mean()).exp())
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("name", "dtype"), [("int8", "float32"), ("4 bits", "bfloat16")])
+def test_smollm2_keeps_its_perplexity(name, dtype, tmp_path):
+    source = smollm2_directory()
+    text = "\n\n".join(text for _, text in news_split()[1])
+    ids = AutoTokenizer.from_pretrained(source)(text, return_tensors="pt", verbose=False).input_ids[0]
+    rows = ids[: 40 * 192].view(40, 192)
+    head = Scheme(TensorScheme(bits=8), TensorScheme(symmetric=False, granularity="token", dynamic=True))
+    groups = Scheme(TensorScheme(bits=4, granularity="group", group_size=64))
+    configs = {
+        "int8": HfQuantConfig("int8", rotation=0),
+        "4 bits": HfQuantConfig(scheme=groups, rotation=0, overrides={"lm_head": head}),
+    }
+    model = hf_quant.quantize(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), configs[name])
+    hf_quant.export(model, "vllm", tmp_path / "exported")
+    own = perplexity(model, rows)
+    (tmp_path / "rows.json").write_text(json.dumps(rows.tolist()))
+    scores = run_vllm(SCORE, tmp_path / "exported", dtype, str(tmp_path / "rows.json"))
+    found = float((-scores).mean().exp())
+    print(f"{name}: {found:.3f} in vLLM, {own:.3f} of our own: {found / own - 1:+.2%}")
+    assert abs(found / own - 1) <= 0.005
