@@ -225,6 +225,31 @@ def test_rotated_weights_are_written_only_for_who_accepts_them(tmp_path):
     assert group["head_dim"] == 64 and len(group["apply"][0]["targets"]) == 15
 
 
+APPLY = """
+    import json, sys
+    from pathlib import Path
+    import torch, transformers
+    from compressed_tensors.transform import TransformConfig, apply_transform_config
+    from safetensors.torch import load_file, save_file
+    folder = Path(sys.argv[1])
+    model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    said = json.loads((folder / "config.json").read_text())["quantization_config"]["transform_config"]
+    apply_transform_config(model, TransformConfig.model_validate(said))
+    with torch.no_grad():
+        save_file({"logits": model(**load_file(sys.argv[2])).logits}, sys.argv[3])
+"""
+
+
+def test_who_applies_the_transforms_that_the_config_names_gets_what_rotated_weights_mean(tmp_path):
+    model = hf_quant.quantize(tiny_model("llama-untied"), "w8a16")
+    exported(model, tmp_path / "there", accept=["rotation"])
+    inputs, expected = sample(model)
+    save_file(inputs, tmp_path / "given")
+    result = run_python(APPLY, tmp_path / "there", tmp_path / "given", tmp_path / "found")
+    assert result.returncode == 0, result.stderr
+    assert relative_error(load_file(tmp_path / "found")["logits"], expected) <= 1e-5
+
+
 def test_what_plain_transformers_computes_otherwise_is_not_written(tmp_path):
     model = hf_quant.quantize(tiny_model("llama-untied"), "int8")
     with pytest.raises(ExportError, match="computes something else"):
