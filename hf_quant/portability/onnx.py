@@ -21,10 +21,6 @@ def _is_matrix(part: Part) -> bool:
     return _is_blocked(part) and part.kind != "embedding"
 
 
-def _in_groups_of_4_bits(part: Part) -> Scheme:
-    return rules.groups_of_4_bits(replace(part, scheme=Scheme(replace(part.scheme.weight, group_size=None))))
-
-
 RULES: tuple[Rule, ...] = (
     rules.opened(),
     rules.codebook("ONNX has no operator for codebooks"),
