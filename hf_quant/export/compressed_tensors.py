@@ -174,8 +174,8 @@ def _tied_floats(model: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, t
 
 
 _PLAIN = (
-    "from transformers import AutoModelForCausalLM  # with compressed-tensors installed",
-    'model = AutoModelForCausalLM.from_pretrained("{directory}")',
+    "from transformers import {model}  # with compressed-tensors installed",
+    'model = {model}.from_pretrained("{directory}")',
 )
 TARGET = Target(write, _PLAIN, runtime=("compressed_tensors",), extra="compressed-tensors", verify=verify)
 VLLM = Target(write, ("vllm serve {directory}",))

@@ -46,7 +46,8 @@ class Target:
             files into an empty folder. `model` is in memory, in eval mode, and must be left as it was; `tokenizer` may
             be None. Keyword-only parameters are the options that users may give. Raises ExportError for what it finds
             only then.
-        run: How to run what was written, line by line; ``{directory}`` stands for where it is.
+        run: How to run what was written, line by line; ``{directory}`` stands for where it is, ``{model}`` for the
+            class of the model.
         packages: Packages that `write` imports, by the names that they are imported under.
         runtime: Packages that `verify` needs, likewise.
         extra: Extra of this package that installs both; empty if there is none.
@@ -86,6 +87,10 @@ class Target:
         for option in options:
             if option not in self.options:
                 raise ConfigError(unknown(f"option of the target {name}", option, self.options or ["none at all"]))
+
+    def how_to_run(self, model: str, directory: Path | str) -> list[str]:
+        """The lines of `run` for a model's class and a directory."""
+        return [line.replace("{directory}", str(directory)).replace("{model}", model) for line in self.run]
 
     def versions(self) -> dict[str, str]:
         """Versions of the packages, as far as they are here."""

@@ -60,7 +60,7 @@ class Export:
     def __str__(self) -> str:
         ran = "not run here" if self.comparison is None else f"run in {self.comparison}"
         lines = [str(self.report), f"Exported to {self.directory}: {self.bytes:,} bytes", ran[0].upper() + ran[1:]]
-        run = [line.replace("{directory}", str(self.directory)) for line in TARGETS[self.target].run]
+        run = TARGETS[self.target].how_to_run(self.manifest["model"], self.directory)
         return "\n".join([*lines, "Run it with:", *(f"  {line}" for line in run)])
 
 
@@ -210,7 +210,7 @@ def _manifest(
         "model": type(model).__name__,
         "source": public_name(source) if source else None,
         "fingerprint": fingerprint,
-        "run": [line.replace("{directory}", directory.name) for line in found.run],
+        "run": found.how_to_run(type(model).__name__, directory.name),
         "verified": verified,
         "options": {name: str(value) for name, value in options.items()},
         "accepted": sorted(accept),

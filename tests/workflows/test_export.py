@@ -51,7 +51,8 @@ def test_the_manifest_says_what_was_made_of_what_and_how_to_run_it(model, tmp_pa
     assert manifest["versions"]["hf_quant"] == hf_quant.__version__ and "transformers" in manifest["versions"]
     assert set(manifest["files"]) == {path.name for path in (tmp_path / "there").iterdir()} - {MANIFEST}
     assert done.bytes == sum(path.stat().st_size for path in (tmp_path / "there").iterdir() if path.name != MANIFEST)
-    assert any("there" in line for line in manifest["run"]) and str(tmp_path) in str(done)
+    assert manifest["run"][-1] == 'model = LlamaForCausalLM.from_pretrained("there")'
+    assert f'from_pretrained("{tmp_path / "there"}")' in str(done)
     assert manifest["verified"] is None and "Not run here" in str(done)
 
 
