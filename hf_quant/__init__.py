@@ -20,9 +20,11 @@ from hf_quant.reporting.write import read_report, write_report
 from hf_quant.workflows.benchmark import benchmark
 from hf_quant.workflows.check import CheckReport, check
 from hf_quant.workflows.evaluate import evaluate_drop
+from hf_quant.workflows.export import export
 from hf_quant.workflows.generate import generate_examples
 from hf_quant.workflows.inspect import inspect
 from hf_quant.workflows.plan import search_plan
+from hf_quant.workflows.portability import portability
 from hf_quant.workflows.qat import convert
 from hf_quant.workflows.qat_callback import QATCallback
 from hf_quant.workflows.quantize import quantize
@@ -56,9 +58,11 @@ __all__ = [
     "compile_config",
     "convert",
     "evaluate_drop",
+    "export",
     "generate_examples",
     "inspect",
     "optimize_for",
+    "portability",
     "quantize",
     "read_report",
     "search_plan",

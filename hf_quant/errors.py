@@ -53,6 +53,10 @@ class SaveError(HfQuantError, OSError):
     """A checkpoint could not be written; nothing half-written was left behind."""
 
 
+class ExportError(HfQuantError, ValueError):
+    """A model cannot be exported: a target cannot express it, or computes something else; nothing was written."""
+
+
 class QuantizedWeightError(HfQuantError, RuntimeError):
     """A quantized weight was to be written to or trained; the message names the module and what to do instead."""
 

@@ -29,6 +29,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CALIBRATION = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
 EVALUATION = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+DEPLOY = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
 PLANNING = (ROOT / "docs" / "planning.md").read_text(encoding="utf-8")
 BENCHMARKING = (ROOT / "docs" / "benchmarking.md").read_text(encoding="utf-8")
 
@@ -69,7 +70,7 @@ def workplace(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "code",
-    blocks("python", README, CALIBRATION, EVALUATION, BENCHMARKING, PLANNING),
+    blocks("python", README, CALIBRATION, EVALUATION, BENCHMARKING, PLANNING, DEPLOY),
     ids=lambda code: code.splitlines()[0],
 )
 def test_python_blocks_run(code, workplace):
@@ -97,7 +98,7 @@ COMMANDS = """
 def test_shell_commands_run(workplace):
     lines = [
         shlex.split(line, comments=True)[1:]
-        for block in blocks("bash", README, CALIBRATION, EVALUATION)
+        for block in blocks("bash", README, CALIBRATION, EVALUATION, DEPLOY)
         for line in block.splitlines()
         if line.startswith("hf-quant ")
     ]

@@ -11,14 +11,14 @@ import hf_quant
 PACKAGE = Path(hf_quant.__file__).parent
 FLOORS = [
     "errors",
-    "registry extending",
+    "registry extending staging",
     "config hardware data",
     "formats",
-    "kernels observers",
+    "kernels layouts observers",
     "modules",
     "fusion",
     "calibration evaluation opening",
-    "algorithms reporting",
+    "algorithms portability reporting",
     "planner export qat",
     "hub",  # below integration, whose saving writes the model card
     "quantizing",

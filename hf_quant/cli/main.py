@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from hf_quant.cli import benchmark, check, demo, evaluate, hardware, inspect, plan, quantize, report, train
+from hf_quant.cli import benchmark, check, demo, evaluate, export, hardware, inspect, plan, quantize, report, train
 from hf_quant.errors import HfQuantError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("train")(train.run)
 app.command("evaluate")(evaluate.run)
 app.command("benchmark")(benchmark.run)
 app.command("report")(report.run)
+app.command("export")(export.run)
 app.command("inspect")(inspect.run)
 app.command("check")(check.run)
 app.command("hardware")(hardware.run)

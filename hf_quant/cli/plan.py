@@ -27,6 +27,7 @@ from hf_quant.planner.report import SearchReport
 from hf_quant.planner.search import OPTIONS, STRATEGIES
 from hf_quant.planner.sensitivity import MEASURES
 from hf_quant.planner.sensitivity.table import LossTable
+from hf_quant.portability import TARGETS
 from hf_quant.reporting.json_file import write_text
 from hf_quant.workflows.checkpoints import load_model, load_tokenizer
 from hf_quant.workflows.labelled import is_classifier, labelled_examples
@@ -110,6 +111,13 @@ def run(
     fused: Annotated[
         bool, typer.Option(help="One scheme for linears of one input, such as query, key and value.")
     ] = Offer.fused,
+    portable_to: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Offer only what all of these targets take, as in onnx,vllm. Known: {', '.join(TARGETS)}.",
+            show_default=False,
+        ),
+    ] = None,
     pin: Annotated[
         list[str] | None,
         typer.Option(
@@ -165,6 +173,8 @@ def run(
 
         hf-quant plan ./smollm2 -b 12ms/token -d texts.txt --hardware host
 
+        hf-quant plan ./smollm2 -b 5bpw -d texts.txt --portable-to onnx,vllm
+
         accelerate launch --cpu --num_processes 2 -m hf_quant plan ./smollm2 -b 4.5bpw -d texts.txt
     """
     # What is wrong with options is told before the model is loaded.
@@ -172,7 +182,8 @@ def run(
     chosen = None if recipe is None else steps_of(Recipe.from_file(recipe))
     labels = pairs_of(label, "--label", "DATA=MODEL", "1=positive") or None
     pins, forbidden = choices_of(pin, "--pin"), choices_of(forbid, "--forbid")
-    offer = Offer(hardware=hardware, kernels=kernels, fused=fused, pins=pins, forbidden=forbidden)
+    targets = tuple(portable_to.split(",")) if portable_to else ()
+    offer = Offer(hardware=hardware, kernels=kernels, fused=fused, portable_to=targets, pins=pins, forbidden=forbidden)
     search = Search(strategy, evaluations, seed if strategy in OPTIONS else None)
     judge = Judge(measure, losses, metric, measurements, chosen)
     with several_processes() as is_first:
@@ -207,7 +218,7 @@ def run(
                 seed=seed,
             )
         columns = (text_column, label_column, labels, split)
-        facts = (model, data, samples, sequence_length, *columns, seed, measure, hardware)
+        facts = (model, data, samples, sequence_length, *columns, seed, measure, hardware, *targets)
         kept = default_losses(output, facts) if losses is None else losses
         judge = replace(judge, losses=kept)
         found = []

@@ -80,6 +80,10 @@ def run(
             help="PATTERN=PRESET for modules that need another preset, '*.layers.{0-3,7}.*=int8'; may be repeated.",
         ),
     ] = None,
+    rotation: Annotated[
+        int | None,
+        typer.Option(help="Rotate weights in blocks of this size, or in none (0). [default: the preset's]"),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="Dtype of what stays float: auto, float32, bfloat16 or float16.")] = "auto",
     push_to_hub: Annotated[str | None, typer.Option(help="Repository id to push to, e.g. user/name-int4.")] = None,
     checks: Annotated[
@@ -110,7 +114,7 @@ def run(
     if output is not None:
         check_output(output, model)
     overrides = pairs_of(override, "--override", "PATTERN=PRESET", "*.down_proj=int8")
-    config = _config(preset, recipe, overrides, keep_float or [])
+    config = _config(preset, recipe, overrides, keep_float or [], rotation)
     sizes: dict[str, Any] = {"samples": samples, "sequence_length": sequence_length, "text_column": text_column}
     sizes = {name: value for name, value in sizes.items() if value is not None}
     if data is None:
@@ -139,16 +143,19 @@ def run(
         raise typer.Exit(1)
 
 
-def _config(preset: str | None, named: str | None, overrides: dict[str, str], keep_float: list[str]) -> HfQuantConfig:
+def _config(
+    preset: str | None, named: str | None, overrides: dict[str, str], keep_float: list[str], rotation: int | None
+) -> HfQuantConfig:
     if (preset is None) == (named is None):
         raise ConfigError(f"give a preset ({', '.join(PRESETS)}) or --recipe with a name or a file, one of them")
     if named is None:
-        return HfQuantConfig(preset, overrides=overrides, modules_to_not_convert=keep_float or None)
+        return HfQuantConfig(preset, overrides=overrides, modules_to_not_convert=keep_float or None, rotation=rotation)
     recipe = Recipe.from_file(named)
     # The last pattern that matches wins: those of the command line come after all of the recipe's.
     others = {pattern: value for pattern, value in recipe.overrides.items() if pattern not in overrides}
     kept = dict.fromkeys([*recipe.modules_to_not_convert, *keep_float])
-    recipe = replace(recipe, overrides={**others, **overrides}, modules_to_not_convert=tuple(kept))
+    turned = recipe.rotation if rotation is None else rotation
+    recipe = replace(recipe, overrides={**others, **overrides}, modules_to_not_convert=tuple(kept), rotation=turned)
     return HfQuantConfig.from_recipe(recipe)
 
 

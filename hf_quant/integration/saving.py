@@ -7,9 +7,6 @@ import functools
 import inspect
 import os
 import re
-import shutil
-import stat
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from hf_quant.integration.described import described, drop_unfounded, is_quantiz
 from hf_quant.integration.readable import check_readable
 from hf_quant.modules.state import stored_state
 from hf_quant.modules.stored import StoredModule
+from hf_quant.staging import publish, staging
 from hf_quant.training.prepared import prepared
 
 _SHARED_ARGUMENTS = ("token", "max_shard_size")
@@ -71,28 +69,22 @@ def save_pretrained(
     hub = {name: kwargs[name] for name in kwargs if name in hub_names}
     kwargs = {name: value for name, value in kwargs.items() if name not in hub or name in _SHARED_ARGUMENTS}
     target = Path(save_directory)
-    staging = None
+    variant = kwargs.get("variant")
     try:
-        if target.exists() and not target.is_dir():
-            raise NotADirectoryError("it is a file; give a directory to save to")
-        staging = _make_staging(target)
-        with described(model):
-            with _tensors_to_save(model, state_dict) as state:
-                # Other libraries' names mean tensors that are converted, which codes cannot be.
-                write(staging, state_dict=state, **{**kwargs, "save_original_format": False})
-            _correct_dtype(model, staging)
-            _check(model, staging, target, kwargs.get("variant"))
-            extend_card(model, staging, existing=target / "README.md", source=target.name)
-        _share(staging)
-        _publish(staging, target, kwargs.get("variant"))
+        with staging(target) as folder:
+            with described(model):
+                with _tensors_to_save(model, state_dict) as state:
+                    # Other libraries' names mean tensors that are converted, which codes cannot be.
+                    write(folder, state_dict=state, **{**kwargs, "save_original_format": False})
+                _correct_dtype(model, folder)
+                _check(model, folder, target, variant)
+                extend_card(model, folder, existing=target / "README.md", source=target.name)
+            publish(folder, target, _stale(target, variant), last="config.json")
     except SaveError:
         raise
     except (OSError, SafetensorError) as error:
         # safetensors reports a full disk as an error of its own.
         raise SaveError(f"cannot save to {target}: {error}. Nothing was changed there; free space or rights") from error
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
     if push:
         model.push_to_hub(hub.pop("repo_id", target.name), **hub)
 
@@ -155,22 +147,6 @@ def _tensors_to_save(model: Any, state_dict: dict[str, Any] | None) -> Iterator[
         del quantizer.get_state_dict_and_metadata
 
 
-def _make_staging(target: Path) -> Path:
-    # Inside a directory that exists: its parent may be another file system (a mounted volume), or not ours to write.
-    place = target if target.is_dir() else target.parent
-    place.mkdir(parents=True, exist_ok=True)
-    staging = place / f".{target.name}.{uuid.uuid4().hex[:8]}"
-    staging.mkdir()
-    return staging
-
-
-def _share(directory: Path) -> None:
-    # safetensors makes its files private to the user; the others have the mode that the umask asks for.
-    mode = stat.S_IMODE((directory / "config.json").stat().st_mode)
-    for path in directory.glob("*.safetensors"):
-        path.chmod(mode)
-
-
 def _correct_dtype(model: Any, directory: Path) -> None:
     # Transformers writes the dtype of the first float parameter, which may be a weight stored in another one.
     stored = {id(module.weight) for module in model.modules() if isinstance(module, StoredModule)}
@@ -181,32 +157,8 @@ def _correct_dtype(model: Any, directory: Path) -> None:
         model.config.save_pretrained(directory)
 
 
-def _publish(staging: Path, target: Path, variant: str | None) -> None:
-    if not target.exists():
-        staging.rename(target)
-        return
-    # config.json goes last: until it names the new plan, the directory is the old checkpoint or plainly broken.
-    written = sorted((path.name for path in staging.iterdir()), key=lambda name: (name == "config.json", name))
-    files = (path.name for path in target.iterdir() if not path.is_dir())
-    stale = [name for name in files if name not in written and _is_weights(name, variant)]
-    in_the_way = [name for name in written if (target / name).is_dir() and not (staging / name).is_dir()]
-    if in_the_way:
-        raise IsADirectoryError(f"{target / in_the_way[0]} is a directory where a file has to go; move it away")
-    earlier = staging / ".earlier"
-    earlier.mkdir()
-    placed: list[Path] = []
-    try:
-        for name in [*stale, *written]:
-            if os.path.lexists(target / name):
-                (target / name).rename(earlier / name)
-            if name not in stale:
-                placed.append((staging / name).rename(target / name))
-    except OSError:
-        for path in placed:
-            path.unlink()
-        for path in list(earlier.iterdir()):
-            path.rename(target / path.name)
-        raise
+def _stale(target: Path, variant: str | None) -> list[str]:
+    return [path.name for path in target.glob("*") if not path.is_dir() and _is_weights(path.name, variant)]
 
 
 def _is_weights(name: str, variant: str | None) -> bool:

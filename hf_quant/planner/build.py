@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hf_quant.config.plan import fit
@@ -15,6 +15,8 @@ from hf_quant.planner.cost.latency import LatencyCosts
 from hf_quant.planner.offered import is_aligned
 from hf_quant.planner.problem import Option, Problem, Unit
 from hf_quant.planner.sensitivity.table import LossTable
+from hf_quant.portability.kinds import made_as
+from hf_quant.portability.several import is_taken
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ def build_problem(
     times: LatencyCosts | None = None,
     groups: Mapping[str, str] | None = None,
     alignment: int = 1,
+    portable_to: Sequence[str] = (),
 ) -> Problem:
     """A model as the problem a search solves: one unit for modules that are tied, fused or experts of one layer.
 
@@ -40,9 +43,19 @@ def build_problem(
         groups: Module name to the name of the first module that it shares a choice with.
         alignment: Number that a width and group size must be a multiple of for integer schemes to be offered to linears
             and heads; embeddings are not affected.
+        portable_to: Names of targets; what one of them refuses is not offered.
     """
     known = [scheme for scheme in schemes if times is None or _is_timed(times, scheme)]
     inventory = costs.inventory
+    classes = {name: type(costs.model.get_submodule(name)) for name in costs.candidates}
+    kinds = made_as(costs.model, classes) if portable_to else {}
+
+    def suits(name: str, scheme: Scheme) -> bool:
+        candidate = costs.candidates[name]
+        return is_aligned(scheme, candidate, alignment) and (
+            not portable_to or is_taken(portable_to, name, candidate, scheme, kinds[name])
+        )
+
     # Later ones win: what is fused is said of the first experts, which stand for the others.
     together = {**inventory.experts, **(groups or {}), **inventory.ties}
     leaders = {name: together.get(name, name) for name in costs.candidates}
@@ -50,7 +63,7 @@ def build_problem(
     for name in costs.candidates:
         members.setdefault(_root(leaders, name), []).append(name)
     return Problem(
-        tuple(_unit(costs, table, known, times, names, alignment) for names in members.values()),
+        tuple(_unit(costs, table, known, times, names, suits) for names in members.values()),
         fixed_bytes=costs.fixed_bytes,
         float_bytes=costs.float_bytes,
         fixed_milliseconds=0.0 if times is None else times.fixed_milliseconds,
@@ -78,7 +91,7 @@ def _unit(
     schemes: Sequence[Scheme],
     times: LatencyCosts | None,
     names: list[str],
-    alignment: int,
+    suits: Callable[[str, Scheme], bool],
 ) -> Unit:
     def milliseconds(scheme: Scheme | None) -> float | None:
         return None if times is None else math.fsum(times.of(name, scheme) for name in names)
@@ -88,7 +101,7 @@ def _unit(
     for scheme in [] if costs.inventory.held.keys() & names else schemes:
         measured = [name for name in names if costs.inventory.experts.get(name, name) == name]
         losses = [0.0 if table is None else table.loss(name, scheme) for name in measured]
-        fitted = _fitted(costs, scheme, names, alignment)
+        fitted = _fitted(costs, scheme, names, suits)
         # One that is fitted to the width may be the same as another.
         if fitted is None or any(loss is None for loss in losses) or any(one.scheme == fitted for one in options):
             continue
@@ -102,12 +115,14 @@ def _unit(
     return Unit(tuple(names), numbers, tuple(sorted(options, key=lambda option: option.bytes)))
 
 
-def _fitted(costs: DiskCosts, scheme: Scheme, names: Sequence[str], alignment: int) -> Scheme | None:
+def _fitted(
+    costs: DiskCosts, scheme: Scheme, names: Sequence[str], suits: Callable[[str, Scheme], bool]
+) -> Scheme | None:
     """The scheme fitted to modules of one width; None if it does not suit one of them."""
     try:
         for name in names:
             fitted = fit(scheme, costs.candidates[name], name)
-            if not is_aligned(fitted, costs.candidates[name], alignment):
+            if not suits(name, fitted):
                 return None
     except PlanError:
         return None

@@ -22,6 +22,7 @@ from hf_quant.planner.pins import Pins, choices
 from hf_quant.planner.quality import QUALITIES
 from hf_quant.planner.search import OPTIONS, STRATEGIES
 from hf_quant.planner.sensitivity import MEASURES
+from hf_quant.portability.several import are_fused, taken_instead
 from hf_quant.registry import unknown
 
 _Group = TypeVar("_Group", "Offer", "Search", "Judge")
@@ -41,13 +42,16 @@ class Offer:
             tokens.
         fused: Whether linears with one input, such as query, key and value, must share one scheme, as they have to
             where a runtime computes them together.
+        portable_to: Names of targets, such as ``"onnx"``, that all have to take the plan: offered are schemes changed
+            as little as they ask for, and to a module only what none of them refuses. Linears of one input share one
+            scheme if one of them computes these together.
         pins: Schemes that modules may have: ``{"lm_head": "int8", "*.down_proj": ["int8", "float"]}``.
         forbidden: Schemes that modules may not have, in the form of `pins`.
         dtype: Dtype that parameters which stay float will be saved in, for counting bytes; None: the model's.
 
     Raises:
         ConfigError: No scheme is offered, or a value is of the wrong type.
-        UnknownName: There is no such hardware, or no such preset.
+        UnknownName: There is no such hardware, target or preset.
     """
 
     schemes: Sequence[Scheme] | None = None
@@ -55,6 +59,7 @@ class Offer:
     kernels: KernelTable | str | Path | None = None
     step: Pass | None = None
     fused: bool = False
+    portable_to: Sequence[str] = ()
     pins: Pins | None = None
     forbidden: Pins | None = None
     dtype: torch.dtype | None = None
@@ -62,8 +67,12 @@ class Offer:
     def __post_init__(self) -> None:
         if self.schemes is not None:
             object.__setattr__(self, "schemes", tuple(self.schemes))
+        if isinstance(self.portable_to, str):
+            object.__setattr__(self, "portable_to", (self.portable_to,))
+        object.__setattr__(self, "portable_to", tuple(self.portable_to))
         for scheme in offered(self.schemes, self.hardware):
             _check("schemes", scheme, Scheme)
+        self.offered()
         _check("kernels", self.kernels, KernelTable | str | Path | None)
         _check("step", self.step, Pass | None)
         _check("fused", self.fused, bool)
@@ -72,6 +81,27 @@ class Offer:
             _check(name, getattr(self, name), Mapping | None)
             for pattern, value in (getattr(self, name) or {}).items():
                 choices(pattern, value)
+
+    @property
+    def together(self) -> bool:
+        """Whether linears of one input must share one scheme."""
+        return self.fused or are_fused(self.portable_to)
+
+    def offered(self) -> list[Scheme]:
+        """Schemes that modules are offered, beside staying float.
+
+        Raises:
+            ConfigError: None is left.
+            UnknownName: There is no such hardware or target.
+        """
+        schemes = offered(self.schemes, self.hardware)
+        found = taken_instead(schemes, self.portable_to) if self.portable_to else schemes
+        if not found:
+            raise ConfigError(
+                f"there is no scheme that {' and '.join(self.portable_to)} take, like those that are offered: ask for "
+                "fewer targets"
+            )
+        return found
 
 
 @dataclass(frozen=True)

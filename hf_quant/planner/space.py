@@ -10,7 +10,6 @@ from hf_quant.hardware.profiles import get_profile
 from hf_quant.planner.build import build_problem
 from hf_quant.planner.cost.disk import DiskCosts
 from hf_quant.planner.cost.latency import LatencyCosts
-from hf_quant.planner.offered import offered
 from hf_quant.planner.options import Offer
 from hf_quant.planner.pins import pinned
 from hf_quant.planner.problem import Problem
@@ -36,7 +35,7 @@ class SearchSpace:
     @property
     def schemes(self) -> list[Scheme]:
         """Schemes that modules are offered, beside staying float."""
-        return offered(self.offer.schemes, self.offer.hardware)
+        return self.offer.offered()
 
     def problem(self, losses: LossTable | None = None) -> Problem:
         """The problem to search; without losses it tells only what is feasible.
@@ -45,5 +44,6 @@ class SearchSpace:
             PlanError: Pins contradict each other.
         """
         alignment = 1 if self.offer.hardware is None else get_profile(self.offer.hardware).alignment
-        whole = build_problem(self.costs, losses, self.schemes, self.times, self.groups, alignment)
+        portable_to = self.offer.portable_to
+        whole = build_problem(self.costs, losses, self.schemes, self.times, self.groups, alignment, portable_to)
         return pinned(whole, self.offer.pins, self.offer.forbidden)

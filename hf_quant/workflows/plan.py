@@ -101,7 +101,7 @@ def search_plan(
     measures = bool(search.options)
     if measures or judge.measurements:
         next(sequences_of(held_out, model, labelled=True))  # a loss that cannot be measured is told before the analysis
-    if offer.fused:
+    if offer.together:
         example = next(sequences_of(analysed[:1], model, labelled=False))
         space = replace(space, groups=fusion_groups(model, example, inventory))
         limits_of(space.problem(), budget)

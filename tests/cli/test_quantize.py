@@ -1,5 +1,7 @@
 """Mistakes that end before anything is loaded, saved or lost."""
 
+import json
+
 import pytest
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models
@@ -7,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from hf_quant.cli.main import app
+from hf_quant.config.plan import Plan
 from hf_quant.errors import ConfigError, SaveError, UnsupportedModel
 from tests.integration.tiny import tiny_model
 
@@ -46,6 +49,17 @@ def test_what_is_quantized_already_is_not_passed_off_as_something_else(checkpoin
     assert isinstance(found, UnsupportedModel)
     assert "give the float checkpoint" in str(found)
     assert not (tmp_path / "int4").exists()
+
+
+@pytest.mark.parametrize("source", [["int8"], ["--recipe", "RECIPE"]])
+def test_rotations_can_be_left_out(source, checkpoint, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("preset: int8\n")
+    source = [str(tmp_path / "recipe.yaml") if word == "RECIPE" else word for word in source]
+    for arguments, rotations in (([], {64}), (["--rotation", "0"], {None}), (["--rotation", "32"], {32})):
+        there = tmp_path / f"there{len(list(tmp_path.iterdir()))}"
+        assert run(checkpoint, *source, "-o", there, *arguments).exit_code == 0
+        plan = Plan.from_dict(json.loads((there / "config.json").read_text())["quantization_config"]["plan"])
+        assert {scheme.weight.rotation for scheme in plan.modules.values() if scheme is not None} == rotations
 
 
 def test_a_module_to_keep_float_that_is_not_there_names_the_nearest(checkpoint, tmp_path):

@@ -242,6 +242,31 @@ def test_linears_of_one_input_share_a_scheme_where_they_are_to_be_fused():
     assert free != plan
 
 
+@pytest.mark.parametrize("targets", [("onnx", "vllm"), ("compressed-tensors", "gguf", "onnx"), ("executorch",)])
+def test_a_plan_that_is_to_be_portable_is_refused_by_none_of_the_targets(targets):
+    plan, _ = planned("6bpw", name="llama", measurements=0, portable_to=targets)
+    model = hf_quant.quantize(tiny_model("llama"), HfQuantConfig(plan=plan))
+    assert len({scheme for scheme in plan.modules.values()}) > 1
+    for target in targets:
+        assert hf_quant.portability(model, target).is_portable, target
+    free, _ = planned("6bpw", name="llama", measurements=0)
+    free_model = hf_quant.quantize(tiny_model("llama"), HfQuantConfig(plan=free))
+    assert not all(hf_quant.portability(free_model, target).is_portable for target in targets)
+
+
+def test_classes_that_a_target_has_no_codes_for_are_offered_what_it_takes():
+    plan, _ = planned("60%", name="gpt2", measurements=0, portable_to=["compressed-tensors"])
+    model = hf_quant.quantize(tiny_model("gpt2"), HfQuantConfig(plan=plan))
+    assert hf_quant.portability(model, "compressed-tensors").is_portable
+
+
+def test_targets_that_share_no_scheme_are_told_at_once():
+    with pytest.raises(ConfigError, match="tensorrt and executorch take"):
+        Offer(schemes=[SCHEMES["4 bits"]], portable_to=["tensorrt", "executorch"])
+    with pytest.raises(UnknownName, match="did you mean 'onnx'"):
+        Offer(portable_to="onxx")
+
+
 def test_alternatives_go_from_small_to_large():
     _, report = planned("6bpw", measurements=0)
     sizes = [point.bytes for point in report.front]
