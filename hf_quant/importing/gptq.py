@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from hf_quant.errors import CheckpointError, LayoutError
+from hf_quant.formats.packing import words_per_row
 from hf_quant.importing.headers import Headers
 from hf_quant.importing.module import ForeignModule, parts
 from hf_quant.layouts import awq, gptq
@@ -65,16 +66,19 @@ def _modules(config: Mapping[str, Any], headers: Headers, less_one: bool) -> dic
     found = {}
     has_own = any(config.get(key) for key in ("dynamic", "extra_config"))
     for name, tensors in parts(headers, "qweight", ("qzeros", "scales"), ("g_idx",)).items():
-        bits: Any = config.get("bits")
-        rows = headers[tensors["qweight"]][0][:1]
-        inputs = headers[tensors["g_idx"]][0][:1] if "g_idx" in tensors else ()
-        if has_own and inputs and inputs[0] and rows:
-            bits = rows[0] * 32 / inputs[0]
-        elif has_own:
-            raise LayoutError(f"{name} has no g_idx, and the config several numbers of bits: which is its is not known")
+        bits = _bits_of(headers[tensors["qzeros"]][0], headers[tensors["scales"]][0]) if has_own else config.get("bits")
         if bits not in gptq.BITS:
             raise LayoutError(f"{name}: weights of GPTQ are read with {gptq.BITS} bits, not {bits!r}")
+        rows, inputs = headers[tensors["qweight"]][0][:1], headers[tensors["g_idx"]][0] if "g_idx" in tensors else ()
         if inputs and rows and rows[0] * 32 != bits * inputs[0]:
             raise CheckpointError(f"{name}.qweight has {rows[0]} rows, which are not {inputs[0]} codes of {bits} bits")
-        found[name] = ForeignModule(name, tensors, partial(gptq.read, bits=int(bits), less_one=less_one))
+        found[name] = ForeignModule(name, tensors, partial(gptq.read, bits=bits, less_one=less_one))
     return found
+
+
+def _bits_of(zeros: tuple[int, ...], scales: tuple[int, ...]) -> int | None:
+    """Bits of a module, which configs with exceptions say by patterns: those that its packed zero points take."""
+    if len(zeros) != 2 or len(scales) != 2:
+        return None
+    fitting = [bits for bits in gptq.BITS if words_per_row(scales[1], bits) == zeros[1]]
+    return fitting[0] if len(fitting) == 1 else None

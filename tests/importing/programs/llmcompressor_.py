@@ -46,7 +46,7 @@ def main(float_folder, out):
     tokenizer = AutoTokenizer.from_pretrained(float_folder)
     data = Dataset.from_list([dict(tokenizer(text)) for text in texts()])
     for name, (modifier, groups) in CASES.items():
-        model = AutoModelForCausalLM.from_pretrained(float_folder, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(float_folder, dtype=torch.bfloat16 if "asym" in name else torch.float16)
         recipe = modifier(config_groups=groups, ignore=["lm_head"])
         oneshot(model=model, dataset=data, recipe=recipe, num_calibration_samples=32, max_seq_length=48)
         folder = Path(out) / name

@@ -1,0 +1,83 @@
+"""Checkpoints that the real programs wrote (``programs/``): the same weights to the last bit, and the same logits.
+
+``expected.json`` has a hash of what the program itself decodes each weight to, in float32.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import hf_quant
+from hf_quant.errors import LayoutError
+from hf_quant.modules.swap import quantized_modules
+from hf_quant.workflows.convert_checkpoint import convert_checkpoint
+from tests.importing.programs.base import digest, ids
+from tests.integration.tiny import error, saved_tensors
+
+FOLDER = Path(__file__).parent / "checkpoints"
+REFUSED = {"gptq-4bit-act-order": r"layers\.0\..*act-order.*desc_act=False"}
+NAMES = sorted(path.name for path in FOLDER.iterdir() if path.name not in REFUSED)
+OTHER_INPUTS = ("ct-w8a8", "ct-mixed")
+"""Symmetric dynamic inputs: the largest gets code 127.5 there and 127 here, so logits differ by what rounding does."""
+
+
+def opened(folder, **options):
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
+
+
+def decoded(model):
+    return {name: digest(module.dequantized_weight()) for name, module in quantized_modules(model)}
+
+
+@torch.no_grad()
+def logits(model):
+    return model(ids()).logits
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_converted_weights_are_those_of_the_program_and_so_are_logits(name, tmp_path):
+    convert_checkpoint(FOLDER / name, tmp_path / "ours")
+    model = opened(tmp_path / "ours")
+    assert decoded(model) == json.loads((FOLDER / name / "expected.json").read_text())
+    if (kept := FOLDER / name / "expected_logits.st").exists():
+        bound = 0.1 if name in OTHER_INPUTS else 5e-6
+        assert error(logits(model), load_file(kept)["logits"]) < bound
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_opening_on_the_fly_gives_what_converting_gives(name, tmp_path):
+    written = convert_checkpoint(FOLDER / name, tmp_path / "ours")
+    config = hf_quant.HfQuantConfig.from_checkpoint(FOLDER / name)
+    assert config.plan == written.plan
+    model = opened(FOLDER / name, quantization_config=config)
+    assert torch.equal(logits(model), logits(opened(tmp_path / "ours")))
+    model.save_pretrained(tmp_path / "saved")
+    saved, converted = saved_tensors(tmp_path / "saved"), saved_tensors(tmp_path / "ours")
+    assert saved.keys() == converted.keys()
+    assert all(torch.equal(tensor.float(), converted[name].float()) for name, tensor in saved.items())
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_no_format_holds_is_refused_and_nothing_is_written(name, tmp_path):
+    with pytest.raises(LayoutError, match=REFUSED[name]):
+        convert_checkpoint(FOLDER / name, tmp_path / "ours")
+    with pytest.raises(LayoutError, match=REFUSED[name]):
+        hf_quant.HfQuantConfig.from_checkpoint(FOLDER / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_imported_is_inspected_and_trained_on_like_any_other(tmp_path):
+    convert_checkpoint(FOLDER / "gptq-4bit-v2-asym", tmp_path / "ours")
+    model = opened(tmp_path / "ours")
+    assert "W4A16 g32 asym float16 scales" in str(hf_quant.inspect(model))
+    report = hf_quant.check(model)
+    assert report.passed, str(report)
+
+
+def test_the_programs_are_not_needed():
+    assert not {"gptqmodel", "awq", "compressed_tensors", "auto_round", "bitsandbytes"} & set(sys.modules)
