@@ -38,4 +38,5 @@ class Described:
             for name in source.modules:
                 schemes[name], tensors = reader.converted(name)
                 headers |= {f"{name}.{key}": (tuple(each.shape), DTYPES[each.dtype]) for key, each in tensors.items()}
+        schemes |= {name: schemes[owner] for name, owner in source.ties.items() if owner in schemes}
         return cls(source, schemes, headers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Source:
         where: File of each tensor.
         headers: Tensor name to shape and dtype.
         modules: Quantized modules by name.
+        ties: Module that reads the weight of another, and has none in the files, to that other.
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class Source:
     where: Mapping[str, str]
     headers: Headers
     modules: Mapping[str, ForeignModule]
+    ties: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path) -> Source:
@@ -133,6 +135,8 @@ def folder_of(source: str | Path) -> Path:
     if (folder := Path(source)).is_dir():
         return folder
     text = str(source)
+    if folder.suffix == ".gguf" and folder.is_file():
+        raise ConfigError(f"{text} is a GGUF file, which is not opened on the fly: hf-quant convert-checkpoint {text}")
     if text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise ConfigError(f"there is no directory {text}: give that of a checkpoint, or a repository id, user/name")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import uuid
 from collections.abc import Callable
@@ -10,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from hf_quant.errors import CheckpointError, ConfigError, SaveError
 from hf_quant.importing.described import Described
+from hf_quant.importing.gguf import open_gguf
 from hf_quant.importing.headers import Headers
 from hf_quant.importing.source import Source, folder_of, read_json
 from hf_quant.importing.streamed import shards, streamed_file
 from hf_quant.integration.readable import check_readable
 from hf_quant.quantizing.config import HfQuantConfig
+
+logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 5 * 10**9
 """Most bytes of one file of weights."""
@@ -31,12 +36,12 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", "
 def convert_checkpoint(
     source: str | Path, output: str | Path, progress: Callable[[str], None] = lambda module: None
 ) -> HfQuantConfig:
-    """Write a checkpoint of GPTQ, AWQ, compressed-tensors or bitsandbytes as one that ``from_pretrained`` opens here.
+    """Write a checkpoint of GPTQ, AWQ, compressed-tensors, NF4 or GGUF as one that ``from_pretrained`` opens here.
 
     Every weight decodes to the very float32 numbers that the program's own codes, zero points and scales stand for.
 
     Args:
-        source: Folder or repository id of the checkpoint.
+        source: Folder or repository id of the checkpoint, or a GGUF file.
         output: New or empty folder.
         progress: Called with the name of each module before it is converted.
 
@@ -51,18 +56,21 @@ def convert_checkpoint(
     """
     output = Path(output)
     _check_output(output)
-    folder = folder_of(source)
-    described = Described.of(Source.open(folder))
+    is_gguf = Path(source).is_file() and Path(source).suffix == ".gguf"
+    opened = open_gguf(Path(source)) if is_gguf else Source.open(folder_of(source))
+    described = Described.of(opened)
     config = HfQuantConfig.of_described(described)
-    said = _config_without(read_json(folder / "config.json"))
-    model_class = _model_class(said, folder)
+    said = _config_of_gguf(Path(source)) if is_gguf else _config_without(read_json(opened.folder / "config.json"))
+    model_class = _model_class(said, opened.folder)
     staging = output.parent / f".{output.name}.{uuid.uuid4().hex[:8]}"
     try:
         staging.mkdir(parents=True)
         _write_weights(described, staging, progress)
         said["quantization_config"] = config.to_dict()
         (staging / "config.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
-        for path in sorted(folder.iterdir()):
+        if is_gguf:
+            _save_tokenizer(Path(source), staging)
+        for path in [] if is_gguf else sorted(opened.folder.iterdir()):
             if path.is_file() and path.name not in _LEFT and path.suffix not in _WEIGHTS:
                 shutil.copy(path, staging)
         files = [str(path) for path in sorted(staging.glob("*.safetensors"))]
@@ -80,6 +88,24 @@ def convert_checkpoint(
 def _check_output(output: Path) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise SaveError(f"{output} is there and holds something: give a new or an empty folder")
+
+
+def _config_of_gguf(path: Path) -> dict[str, Any]:
+    try:
+        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        causal = AutoModelForCausalLM._model_mapping[type(config)]
+    except Exception as error:  # Transformers trips over numbers of the file in any way
+        raise CheckpointError(f"Transformers makes no config of {path} ({type(error).__name__}: {error})") from error
+    config.architectures, config.dtype = [causal.__name__], "float32"
+    said: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    return _config_without(said)
+
+
+def _save_tokenizer(path: Path, staging: Path) -> None:
+    try:
+        AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(staging)
+    except Exception as error:  # likewise
+        logger.warning("no tokenizer can be made of %s (%s): the checkpoint has none", path, error)
 
 
 def _config_without(said: dict[str, Any]) -> dict[str, Any]:
