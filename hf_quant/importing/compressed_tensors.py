@@ -137,6 +137,6 @@ def _input(args: Any, weights: Mapping[str, Any]) -> TensorScheme | None:
         # Asymmetric whatever is said: symmetric inputs have the lowest code there, and not here.
         return TensorScheme(bits=bits, symmetric=False, granularity="tensor")
     raise LayoutError(
-        f"inputs per {strategy!r}, {'dynamic' if dynamic else 'static'}, are not read: only dynamic per token, tensor or "
-        "the weight's groups, and static per tensor"
+        f"inputs per {strategy!r}, {'dynamic' if dynamic else 'static'}, are not read: only dynamic per token, "
+        "tensor or the weight's groups, and static per tensor"
     )

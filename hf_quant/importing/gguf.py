@@ -24,8 +24,9 @@ from hf_quant.registry import unknown
 ARCHITECTURES = {"llama": True, "qwen2": False, "qwen3": False}
 """Architecture to whether its rows of queries and keys are in llama.cpp's order."""
 
-_OUTER = {"token_embd": "model.embed_tokens", "output": "lm_head", "output_norm": "model.norm"}
-_INNER = {
+OUTER = {"token_embd": "model.embed_tokens", "output": "lm_head", "output_norm": "model.norm"}
+"""llama.cpp's names of modules outside of the layers, to those of Transformers."""
+INNER = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
@@ -38,6 +39,7 @@ _INNER = {
     "attn_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
 }
+"""The same within a layer."""
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -88,7 +90,9 @@ def open_gguf(path: Path) -> GgufFile:
         reader = GGUFReader(path)
         architecture = str(reader.get_field("general.architecture").contents())
         heads = _heads(reader, architecture) if ARCHITECTURES.get(architecture) else {}
-        tensors = [(str(t.name), t.tensor_type.name, [int(n) for n in reversed(t.shape)], t.data) for t in reader.tensors]
+        tensors = [
+            (str(t.name), t.tensor_type.name, [int(n) for n in reversed(t.shape)], t.data) for t in reader.tensors
+        ]
     except Exception as error:  # it reads numbers of the file with no check, and trips over them in any way
         raise CheckpointError(f"{path} is no whole GGUF file ({type(error).__name__}: {error})") from error
     if architecture not in ARCHITECTURES:
@@ -136,8 +140,8 @@ def _our_name(name: str) -> tuple[str, str]:
     """Name in Transformers, and the part of llama.cpp's name that says what a tensor is."""
     stem, _, suffix = name.rpartition(".")
     match = re.fullmatch(r"blk\.(\d{1,6})\.(\w+)", stem)
-    if suffix in ("weight", "bias") and match is not None and match[2] in _INNER:
-        return f"model.layers.{match[1]}.{_INNER[match[2]]}.{suffix}", match[2]
-    if suffix == "weight" and stem in _OUTER:
-        return f"{_OUTER[stem]}.{suffix}", stem
+    if suffix in ("weight", "bias") and match is not None and match[2] in INNER:
+        return f"model.layers.{match[1]}.{INNER[match[2]]}.{suffix}", match[2]
+    if suffix == "weight" and stem in OUTER:
+        return f"{OUTER[stem]}.{suffix}", stem
     raise LayoutError(f"{name[:100]} means something that is not read: only models as plain Llamas are")

@@ -25,7 +25,7 @@ def modules(config: Mapping[str, Any], headers: Headers) -> dict[str, ForeignMod
         CheckpointError: Tensors are missing, or have other shapes than the config says.
     """
     said = config.get("checkpoint_format") or config.get("format") or "gptq"
-    if said not in _LESS_ONE:
+    if not isinstance(said, str) or said not in _LESS_ONE:
         raise LayoutError(unknown("checkpoint_format of GPTQ", said, _LESS_ONE))
     return _modules(config, headers, _LESS_ONE[said])
 
@@ -40,7 +40,7 @@ def rounded_modules(config: Mapping[str, Any], headers: Headers) -> dict[str, Fo
     said = config.get("packing_format", "auto_round:auto_gptq")
     if said == "auto_round:auto_awq":
         return awq_modules({"bits": config.get("bits"), "version": "gemm"}, headers)
-    if said not in _ROUNDED:
+    if not isinstance(said, str) or said not in _ROUNDED:
         raise LayoutError(unknown("packing_format of AutoRound", said, [*_ROUNDED, "auto_round:auto_awq"]))
     return _modules(config, headers, _ROUNDED[said])
 
@@ -54,7 +54,7 @@ def awq_modules(config: Mapping[str, Any], headers: Headers) -> dict[str, Foreig
     """
     said = str(config.get("version") or config.get("format") or config.get("checkpoint_format") or "gemm").lower()
     if said != "gemm":
-        raise LayoutError(f'weights of AWQ are read in the order of version "gemm", not of {said!r}: convert them to it')
+        raise LayoutError(f'weights of AWQ are read in the order of version "gemm", not of {said!r}')
     bits = config.get("bits", config.get("w_bit", 4))
     if bits not in awq.BITS:
         raise LayoutError(f"weights of AWQ are read with 4 bits, not {bits!r}")

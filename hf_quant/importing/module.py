@@ -60,9 +60,7 @@ def _static_input(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
     return {"input_scale": scale.reshape(1).to(torch.float32), "input_zero_point": zero_point}
 
 
-def parts(
-    headers: Headers, tells: str, needed: Sequence[str], others: Sequence[str] = ()
-) -> dict[str, dict[str, str]]:
+def parts(headers: Headers, tells: str, needed: Sequence[str], others: Sequence[str] = ()) -> dict[str, dict[str, str]]:
     """Tensors of every module that has one of a certain short name: full names by short ones.
 
     Args:

@@ -160,7 +160,7 @@ def quantization_of(folder: Path) -> dict[str, Any]:
     for name in _CONFIGS:
         if (folder / name).is_file():
             return {"quant_method": "gptq" if name == _CONFIGS[0] else "awq", **read_json(folder / name)}
-    raise ConfigError(f"config.json of {folder} has no quantization_config: is it a float checkpoint? hf-quant quantize")
+    raise ConfigError(f"config.json of {folder} has no quantization_config: is it float? hf-quant quantize")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class StreamedFile:
         if (tuple(tensor.shape), DTYPES.get(tensor.dtype)) != self.headers[name] or name not in self.starts:
             raise CheckpointError(f"{name} is no longer what it was when its header was read: convert again")
         self.file.seek(self.begin + self.starts.pop(name))
-        self.file.write(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+        self.file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Checkpoints of other programs while ``from_pretrained`` reads them: their tensors become ours one module at a time."""
+"""Checkpoints of other programs while ``from_pretrained`` reads them: tensors become ours one module at a time."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ class ReadForeign(ConversionOps):
         try:
             if self.failures:
                 raise self.failures[0]
-            short = {key.removeprefix(r"\.").removesuffix("$").replace("\\", ""): tensor for key, tensor in given.items()}
+            short = {
+                key.removeprefix(r"\.").removesuffix("$").replace("\\", ""): tensor for key, tensor in given.items()
+            }
             scheme, tensors = self.modules[name].converted(short)
             if scheme != module.spec.scheme or tensors.keys() != facts.keys():
                 raise CheckpointError(f"{name} is no longer what from_checkpoint saw: call it again")

@@ -54,7 +54,8 @@ class HfQuantQuantizer(HfQuantizer):
     def __init__(self, quantization_config: HfQuantConfig, **kwargs: Any):
         super().__init__(quantization_config, **kwargs)
         # Of a method that Transformers does not know, it takes the weights for floats.
-        self.pre_quantized = self.pre_quantized or quantization_config.foreign is not None
+        if quantization_config.foreign is not None:
+            self.pre_quantized = True
         if self.pre_quantized and quantization_config.plan is None:
             raise CheckpointError('quantization_config in config.json has no "plan": the checkpoint is not complete')
         self.resolution = Resolution(Plan({}), {}, {}, Inventory())

@@ -1,7 +1,7 @@
 """NF4 of bitsandbytes: blocks of numbers in the order of the rows, two codes a byte, the first in the high half.
 
-A block's scale is its largest magnitude, float32, or itself a code of 8 bits on a table, times a scale of its own block,
-plus one offset for all (double quantization). Our scales are what it decodes to, in the same float32 operations.
+A block's scale is its largest magnitude, float32, or itself a code of 8 bits on a table, times a scale of its own
+block, plus one offset for all (double quantization). Our scales are what it decodes to, in the same operations.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def read(tensors: Mapping[str, torch.Tensor]) -> Imported:
     codes = torch.where((scale == 0)[..., None], _ZERO, codes).view(rows, width).to(torch.int8) - 8
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
     in_groups = {"granularity": "group", "group_size": size, "scale_dtype": "float32"} if groups > 1 else {}
-    scheme = TensorScheme("nf4", 4, **in_groups)  # type: ignore[arg-type]
+    scheme = TensorScheme("nf4", 4, **in_groups)
     stored = format_of(scheme).stored(pack(codes, 4), (scale.contiguous(), None), "a weight")
     return Imported(scheme, rows, width, stored)
 
@@ -83,7 +83,8 @@ def _scales(tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any], block
     if absmax.dtype == torch.float32:
         return absmax
     outer, table = (take(tensors, name, torch.float32, ndim=1) for name in NESTED)
-    size, offset = state.get("nested_blocksize"), state.get("nested_offset")
+    size: Any = state.get("nested_blocksize")
+    offset = state.get("nested_offset")
     if not _is_size(size) or not isinstance(offset, float) or not math.isfinite(offset):
         raise CheckpointError(f"{STATE} names no blocks or no offset of its scales: download the checkpoint again")
     expect(NESTED[0], outer, (math.ceil(blocks / size),))

@@ -39,8 +39,11 @@ def read(tensors: Mapping[str, torch.Tensor], bits: int, symmetric: bool) -> Imp
         words = pack(_checked(codes, bits, "weight"), bits)
     scale = tensors.get("weight_scale")
     per_tensor = scale is not None and scale.numel() == 1 and rows > 1
-    scale = take({"weight_scale": scale.reshape(1, 1) if per_tensor else scale} if scale is not None else {},
-                 "weight_scale", *_FLOATS)
+    scale = take(
+        {"weight_scale": scale.reshape(1, 1) if per_tensor else scale} if scale is not None else {},
+        "weight_scale",
+        *_FLOATS,
+    )
     expect("weight_scale", scale, (1 if per_tensor else rows, scale.shape[1]))
     zeros = _zero_points(tensors, bits, tuple(scale.shape), symmetric)
     if not per_tensor:
@@ -60,8 +63,11 @@ def _zero_points(
         expect("weight_zero_point", found, (words_per_row(shape[0], bits), shape[1]))
         zeros = unpack(_unsigned(found.t().contiguous(), bits, shape[0]), bits, shape[0]).t().contiguous()
     else:
-        zeros = take({"weight_zero_point": found.reshape(shape) if found.numel() == shape[0] * shape[1] else found},
-                     "weight_zero_point", torch.int8)
+        zeros = take(
+            {"weight_zero_point": found.reshape(shape) if found.numel() == shape[0] * shape[1] else found},
+            "weight_zero_point",
+            torch.int8,
+        )
         expect("weight_zero_point", zeros, shape)
         zeros = _checked(zeros, bits, "weight_zero_point")
     if symmetric and bool(zeros.any()):

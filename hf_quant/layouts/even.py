@@ -58,7 +58,12 @@ def top_bits(words: torch.Tensor, bits: int, length: int) -> torch.Tensor:
 
 
 def even_weight(
-    words: torch.Tensor, zeros: torch.Tensor | None, scale: torch.Tensor, bits: int, width: int, per_tensor: bool = False
+    words: torch.Tensor,
+    zeros: torch.Tensor | None,
+    scale: torch.Tensor,
+    bits: int,
+    width: int,
+    per_tensor: bool = False,
 ) -> Imported:
     """A weight ``(code - zero) * scale`` in our format.
 
@@ -136,8 +141,8 @@ def in_order(
     if size is None:
         raise LayoutError(
             "its inputs were put in groups by the order of their activations (act-order, desc_act=True), so that those "
-            "of a group do not lie beside each other: take a checkpoint made with desc_act=False, with static_groups=True "
-            "or with one group (group_size=-1)"
+            "of a group do not lie beside each other: take a checkpoint made with desc_act=False, with "
+            "static_groups=True or with one group (group_size=-1)"
         )
     first = order[::size].to(torch.int64)
     return scale[:, first].contiguous(), None if zeros is None else zeros[:, first].contiguous()
@@ -174,4 +179,3 @@ def expect(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
     """Raise CheckpointError unless a tensor has this shape."""
     if tuple(tensor.shape) != shape:
         raise CheckpointError(f"{name} is {list(tensor.shape)}, not {list(shape)}: tensors do not belong together")
-

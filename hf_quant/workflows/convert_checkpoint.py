@@ -79,7 +79,7 @@ def convert_checkpoint(
             output.rmdir()
         staging.rename(output)
     except OSError as error:
-        raise SaveError(f"cannot write to {output}: {error}. Nothing was changed there; free space or rights") from error
+        raise SaveError(f"cannot write to {output}: {error}. Nothing was written; free space or rights") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return config

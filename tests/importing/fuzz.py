@@ -1,4 +1,4 @@
-"""Random damage to a checkpoint of another program: ``python fuzz.py FOLDER ROUNDS SEED WORK``; prints what came of it."""
+"""Random damage to a checkpoint of another program: ``python fuzz.py FOLDER ROUNDS SEED WORK``; prints outcomes."""
 
 import collections
 import json

@@ -91,7 +91,12 @@ LINEAR = "model.layers.1.mlp.up_proj"
     ("name", "change", "error", "match"),
     [
         ("gptq-4bit-v1", lambda found: found.pop(f"{LINEAR}.scales"), CheckpointError, "up_proj.scales is missing"),
-        ("gptq-4bit-v1", lambda found: found.pop(f"{LINEAR}.qweight"), CheckpointError, "belongs to no quantized module"),
+        (
+            "gptq-4bit-v1",
+            lambda found: found.pop(f"{LINEAR}.qweight"),
+            CheckpointError,
+            "belongs to no quantized module",
+        ),
         ("ct-w8a8", lambda found: found.pop(f"{LINEAR}.weight_scale"), CheckpointError, "belongs to no quantized"),
         (
             "ct-w8a8",
@@ -172,7 +177,9 @@ def test_tensors_are_read_from_all_shards(place, tmp_path):
         save_file({name: found[name] for name in part}, folder / file)
     index = {"weight_map": {name: file for file, part in halves.items() for name in part}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert convert_checkpoint(folder, tmp_path / "a").plan == convert_checkpoint(FOLDER / folder.name, tmp_path / "b").plan
+    assert (
+        convert_checkpoint(folder, tmp_path / "a").plan == convert_checkpoint(FOLDER / folder.name, tmp_path / "b").plan
+    )
     written = [(tmp_path / each / "model.safetensors").read_bytes() for each in "ab"]
     assert written[0] == written[1]
 
@@ -183,9 +190,9 @@ def test_random_damage_is_an_error_of_ours_or_a_checkpoint_that_opens(name, tmp_
     import sys
     sys.path.insert(0, {str(FOLDER.parent)!r})
     import fuzz
-    fuzz.main({str(FOLDER / name)!r}, 60, 3, {str(tmp_path)!r})
+    fuzz.main({str(FOLDER / name)!r}, 40, 3, {str(tmp_path)!r})
     """
     result = run_python(code)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     outcomes = json.loads(result.stdout.splitlines()[-1])
-    assert sum(outcomes.values()) == 60 and len(outcomes) >= 2
+    assert sum(outcomes.values()) == 40 and len(outcomes) >= 2

@@ -42,4 +42,6 @@ def test_tensors_that_do_not_belong_together_are_refused(name):
     with pytest.raises(CheckpointError, match=f"no {name}"):
         awq.read({key: tensor for key, tensor in tensors.items() if key != name})
     with pytest.raises(CheckpointError, match="do not divide 64"):
-        awq.read({**tensors, "scales": tensors["scales"].repeat(2, 1)[:3], "qzeros": tensors["qzeros"].repeat(2, 1)[:3]})
+        awq.read(
+            {**tensors, "scales": tensors["scales"].repeat(2, 1)[:3], "qzeros": tensors["qzeros"].repeat(2, 1)[:3]}
+        )

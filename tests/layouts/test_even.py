@@ -38,7 +38,9 @@ def test_every_grid_is_kept_bit_for_bit(bits, dtype, groups, has_zeros, seed):
     assert torch.equal(decoded(found), meant(codes, zeros, scale))
 
 
-@pytest.mark.parametrize(("dtype", "said"), [(torch.float16, "float16"), (torch.bfloat16, None), (torch.float32, "float32")])
+@pytest.mark.parametrize(
+    ("dtype", "said"), [(torch.float16, "float16"), (torch.bfloat16, None), (torch.float32, "float32")]
+)
 def test_scales_in_groups_keep_their_dtype(dtype, said):
     found = even_weight(pack(torch.ones(2, 32, dtype=torch.int8), 4), None, torch.ones(2, 2, dtype=dtype), 4, 32)
     assert found.scheme.scale_dtype == said and found.tensors["scale"].dtype is dtype and found.scheme.symmetric

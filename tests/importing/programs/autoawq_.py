@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-import torch
 from awq import AutoAWQForCausalLM
 from awq.utils.packing_utils import dequantize_gemm
 from base import float_model, keep, texts
@@ -18,7 +17,13 @@ def main(float_folder, out):
     folder = Path(out) / "awq-gemm"
     model = AutoAWQForCausalLM.from_pretrained(str(float_folder), device_map="cpu")
     config = {"zero_point": True, "q_group_size": 32, "w_bit": 4, "version": "GEMM"}
-    model.quantize(AutoTokenizer.from_pretrained(float_folder), quant_config=config, calib_data=texts(), max_calib_seq_len=48, apply_clip=False)
+    model.quantize(
+        AutoTokenizer.from_pretrained(float_folder),
+        quant_config=config,
+        calib_data=texts(),
+        max_calib_seq_len=48,
+        apply_clip=False,
+    )
     model.save_quantized(str(folder))
     for each in (folder, *(Path(out) / name for name in WRITTEN_BY_OTHERS)):
         keep(each, decoded(each))

@@ -12,8 +12,17 @@ CASES = {
     "autoround-gptq": ("auto_round", {"bits": 4, "group_size": 32, "sym": True}),
     "autoround-asym": ("auto_round", {"bits": 4, "group_size": 32, "sym": False}),
     "autoround-awq": ("auto_awq", {"bits": 4, "group_size": 32, "sym": False}),
-    "autoround-mixed": ("auto_round", {"bits": 4, "group_size": 32, "sym": True, "layer_config": {
-        f"model.layers.{i}.mlp.down_proj": {"bits": 8, "group_size": 32, "sym": True} for i in range(2)}}),
+    "autoround-mixed": (
+        "auto_round",
+        {
+            "bits": 4,
+            "group_size": 32,
+            "sym": True,
+            "layer_config": {
+                f"model.layers.{i}.mlp.down_proj": {"bits": 8, "group_size": 32, "sym": True} for i in range(2)
+            },
+        },
+    ),
 }
 
 
@@ -23,7 +32,9 @@ def main(float_folder, out):
         model = AutoModelForCausalLM.from_pretrained(float_folder, dtype=torch.float16)
         tokenizer = AutoTokenizer.from_pretrained(float_folder)
         data = [tokenizer(text, return_tensors="pt")["input_ids"] for text in texts()]
-        rounded = AutoRound(model, tokenizer, dataset=data, seqlen=48, nsamples=32, iters=0, device_map="cpu", **options)
+        rounded = AutoRound(
+            model, tokenizer, dataset=data, seqlen=48, nsamples=32, iters=0, device_map="cpu", **options
+        )
         folder = Path(out) / name
         rounded.quantize_and_save(str(folder), format=how)
         for path in (folder / "float-w4g32").iterdir():

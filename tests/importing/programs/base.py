@@ -1,4 +1,4 @@
-"""The tiny float model that other programs quantize, and what is kept of what they compute. Needs torch and Transformers.
+"""The tiny float model that other programs quantize, and what is kept of what they compute.
 
 Run a script of this folder in an environment of its program: ``python gptqmodel_.py FLOAT OUT``; `FLOAT` is made when
 it is missing.
@@ -36,7 +36,7 @@ def float_model(folder, hidden=64):
     )
     model = LlamaForCausalLM(config).eval()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             parameter.normal_(std=hidden**-0.5) if parameter.ndim == 2 else parameter.normal_(mean=1.0, std=0.1)
     model.to(torch.float16).save_pretrained(folder)
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -54,7 +54,9 @@ def float_model(folder, hidden=64):
 def texts(rows=32, length=48):
     """Rows of numbers as text, to calibrate on."""
     generator = torch.Generator().manual_seed(1)
-    return [" ".join(map(str, torch.randint(3, VOCABULARY, (length,), generator=generator).tolist())) for _ in range(rows)]
+    return [
+        " ".join(map(str, torch.randint(3, VOCABULARY, (length,), generator=generator).tolist())) for _ in range(rows)
+    ]
 
 
 def ids():
@@ -75,5 +77,9 @@ def keep(folder, weights, logits=None):
     if logits is not None:
         save_file({"logits": logits.detach().to(torch.float32).contiguous()}, folder / "expected_logits.st")
     for path in folder.iterdir():
-        if path.suffix in (".md", ".jinja") or path.name in ("tokenizer.json", "tokenizer_config.json", "quant_log.csv"):
+        if path.suffix in (".md", ".jinja") or path.name in (
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "quant_log.csv",
+        ):
             path.unlink()

@@ -16,7 +16,11 @@ CASES = {
     "gptq-2bit-v2-asym": {"bits": 2, "desc_act": False, "sym": False, "format": "gptq_v2", **G},
     "gptq-4bit-act-order": {"bits": 4, "desc_act": True, "act_group_aware": False, "format": "gptq", **G},
     "gptq-4bit-act-order-channel": {
-        "bits": 4, "desc_act": True, "act_group_aware": False, "format": "gptq", "group_size": -1,
+        "bits": 4,
+        "desc_act": True,
+        "act_group_aware": False,
+        "format": "gptq",
+        "group_size": -1,
         "offload_to_disk": False,
     },
     "gptq-mixed": {"bits": 4, "desc_act": False, "format": "gptq", "dynamic": {"+:.*down_proj": {"bits": 8}}, **G},

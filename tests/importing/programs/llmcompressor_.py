@@ -46,7 +46,9 @@ def main(float_folder, out):
     tokenizer = AutoTokenizer.from_pretrained(float_folder)
     data = Dataset.from_list([dict(tokenizer(text)) for text in texts()])
     for name, (modifier, groups) in CASES.items():
-        model = AutoModelForCausalLM.from_pretrained(float_folder, dtype=torch.bfloat16 if "asym" in name else torch.float16)
+        model = AutoModelForCausalLM.from_pretrained(
+            float_folder, dtype=torch.bfloat16 if "asym" in name else torch.float16
+        )
         recipe = modifier(config_groups=groups, ignore=["lm_head"])
         oneshot(model=model, dataset=data, recipe=recipe, num_calibration_samples=32, max_seq_length=48)
         folder = Path(out) / name
@@ -56,19 +58,22 @@ def main(float_folder, out):
 
 def decompressed(folder):
     """Weights as the program's own compressors decode them, in float32."""
-    from compressed_tensors.quantization import QuantizationConfig
     import json
+
+    from compressed_tensors.quantization import QuantizationConfig
 
     config = QuantizationConfig.model_validate(json.loads((folder / "config.json").read_text())["quantization_config"])
     found = {}
     with safe_open(folder / "model.safetensors", "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     for key in tensors:
         owner, _, short = key.rpartition(".")
         if short != "weight_scale":
             continue
         groups = config.config_groups.values()
-        args = next(g for g in groups if len(config.config_groups) == 1 or ("self_attn" in owner) == ("attn" in g.targets[0]))
+        args = next(
+            g for g in groups if len(config.config_groups) == 1 or ("self_attn" in owner) == ("attn" in g.targets[0])
+        )
         state = {k.rpartition(".")[2]: t for k, t in tensors.items() if k.rpartition(".")[0] == owner}
         state["weight_scale"] = state["weight_scale"].to(torch.float32)
         how = "pack-quantized" if "weight_packed" in state else "int-quantized"
