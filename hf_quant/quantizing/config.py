@@ -21,6 +21,7 @@ from hf_quant.config.scheme import Scheme
 from hf_quant.errors import ConfigError
 from hf_quant.importing.described import Described
 from hf_quant.importing.source import Source, folder_of
+from hf_quant.quantizing.left_float import OF_SOURCE
 from hf_quant.registry import unknown
 
 QUANT_METHOD = "hf_quant"
@@ -167,7 +168,9 @@ class HfQuantConfig(QuantizationConfigMixin):
     @classmethod
     def of_described(cls, described: Described) -> HfQuantConfig:
         """The config of a checkpoint of another program that was read already."""
-        config = cls(plan=Plan(described.schemes), kept_float={})
+        matrices = [name for name in described.source.rest() if len(described.headers[name][0]) == 2]
+        kept = {name.removesuffix(".weight"): OF_SOURCE for name in matrices if name.endswith(".weight")}
+        config = cls(plan=Plan(described.schemes), kept_float=kept)
         config.foreign = described
         return config
 

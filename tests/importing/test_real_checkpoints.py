@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 
 import hf_quant
-from hf_quant.errors import LayoutError
+from hf_quant.errors import CheckpointError, LayoutError
 from hf_quant.modules.swap import quantized_modules
 from hf_quant.workflows.convert_checkpoint import convert_checkpoint
 from tests.importing.programs.base import digest, ids
@@ -74,12 +74,26 @@ def test_what_no_format_holds_is_refused_and_nothing_is_written(name, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_imported_is_inspected_and_trained_on_like_any_other(tmp_path):
+def test_what_was_imported_is_inspected_and_checked_like_any_other(tmp_path):
     convert_checkpoint(FOLDER / "gptq-4bit-v2-asym", tmp_path / "ours")
     model = opened(tmp_path / "ours")
-    assert "W4A16 g32 asym float16 scales" in str(hf_quant.inspect(model))
+    found = str(hf_quant.inspect(model))
+    assert "W2A16 g32 asym float16 scales" in found and "the program that quantized the checkpoint left it" in found
     report = hf_quant.check(model)
     assert report.is_right, str(report)
+
+
+def test_a_config_opens_the_checkpoint_that_it_is_of_and_no_other():
+    config = hf_quant.HfQuantConfig.from_checkpoint(FOLDER / "gptq-4bit-v1")
+    with pytest.raises(CheckpointError, match="the same checkpoint"):
+        opened(FOLDER / "gptq-3bit-v1", quantization_config=config)
+
+
+def test_the_base_model_alone_is_opened_on_the_fly():
+    config = hf_quant.HfQuantConfig.from_checkpoint(FOLDER / "gptq-4bit-v1")
+    model = AutoModel.from_pretrained(FOLDER / "gptq-4bit-v1", quantization_config=config, dtype=torch.float32)
+    expected = json.loads((FOLDER / "gptq-4bit-v1" / "expected.json").read_text())
+    assert {f"model.{name}": found for name, found in decoded(model).items()} == expected
 
 
 def test_the_programs_are_not_needed():
