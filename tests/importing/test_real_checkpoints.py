@@ -78,7 +78,7 @@ def test_what_was_imported_is_inspected_and_checked_like_any_other(tmp_path):
     convert_checkpoint(FOLDER / "gptq-4bit-v2-asym", tmp_path / "ours")
     model = opened(tmp_path / "ours")
     found = str(hf_quant.inspect(model))
-    assert "W2A16 g32 asym float16 scales" in found and "the program that quantized the checkpoint left it" in found
+    assert "W4A16 g32 asym float16 scales" in found and "the program that quantized the checkpoint left it" in found
     report = hf_quant.check(model)
     assert report.is_right, str(report)
 
