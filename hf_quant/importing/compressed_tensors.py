@@ -15,6 +15,8 @@ from hf_quant.layouts import compressed_tensors_read as layout
 from hf_quant.registry import unknown
 
 FORMATS = ("pack-quantized", "int-quantized", "naive-quantized", "mixed-precision")
+_LONGEST = 1000
+"""Most characters of an expression: files come from strangers."""
 _OTHERS = ("weight_shape", "weight_zero_point", "weight_g_idx", "input_scale", "input_zero_point")
 
 
@@ -105,6 +107,10 @@ def _is_named(target: str, name: str) -> bool:
 def _is_matched(target: str, name: str) -> bool:
     if not target.startswith("re:"):
         return False
+    if len(target) > _LONGEST or re.search(r"\)[*+{]", target):
+        raise LayoutError(
+            f"target {target[:80]!r} repeats a group, which may take forever to match: write it otherwise"
+        )
     try:
         return re.match(target[3:], name) is not None
     except (re.error, RecursionError, OverflowError) as error:

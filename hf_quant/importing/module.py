@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 
 from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.errors import CheckpointError, HfQuantError
+from hf_quant.formats import format_of
 from hf_quant.importing.headers import Headers
 from hf_quant.layouts.even import Imported
 from hf_quant.modules.weight import stored_name
@@ -42,6 +44,7 @@ class ForeignModule:
         """
         try:
             found = self.read(tensors)
+            format_of(found.scheme).check(found.tensors, found.matrix, "weight")
             stored = {stored_name("weight", key): tensor for key, tensor in found.tensors.items()}
             if self.input is not None and not self.input.dynamic:
                 stored |= _static_input(tensors)
@@ -52,7 +55,7 @@ class ForeignModule:
 
 def _static_input(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     scale, zero_point = tensors.get("input_scale"), tensors.get("input_zero_point")
-    if scale is None or scale.numel() != 1 or not scale.is_floating_point() or not bool((scale > 0).all()):
+    if scale is None or scale.numel() != 1 or not scale.is_floating_point() or not 0 < float(scale) < math.inf:
         raise CheckpointError("input_scale is missing, or not one positive number: download the checkpoint again")
     zero_point = torch.zeros(1, dtype=torch.int8) if zero_point is None else zero_point.reshape(-1)
     if zero_point.numel() != 1 or zero_point.dtype != torch.int8:

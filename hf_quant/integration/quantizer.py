@@ -76,7 +76,13 @@ class HfQuantQuantizer(HfQuantizer):
 
     def validate_environment(self, *args: Any, device_map: Any = None, **kwargs: Any) -> None:
         """Refuse what would give wrong results."""
-        if not self.pre_quantized and isinstance(device_map, dict) and "disk" in device_map.values():
+        is_on_disk = isinstance(device_map, dict) and "disk" in device_map.values()
+        if is_on_disk and self.quantization_config.foreign is not None:
+            raise ConfigError(
+                "weights of another program's checkpoint cannot be offloaded to disk: hf-quant convert-checkpoint, and "
+                "load what it writes with this device_map"
+            )
+        if not self.pre_quantized and is_on_disk:
             raise ConfigError(
                 "weights cannot be quantized while they are offloaded to disk: quantize once with "
                 'device_map="cpu", save_pretrained, and load the saved checkpoint with this device_map'

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM
 
 import hf_quant
-from hf_quant.errors import CheckpointError, LayoutError
+from hf_quant.errors import CheckpointError, ConfigError, LayoutError
 from hf_quant.modules.swap import quantized_modules
 from hf_quant.workflows.convert_checkpoint import convert_checkpoint
 from tests.importing.programs.base import digest, ids
@@ -87,6 +87,17 @@ def test_a_config_opens_the_checkpoint_that_it_is_of_and_no_other():
     config = hf_quant.HfQuantConfig.from_checkpoint(FOLDER / "gptq-4bit-v1")
     with pytest.raises(CheckpointError, match="the same checkpoint"):
         opened(FOLDER / "gptq-3bit-v1", quantization_config=config)
+
+
+def test_weights_on_disk_have_to_be_converted_first(tmp_path):
+    config = hf_quant.HfQuantConfig.from_checkpoint(FOLDER / "gptq-4bit-v1")
+    with pytest.raises(ConfigError, match="convert-checkpoint"):
+        opened(
+            FOLDER / "gptq-4bit-v1",
+            quantization_config=config,
+            device_map={"model.embed_tokens": "cpu", "model": "disk", "lm_head": "cpu"},
+            offload_folder=tmp_path,
+        )
 
 
 def test_the_base_model_alone_is_opened_on_the_fly():

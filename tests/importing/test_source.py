@@ -64,6 +64,7 @@ def group(**changes):
         ("ct-w8a8", {"config_groups": {}}, CheckpointError, "no config_groups"),
         ("ct-w8a8", group(targets=["re:.*nothing"]), CheckpointError, "no group of the config is for it"),
         ("ct-w8a8", group(targets=["re:("]), CheckpointError, "not a regular expression"),
+        ("ct-w8a8", group(targets=["re:(a+)+$"]), LayoutError, "repeats a group"),
         ("ct-w8a8", group(targets="Linear"), CheckpointError, "list of targets"),
         ("ct-w8a8", group(weights=None), LayoutError, "quantizes no weights"),
         ("ct-w8a8", group(weights={"type": "float"}), LayoutError, "only integers"),
@@ -105,6 +106,12 @@ LINEAR = "model.layers.1.mlp.up_proj"
             "output_scale beside",
         ),
         ("ct-w8a8-static", lambda found: found.pop(f"{LINEAR}.input_scale"), CheckpointError, "up_proj: input_scale"),
+        (
+            "ct-w8a8-static",
+            lambda found: found[f"{LINEAR}.input_scale"].fill_(torch.inf),
+            CheckpointError,
+            "up_proj: input_scale",
+        ),
         (
             "ct-w4a16-sym",
             lambda found: found.update({f"{LINEAR}.weight_shape": torch.tensor([128, 2**40])}),
