@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from hf_quant import HfQuantConfig
 from hf_quant.errors import CheckpointError, ConfigError, HfQuantError, LayoutError, SaveError
@@ -150,6 +151,27 @@ def test_tensors_that_lie_are_refused_and_nothing_is_written(place, tmp_path, na
     with pytest.raises(error, match=match):
         convert_checkpoint(folder, tmp_path / "ours")
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "said"),
+    [
+        ("gptq-4bit-v1", "quantize_config.json", {"bits": 4, "group_size": 32, "desc_act": False}),
+        ("awq-gemm", "quant_config.json", {"zero_point": True, "q_group_size": 32, "w_bit": 4, "version": "GEMM"}),
+    ],
+)
+def test_configs_of_older_releases_are_found(place, tmp_path, name, file, said):
+    folder = place(name)
+    config = json.loads((folder / "config.json").read_text())
+    del config["quantization_config"]
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / file).write_text(json.dumps(said))
+    found = HfQuantConfig.from_checkpoint(folder)
+    assert found.plan == HfQuantConfig.from_checkpoint(FOLDER / name).plan
+    AutoModelForCausalLM.from_pretrained(folder, quantization_config=found)
+    (folder / "model.safetensors").rename(folder / "gptq_model-4bit-32g.safetensors")
+    assert convert_checkpoint(folder, tmp_path / "ours").plan == found.plan
+    assert not (tmp_path / "ours" / file).exists()
 
 
 def test_a_truncated_file_is_refused(place, tmp_path):
