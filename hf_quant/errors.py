@@ -49,6 +49,10 @@ class CheckpointError(HfQuantError, ValueError):
     """A quantized checkpoint is truncated, tampered with, or from a newer version."""
 
 
+class LayoutError(HfQuantError, ValueError):
+    """A checkpoint of another program holds what no format of ours can, bit for bit; the message says what to take."""
+
+
 class SaveError(HfQuantError, OSError):
     """A checkpoint could not be written; nothing half-written was left behind."""
 

@@ -51,6 +51,12 @@ SCHEMES = {
     "w8a8 float16 scales": Scheme(TensorScheme(scale_dtype="float16"), _TOKEN_8),
     "w4 g32 float16 scales": Scheme(replace(_group(4, 32), scale_dtype="float16")),
     "w4a8 g32 float32 scales": Scheme(replace(_group(4, 32, symmetric=True), scale_dtype="float32"), _TOKEN_8),
+    "w8a8 g64 asymmetric float16 scales": Scheme(
+        replace(_group(8, 64), scale_dtype="float16"), TensorScheme("int", 8, False, "token", dynamic=True)
+    ),
+    "w3a8 g32 float32 scales in groups": Scheme(
+        replace(_group(3, 32), scale_dtype="float32"), TensorScheme(granularity="group", group_size=32, dynamic=True)
+    ),
     "w6 bfloat16 scales": Scheme(TensorScheme(bits=6, symmetric=False, scale_dtype="bfloat16")),
     "nf4 g32": Scheme(TensorScheme("nf4", 4, granularity="group", group_size=32)),
     "nf4 rotated": Scheme(TensorScheme("nf4", 4, rotation=16)),

@@ -19,7 +19,7 @@ FLOORS = [
     "fusion",
     "calibration evaluation opening",
     "algorithms portability reporting",
-    "planner export qat",
+    "planner export importing qat",
     "hub",  # below integration, whose saving writes the model card
     "quantizing",
     "training",

@@ -8,7 +8,20 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from hf_quant.cli import benchmark, check, demo, evaluate, export, hardware, inspect, plan, quantize, report, train
+from hf_quant.cli import (
+    benchmark,
+    check,
+    convert_checkpoint,
+    demo,
+    evaluate,
+    export,
+    hardware,
+    inspect,
+    plan,
+    quantize,
+    report,
+    train,
+)
 from hf_quant.errors import HfQuantError
 
 app = typer.Typer(
@@ -18,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command("quantize")(quantize.run)
+app.command("convert-checkpoint")(convert_checkpoint.run)
 app.command("plan")(plan.run)
 app.command("train")(train.run)
 app.command("evaluate")(evaluate.run)

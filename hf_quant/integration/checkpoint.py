@@ -2,68 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from hf_quant.config.name_ranges import has_ranges
 from hf_quant.errors import CheckpointError, WeightError
+from hf_quant.importing.headers import DTYPES, Headers
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.inventory import Inventory
 from hf_quant.modules.opened import opened_modules
 from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.swap import quantized_modules
 
-_DTYPES = {
-    torch.uint8: "U8",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-}
 FLOATS = ("F64", "F32", "F16", "BF16")
 """Dtypes, as safetensors calls them, that a weight may have to be quantized."""
 _OF_QUANTIZED = ("weight_", "input_")
 """How names of tensors begin that belong to a quantized weight or input."""
-
-Headers = dict[str, tuple[tuple[int, ...], str]]
-"""Tensor name to shape and safetensors dtype."""
-
-
-def read_headers(files: Sequence[str]) -> Headers:
-    """Names, shapes and dtypes of every tensor in safetensors files.
-
-    Raises:
-        CheckpointError: A file is missing, truncated, or not safetensors.
-    """
-    headers: Headers = {}
-    for path in files:
-        if not path.endswith(".safetensors"):
-            raise CheckpointError(
-                f"{os.path.basename(path)} is a pickle, which can run code when it is opened; hf_quant reads "
-                "safetensors only. Convert it once: load the model without quantization_config from a source you "
-                "trust, then model.save_pretrained(directory)"
-            )
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - a safetensors handle is not a mapping
-                    entry = file.get_slice(name)
-                    headers[name] = (tuple(entry.get_shape()), entry.get_dtype())
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{os.path.basename(path)} cannot be read ({error}): download or save the checkpoint again"
-            ) from error
-    return headers
 
 
 def model_names(model: Any, headers: Headers, converted: bool = True) -> Headers:
@@ -213,7 +172,7 @@ def check_quantized_headers(model: Any, headers: Headers, inventory: Inventory) 
         found.setdefault(module_name, set()).add(key)
     for name, module in quantized_modules(model):
         for key, (shape, dtype) in module.saved_tensors().items():
-            _check_header(headers, f"{name}.{key}", shape, (_DTYPES[dtype],), str(module.spec.scheme))
+            _check_header(headers, f"{name}.{key}", shape, (DTYPES[dtype],), str(module.spec.scheme))
         for key in sorted(found.get(name, set()) - module.tensor_facts().keys()):
             # Transformers would drop it in silence, and codes made with a zero point decode wrongly without it.
             if key.startswith(_OF_QUANTIZED):
@@ -226,7 +185,7 @@ def check_quantized_headers(model: Any, headers: Headers, inventory: Inventory) 
             _check_header(headers, f"{name}.bias", tuple(bias.shape), FLOATS, "a bias")
     for name, module in model.named_modules():
         if isinstance(module, StoredModule) and (f"{name}.weight" in headers or f"{name}.weight" not in tied):
-            dtypes = (_DTYPES[module.weight.dtype],)
+            dtypes = (DTYPES[module.weight.dtype],)
             _check_header(headers, f"{name}.weight", tuple(module.weight.shape), dtypes, str(module.scheme))
 
 

@@ -17,7 +17,9 @@ from hf_quant.config.plan import Plan
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import CheckpointError, ConfigError, HfQuantError, UnsupportedModel
 from hf_quant.fusion.fuse import fuse, unfuse
-from hf_quant.integration import attention, checkpoint, peft
+from hf_quant.importing.headers import read_headers
+from hf_quant.importing.module import ForeignModule
+from hf_quant.integration import attention, checkpoint, foreign, peft
 from hf_quant.integration.buffers import restore_buffers
 from hf_quant.integration.merged import check_merged
 from hf_quant.integration.tags import tag, untag
@@ -52,12 +54,17 @@ class HfQuantQuantizer(HfQuantizer):
 
     def __init__(self, quantization_config: HfQuantConfig, **kwargs: Any):
         super().__init__(quantization_config, **kwargs)
+        # Of a method that Transformers does not know, it takes the weights for floats.
+        if quantization_config.foreign is not None:
+            self.pre_quantized = True
         if self.pre_quantized and quantization_config.plan is None:
             raise CheckpointError('quantization_config in config.json has no "plan": the checkpoint is not complete')
         self.resolution = Resolution(Plan({}), {}, {}, Inventory())
         self.names_are_own = False
         """Whether a quantized checkpoint calls its tensors as the model does, so that none is renamed or converted."""
         self.failures: list[HfQuantError] = []
+        self.foreign: dict[str, ForeignModule] = {}
+        """Modules of a checkpoint of another program, by their names in the model."""
         self.in_checkpoint: set[str] = set()
         self.split: dict[str, list[str]] = {}
         """Names of the parts of each tensor that is split while it is read, by the first of them."""
@@ -70,7 +77,13 @@ class HfQuantQuantizer(HfQuantizer):
 
     def validate_environment(self, *args: Any, device_map: Any = None, **kwargs: Any) -> None:
         """Refuse what would give wrong results."""
-        if not self.pre_quantized and isinstance(device_map, dict) and "disk" in device_map.values():
+        is_on_disk = isinstance(device_map, dict) and "disk" in device_map.values()
+        if is_on_disk and self.quantization_config.foreign is not None:
+            raise ConfigError(
+                "weights of another program's checkpoint cannot be offloaded to disk: hf-quant convert-checkpoint, and "
+                "load what it writes with this device_map"
+            )
+        if not self.pre_quantized and is_on_disk:
             raise ConfigError(
                 "weights cannot be quantized while they are offloaded to disk: quantize once with "
                 'device_map="cpu", save_pretrained, and load the saved checkpoint with this device_map'
@@ -90,7 +103,10 @@ class HfQuantQuantizer(HfQuantizer):
                 "weights given as state_dict= cannot be checked before they are loaded: load the float model without "
                 "quantization_config and call hf_quant.quantize(model, config)"
             )
-        headers = checkpoint.read_headers(checkpoint_files)
+        headers = read_headers(checkpoint_files)
+        if (described := self.quantization_config.foreign) is not None:
+            foreign.check_same_files(described.source, headers)
+            headers = described.headers
         names = checkpoint.model_names(model, headers)
         self.split = checkpoint.split_names(model, headers)
         if not self.pre_quantized:
@@ -139,6 +155,9 @@ class HfQuantQuantizer(HfQuantizer):
         same_class = checkpoint.written_by(model)
         names = checkpoint.match_names(config.plan.modules, found, inventory.prefix, same_class)
         plan = Plan({names[name]: scheme for name, scheme in config.plan.modules.items() if name in names})
+        if config.foreign is not None:
+            modules = config.foreign.source.modules
+            self.foreign = {names[name]: module for name, module in modules.items() if name in names}
         chosen = plan.resolve(found)
         if dict(chosen.modules) != dict(plan.modules):
             raise CheckpointError("the plan in config.json does not fit the modules of the model: save it again")
@@ -180,7 +199,16 @@ class HfQuantQuantizer(HfQuantizer):
 
     def update_weight_conversions(self, weight_conversions: list[Any], model: Any) -> list[Any]:
         """None for a checkpoint that calls its tensors as the model does: other libraries' names may be among them."""
-        return [] if self.names_are_own else weight_conversions
+        kept = [] if self.names_are_own else weight_conversions
+        return [*kept, foreign.conversion(self.foreign, self.failures)] if self.foreign else kept
+
+    def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:
+        """None, to cast nothing, for tensors of another program."""
+        operations = getattr(converter, "operations", ())
+        if any(isinstance(each, foreign.ReadForeign) for each in operations):
+            return None
+        found: torch.dtype | None = super().get_new_dtype(converter, param, dtype)
+        return found
 
     def get_quantize_ops(self) -> QuantizeOnLoad:
         """The conversion for one such tensor."""

@@ -13,6 +13,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter
 
 from hf_quant.errors import CheckpointError
+from hf_quant.importing.headers import read_headers
 from hf_quant.integration import checkpoint
 from hf_quant.integration.quantizer import HfQuantQuantizer
 from hf_quant.quantizing.config import HfQuantConfig
@@ -39,7 +40,7 @@ def check_readable(model_class: type[Any], config_class: type[Any], directory: P
     dtype = quantizer.update_dtype(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
     model = _empty(model_class, config, dtype)
     quantizer.preprocess_model(model, dtype=dtype, device_map=None, checkpoint_files=list(files), use_kernels=False)
-    _check_complete(model, checkpoint.read_headers(files), quantizer.names_are_own)
+    _check_complete(model, read_headers(files), quantizer.names_are_own)
 
 
 def _empty(model_class: type[Any], config: Any, dtype: torch.dtype) -> Any:

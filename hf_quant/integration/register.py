@@ -11,7 +11,7 @@ from transformers.quantizers.auto import (
     register_quantizer,
 )
 
-from hf_quant.integration import extend
+from hf_quant.integration import extend, foreign
 from hf_quant.integration.quantizer import HfQuantQuantizer
 from hf_quant.modules.tensor import rebuilt_tensor
 from hf_quant.modules.weight import rebuilt_weight
@@ -29,5 +29,6 @@ def register() -> None:
     if HfQuantConfig not in known:
         auto.LOADING_ATTRIBUTES_CONFIG_TYPES = (*known, HfQuantConfig)
     extend.install()
+    foreign.install()
     # Of a saved state dict: they check what they are given.
     torch.serialization.add_safe_globals([rebuilt_tensor, rebuilt_weight])

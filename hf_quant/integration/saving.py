@@ -18,7 +18,7 @@ from transformers.utils.hub import PushToHubMixin
 from hf_quant.errors import HfQuantError, SaveError
 from hf_quant.extending.original import original_method
 from hf_quant.hub.card import extend_card
-from hf_quant.integration.checkpoint import read_headers
+from hf_quant.importing.headers import read_headers
 from hf_quant.integration.described import described, drop_unfounded, is_quantized, is_unfounded, says_quantized
 from hf_quant.integration.readable import check_readable
 from hf_quant.modules.state import stored_state

@@ -19,6 +19,9 @@ from hf_quant.config.recipe import Recipe
 from hf_quant.config.request import Request
 from hf_quant.config.scheme import Scheme
 from hf_quant.errors import ConfigError
+from hf_quant.importing.described import Described
+from hf_quant.importing.source import Source, folder_of
+from hf_quant.quantizing.left_float import OF_SOURCE
 from hf_quant.registry import unknown
 
 QUANT_METHOD = "hf_quant"
@@ -120,6 +123,8 @@ class HfQuantConfig(QuantizationConfigMixin):
         self.modules_to_not_convert = list(request.modules_to_not_convert) or None
         self.kept_float = unfolded(_texts(kept_float), _texts(kept_float_ranges))
         self.left_float = left_float
+        self.foreign: Described | None = None
+        """The checkpoint of another program that the plan is of; see `from_checkpoint`."""
 
     @property
     def request(self) -> Request:
@@ -140,6 +145,34 @@ class HfQuantConfig(QuantizationConfigMixin):
         return cls(
             recipe=Recipe.from_file(recipe) if isinstance(recipe, str | Path) else recipe, calibration=calibration
         )
+
+    @classmethod
+    def from_checkpoint(cls, source: str | Path) -> HfQuantConfig:
+        """The config to open a checkpoint of GPTQ, AWQ, compressed-tensors or bitsandbytes with, bit for bit.
+
+        ```python
+        config = HfQuantConfig.from_checkpoint("user/model-GPTQ")
+        model = AutoModelForCausalLM.from_pretrained("user/model-GPTQ", quantization_config=config)
+        ```
+
+        Args:
+            source: Folder or repository id of the checkpoint; all of its weights are read once, one at a time.
+
+        Raises:
+            ConfigError: It is no checkpoint of a program that is known.
+            LayoutError: Our formats cannot hold it bit for bit; the message says what to take instead.
+            CheckpointError: A file is damaged, or tensors do not belong together.
+        """
+        return cls.of_described(Described.of(Source.open(folder_of(source))))
+
+    @classmethod
+    def of_described(cls, described: Described) -> HfQuantConfig:
+        """The config of a checkpoint of another program that was read already."""
+        matrices = [name for name in described.source.rest() if len(described.headers[name][0]) == 2]
+        kept = {name.removesuffix(".weight"): OF_SOURCE for name in matrices if name.endswith(".weight")}
+        config = cls(plan=Plan(described.schemes), kept_float=kept)
+        config.foreign = described
+        return config
 
     def requested_plan(self, candidates: Mapping[str, Candidate]) -> Plan:
         """The plan for a model with these modules, before ties and skips are looked at.

@@ -15,8 +15,9 @@ from hf_quant.modules.stored import StoredModule
 NOT_IN_PLAN = "no pattern of the plan matches it"
 BY_PLAN = "the plan keeps it float"
 LEFT_OUT = "listed in modules_to_not_convert"
-WISHES = (NOT_IN_PLAN, BY_PLAN, LEFT_OUT)
-"""Reasons that are the user's own."""
+OF_SOURCE = "the program that quantized the checkpoint left it float"
+WISHES = (NOT_IN_PLAN, BY_PLAN, LEFT_OUT, OF_SOURCE)
+"""Reasons that are the user's own, or those of whose checkpoint it is."""
 
 WORTH_A_WORD = 0.1
 """Share of the float weights from which on users are told."""

@@ -36,6 +36,7 @@ enum Isa : std::int32_t { kPortable = 0, kAvx2 = 1, kAvx2Vnni = 2, kAvx512Vnni =
 enum WeightFlags : std::int32_t {
   kHasZeros = 1,   // zero points of their own; otherwise the middle code is zero
   kHasSums = 2,    // sums of codes per channel and group, for inputs with a zero point
+  kWideScales = 4, // scales of groups are float32 rather than bfloat16
 };
 
 struct Input {
@@ -91,7 +92,7 @@ struct Step {
 struct Embedding {
   const void* indices;
   const std::uint32_t* words;  // neutral codes [rows, words_per_row], or null
-  const void* scales;          // [rows, groups], float32, or bfloat16 when grouped
+  const void* scales;          // [rows, groups], float32, or bfloat16 when grouped and not kWideScales
   const std::int8_t* zeros;    // [rows, groups], or null
   const std::uint8_t* blocks;  // where there are no words: a packed weight, which holds scales and zeros too
   void* output;

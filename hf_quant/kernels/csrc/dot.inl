@@ -4,14 +4,21 @@ namespace {
 
 // One block of a packed weight.
 struct Block {
-  const void* scales;          // float32 [32], or bfloat16 [groups][32]
+  const void* scales;          // float32 [32] or [groups][32], or bfloat16 [groups][32] when narrow
   const std::uint8_t* zeros;   // [groups][32] or null
   const std::int32_t* sums;    // [groups][32] or null
   const std::uint8_t* codes;
   std::int64_t groups;
   std::int64_t group_chunks;
   std::int32_t middle;  // zero point where there are no `zeros`
+  bool narrow;
 };
+
+// Scales of 16 channels in a group.
+HFQ_INLINE Float scales_at(const Block& block, std::int64_t at) {
+  return block.narrow ? Simd::load_bf16(static_cast<const std::uint16_t*>(block.scales) + at)
+                      : Simd::load(static_cast<const float*>(block.scales) + at);
+}
 
 // Codes as bytes: already expanded, of any width.
 constexpr int kExpanded = 0;
@@ -118,7 +125,7 @@ HFQ_INLINE void integer_tile(const Block& block, int first, const Rows& rows, st
     for (int v = 0; v < V; ++v) {
       const std::int64_t at = g * kBlock + kLanes * (first + v);
       if constexpr (Grouped) {
-        const Float scale = Simd::load_bf16(static_cast<const std::uint16_t*>(block.scales) + at);
+        const Float scale = scales_at(block, at);
         for (int r = 0; r < R; ++r) {
           const float s = scales[r * rows.scales_per_row + (per_group ? g : 0)];
           total[r][v] = Simd::fma(Simd::to_float(acc[r][v]), Simd::mul(scale, Simd::set(s)), total[r][v]);
@@ -175,8 +182,7 @@ HFQ_INLINE void float_tile(const Block& block, int first, const Rows& rows, std:
     }
     for (int v = 0; v < V; ++v) {
       const std::int64_t at = g * kBlock + kLanes * (first + v);
-      const Float scale = Grouped ? Simd::load_bf16(static_cast<const std::uint16_t*>(block.scales) + at)
-                                  : Simd::load(static_cast<const float*>(block.scales) + at);
+      const Float scale = Grouped ? scales_at(block, at) : Simd::load(static_cast<const float*>(block.scales) + at);
       for (int r = 0; r < R; ++r) {
         Float sum = acc[r][v];
         if (block.zeros) {
@@ -227,14 +233,13 @@ void expand_block(const Block& block, std::uint8_t* out) {
 
 // Inputs [begin, end) (whole chunks) of a block as real numbers, [inputs][kBlock].
 template <int Bits>
-void decode_panel(const Block& block, bool grouped, std::int64_t begin, std::int64_t end, float* out) {
+void decode_panel(const Block& block, std::int64_t begin, std::int64_t end, float* out) {
   for (std::int64_t c = begin / kChunk; c < end / kChunk; ++c) {
     const std::uint8_t* codes = block.codes + c * vectors_per_chunk(Bits) * kStride;
     const std::int64_t g = c / block.group_chunks;
     for (std::int64_t v = 0; v < hf_quant::kVectors; ++v) {
       const std::int64_t at = g * kBlock + kLanes * v;
-      const Float scale = grouped ? Simd::load_bf16(static_cast<const std::uint16_t*>(block.scales) + at)
-                                  : Simd::load(static_cast<const float*>(block.scales) + at);
+      const Float scale = scales_at(block, at);
       Float zero = Simd::zero();
       if (block.zeros) {
         zero = Simd::to_float(Simd::int_sub(Simd::load_u8(block.zeros + at), Simd::int_set(block.middle)));

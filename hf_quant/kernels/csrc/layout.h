@@ -26,14 +26,15 @@ inline std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to -
 struct Layout {
   std::int64_t channels, width, padded_width, groups, group, block_bytes, zeros_at, sums_at, codes_at;
   std::int32_t bits, flags;
-  bool grouped;
+  bool grouped, narrow;  // narrow: scales are bfloat16
 
   Layout(std::int64_t channels_, std::int64_t width_, std::int32_t bits_, std::int32_t group_, std::int32_t flags_)
-      : channels(channels_), width(width_), bits(bits_), flags(flags_), grouped(group_ != 0) {
+      : channels(channels_), width(width_), bits(bits_), flags(flags_), grouped(group_ != 0),
+        narrow(group_ != 0 && !(flags_ & kWideScales)) {
     padded_width = round_up(width, kChunk);
     group = grouped ? group_ : padded_width;
     groups = padded_width / group;
-    const std::int64_t scale_bytes = grouped ? 2 : 4;
+    const std::int64_t scale_bytes = narrow ? 2 : 4;
     zeros_at = groups * kBlock * scale_bytes;
     sums_at = zeros_at + ((flags & kHasZeros) ? groups * kBlock : 0);
     codes_at = round_up(sums_at + ((flags & kHasSums) ? groups * kBlock * 4 : 0), 64);

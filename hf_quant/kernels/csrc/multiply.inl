@@ -111,7 +111,7 @@ void multiply(const Layout& layout, const Weight& weight, std::int64_t index, co
     const Tiles tiles(count, Simd::kFloatRows);
     for (std::int64_t k = 0; k < layout.padded_width; k += kPanelInputs) {
       const std::int64_t end = k + kPanelInputs < layout.padded_width ? k + kPanelInputs : layout.padded_width;
-      decode(block, weight.bits, layout.grouped, k, end, panel);
+      decode(block, weight.bits, k, end, panel);
       // Rows that are read where they lie end with the input, not with the padding.
       const std::int64_t used = (end < layout.width ? end : layout.width) - k;
       for (std::int64_t t = 0; t < tiles.tiles; ++t) {

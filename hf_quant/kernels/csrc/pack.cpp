@@ -125,7 +125,7 @@ void pack_block(const Neutral& weight, const Layout& layout, std::int64_t index,
     }
     for (std::int64_t g = 0; g < layout.groups; ++g) {
       const std::int64_t from = weight.per_tensor ? 0 : channel * layout.groups + g, to = g * kBlock + c;
-      if (layout.grouped) {
+      if (layout.narrow) {
         std::memcpy(block + 2 * to, static_cast<const std::uint16_t*>(weight.scales) + from, 2);
       } else {
         std::memcpy(block + 4 * to, static_cast<const float*>(weight.scales) + from, 4);

@@ -9,7 +9,7 @@ namespace hf_quant {
 // Neutral weight and scales, as a checkpoint holds them.
 struct Neutral {
   const std::uint32_t* words;  // [channels, words_per_row]
-  const void* scales;          // [channels, groups]: float32, or bfloat16 when grouped; one number when per_tensor
+  const void* scales;          // [channels, groups]: float32, or bfloat16 when grouped and not kWideScales; one when per_tensor
   const std::int8_t* zeros;    // as scales, or null
   std::int64_t channels;
   std::int64_t words_per_row;

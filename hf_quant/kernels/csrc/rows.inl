@@ -21,8 +21,8 @@ inline void read_packed(const Embedding& request, const hf_quant::Layout& layout
   }
 }
 
-inline float scale_from(const void* scales, std::int64_t at, bool grouped) {
-  if (!grouped) return static_cast<const float*>(scales)[at];
+inline float scale_from(const void* scales, std::int64_t at, bool narrow) {
+  if (!narrow) return static_cast<const float*>(scales)[at];
   const std::uint32_t bits = static_cast<std::uint32_t>(static_cast<const std::uint16_t*>(scales)[at]) << 16;
   float scale;
   std::memcpy(&scale, &bits, 4);
@@ -46,13 +46,13 @@ inline void embed_row(const Embedding& request, std::int64_t index, std::int64_t
     if (request.blocks) {
       const std::uint8_t* block = request.blocks + index / kBlock * layout.block_bytes;
       const std::int64_t from = g * kBlock + index % kBlock;
-      scale = scale_from(block, from, layout.grouped);
+      scale = scale_from(block, from, layout.narrow);
       if (request.flags & hf_quant::kHasZeros) {
         zero = static_cast<float>(block[layout.zeros_at + from]) - static_cast<float>(1 << (request.bits - 1));
       }
     } else {
       const std::int64_t from = request.per_tensor ? 0 : index * groups + g;
-      scale = scale_from(request.scales, from, layout.grouped);
+      scale = scale_from(request.scales, from, layout.narrow);
       if (request.zeros) zero = static_cast<float>(request.zeros[from]);
     }
     for (std::int64_t k = g * group; k < (g + 1) * group; ++k) buffer[k] = (static_cast<float>(read[k]) - zero) * scale;

@@ -11,7 +11,7 @@ bool fits(const StepSpec& step, const WeightSpec& weight) {
   const bool grouped = weight.group != 0;
   const bool sums = (step.mode == kTokenAsymmetric || (step.mode == kStatic && step.static_zero != 0));
   return weight.channels >= 1 && weight.channels <= (1 << 28) && weight.bits >= 2 && weight.bits <= 8 &&
-         (weight.flags & ~(kHasZeros | kHasSums)) == 0 && (!sums || (weight.flags & kHasSums)) &&
+         (weight.flags & ~(kHasZeros | kHasSums | kWideScales)) == 0 && (!sums || (weight.flags & kHasSums)) &&
          (!grouped || (weight.group > 0 && weight.group % kChunk == 0 && step.width % weight.group == 0)) &&
          weight.group == step.weights[0].group;
 }

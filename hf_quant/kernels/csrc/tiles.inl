@@ -16,6 +16,7 @@ HFQ_INLINE Block block_of(const Layout& layout, const Weight& weight, std::int64
   block.sums = (weight.flags & hf_quant::kHasSums) ? reinterpret_cast<const std::int32_t*>(at + layout.sums_at) : nullptr;
   block.codes = at + layout.codes_at;
   block.groups = layout.groups;
+  block.narrow = layout.narrow;
   block.group_chunks = layout.group / kChunk;
   block.middle = 1 << (weight.bits - 1);
   return block;
@@ -94,15 +95,15 @@ void expand(const Block& block, int bits, std::uint8_t* out) {
   }
 }
 
-void decode(const Block& block, int bits, bool grouped, std::int64_t begin, std::int64_t end, float* out) {
+void decode(const Block& block, int bits, std::int64_t begin, std::int64_t end, float* out) {
   switch (bits) {
-    case 2: return decode_panel<2>(block, grouped, begin, end, out);
-    case 3: return decode_panel<3>(block, grouped, begin, end, out);
-    case 4: return decode_panel<4>(block, grouped, begin, end, out);
-    case 5: return decode_panel<5>(block, grouped, begin, end, out);
-    case 6: return decode_panel<6>(block, grouped, begin, end, out);
-    case 7: return decode_panel<7>(block, grouped, begin, end, out);
-    default: return decode_panel<8>(block, grouped, begin, end, out);
+    case 2: return decode_panel<2>(block, begin, end, out);
+    case 3: return decode_panel<3>(block, begin, end, out);
+    case 4: return decode_panel<4>(block, begin, end, out);
+    case 5: return decode_panel<5>(block, begin, end, out);
+    case 6: return decode_panel<6>(block, begin, end, out);
+    case 7: return decode_panel<7>(block, begin, end, out);
+    default: return decode_panel<8>(block, begin, end, out);
   }
 }
 

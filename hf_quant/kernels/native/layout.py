@@ -20,10 +20,12 @@ GROUP_MULTIPLE = 32
 
 
 def flags_of(spec: LinearSpec) -> int:
-    """Flags of what a packed weight holds besides codes and scales: zero points, sums of codes."""
+    """Flags of what a packed weight holds besides codes: zero points, sums of codes, wide scales of groups."""
     input = spec.scheme.input
     has_sums = input is not None and not input.symmetric
-    return (0 if spec.scheme.weight.symmetric else structs.HAS_ZEROS) | (structs.HAS_SUMS if has_sums else 0)
+    is_wide = group_of(spec) and spec.scale_dtype is not torch.bfloat16
+    flags = (0 if spec.scheme.weight.symmetric else structs.HAS_ZEROS) | (structs.HAS_SUMS if has_sums else 0)
+    return flags | (structs.WIDE_SCALES if is_wide else 0)
 
 
 def group_of(spec: LinearSpec) -> int:
@@ -41,7 +43,8 @@ def pack(operands: LinearOperands, spec: LinearSpec) -> torch.Tensor:
     zeros = _checked_zeros(operands, spec)
     scale = operands.weight["scale"]
     _check(scale, spec.scale_dtype, spec.scale_shape, "weight_scale")
-    scale = scale if group_of(spec) else scale.to(torch.float32)  # exact, whatever it is stored in
+    if not (group_of(spec) and scale.dtype is torch.bfloat16):
+        scale = scale.to(torch.float32)  # exact, whatever it is stored in
     neutral = _neutral(operands, scale, zeros, spec)
     blocks = torch.empty(library.hf_quant_packed_bytes(ctypes.byref(neutral)), dtype=torch.uint8, device="cpu")
     library.hf_quant_pack(ctypes.byref(neutral), blocks.data_ptr(), threads_for(spec.out_features * spec.in_features))

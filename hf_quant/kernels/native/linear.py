@@ -39,8 +39,6 @@ class NativeKernel:
             return f"needs the native library, {absence()}"
         if not weight.facts.is_even or weight.bits > 8:
             return "needs weights of 2 to 8 bits on an even grid"
-        if weight.granularity == "group" and spec.scale_dtype is not torch.bfloat16:
-            return "needs bfloat16 scales in groups"
         if group_of(spec) % GROUP_MULTIPLE:
             return f"needs groups in multiples of {GROUP_MULTIPLE}"
         if input is None:

@@ -13,7 +13,7 @@ FLOAT_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 FLOAT_INPUT, TOKEN_SYMMETRIC, TOKEN_ASYMMETRIC, GROUP_SYMMETRIC, STATIC = range(5)
 ACTIVATIONS = {None: 0, "gelu": 1, "gelu_tanh": 2, "silu": 3, "relu": 4}
 CONVOLUTION_ACTIVATIONS = (None, "relu", "gelu", "gelu_tanh", "silu")
-HAS_ZEROS, HAS_SUMS = 1, 2
+HAS_ZEROS, HAS_SUMS, WIDE_SCALES = 1, 2, 4
 RMS_NORM, LAYER_NORM = 1, 2
 
 MAGIC = 0x51464831
