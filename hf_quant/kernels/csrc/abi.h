@@ -15,7 +15,7 @@ namespace hf_quant {
 
 struct Neutral;  // pack.h
 
-constexpr std::int32_t kAbiVersion = 5;
+constexpr std::int32_t kAbiVersion = 6;
 
 enum Dtype : std::int32_t { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2 };
 enum Norm : std::int32_t { kNoNorm = 0, kRmsNorm = 1, kLayerNorm = 2 };

@@ -18,7 +18,7 @@ from hf_quant.registry import unknown
 
 logger = logging.getLogger(__name__)
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 ISA_VARIABLE = "HF_QUANT_ISA"
 """Environment variable that forces a lower instruction set, or "none" of the native kernels; read at the first load."""
 
