@@ -1,0 +1,1 @@
+"""How a quantized module is said in nodes, one way a file."""

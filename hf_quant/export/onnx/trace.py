@@ -1,0 +1,117 @@
+"""From a model to an ONNX graph in which each quantized module is one node."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from hf_quant.errors import ExportError
+from hf_quant.export.onnx.inputs import TracedInputs, traced_inputs
+from hf_quant.export.onnx.marker import Marker, marker
+from hf_quant.export.onnx.packages import require
+from hf_quant.export.skeleton import skeleton
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+
+def trace(model: Any) -> onnx_ir.Model:
+    """A graph of `model` with nodes ``hf_quant::Quantized`` in the place of its quantized modules.
+
+    Inputs and outputs have the names that Optimum and Transformers.js read: ``past_key_values.0.key``,
+    ``present.0.key``.
+
+    Raises:
+        ExportError: The model cannot be traced, or reads the weight of a quantized module itself.
+        MissingDependency: A package is missing.
+    """
+    require()
+    from transformers.exporters import OnnxConfig, OnnxExporter
+
+    inputs = traced_inputs(model)
+    twin = skeleton(model, marker)
+    config = OnnxConfig(dynamic_shapes=inputs.dynamic)
+    try:
+        with _quiet():
+            program = OnnxExporter().export(twin, dict(inputs.values), config).program
+    except Exception as error:  # of any kind: torch's, onnxscript's, or the model's own
+        raise ExportError(
+            f"{type(model).__name__} cannot be traced to ONNX: {type(error).__name__}: {str(error)[:400]}. "
+            "Take another target, or report the model"
+        ) from error
+    _check_read(program, twin)
+    _rename(program, inputs)
+    _strip(program)
+    return program
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Context in which neither torch's steps nor notes of what onnxscript has no function for are printed."""
+    names = ("torch.onnx._internal.exporter._registration", "torch.onnx", "onnxscript", "transformers.exporters")
+    loggers = [logging.getLogger(name) for name in names]
+    before = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for each, level in zip(loggers, before, strict=True):
+            each.setLevel(level)
+
+
+def _check_read(program: onnx_ir.Model, twin: Any) -> None:
+    for name, module in twin.named_modules():
+        if isinstance(module, Marker) and f"{name}.weight" in program.graph.initializers:
+            raise ExportError(
+                f'the model reads the weight of {name} itself: keep it float with modules_to_not_convert=["{name}"]'
+            )
+
+
+def _rename(program: onnx_ir.Model, inputs: TracedInputs) -> None:
+    graph = program.graph
+    for start, values, name in (("past_key_values", graph.inputs, "input"), ("present", graph.outputs, "output")):
+        for layer in range(inputs.caches):
+            for kind in ("key", "value"):
+                found = f"{name}.past_key_values.layers.{layer}.{kind}s"
+                value = next((each for each in values if each.name == found), None)
+                if value is None:
+                    raise ExportError(f"the graph has no {found}: take the version of Transformers that is required")
+                value.name = f"{start}.{layer}.{kind}"
+    _name_axes(program)
+
+
+def _name_axes(program: onnx_ir.Model) -> None:
+    """Names for the axes of inputs, which torch calls s44."""
+    import onnx_ir
+
+    words = {"input_ids": ("batch", "tokens"), "attention_mask": ("batch", "past + tokens")}
+    words["position_ids"] = words["token_type_ids"] = words["input_ids"]
+    has_cache = any(value.name.startswith("past_key_values") for value in program.graph.inputs)
+    for value in program.graph.inputs:
+        named = words.get(value.name, ("batch", None, "past", None))
+        if value.name == "attention_mask" and not has_cache:
+            named = words["input_ids"]
+        value.shape = onnx_ir.Shape(
+            [known if isinstance(known, int) else name for known, name in zip(value.shape, named, strict=True)]
+        )
+    for value in program.graph.outputs:
+        named = (
+            ("batch", None, "past + tokens", None) if value.name.startswith("present") else ("batch", "tokens", None)
+        )
+        value.shape = onnx_ir.Shape(
+            [known if isinstance(known, int) else name for known, name in zip(value.shape, named, strict=False)]
+        )
+
+
+def _strip(program: onnx_ir.Model) -> None:
+    """Without the notes on each node of where in Python it came from, which take a megabyte."""
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    ClearMetadataAndDocStringPass()(program)
