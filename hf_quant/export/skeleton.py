@@ -39,7 +39,7 @@ def skeleton(model: Any, replace: Callable[[str, QuantizedModule | StoredModule]
             f'made: keep it float with modules_to_not_convert=["{opened[0]}"]'
         )
     with torch.device("meta"):
-        made = type(model)._from_config(_float_config(model.config), attn_implementation=_attention(model)).eval()
+        made = type(model)._from_config(float_config(model.config), attn_implementation=_attention(model)).eval()
     replacements: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if isinstance(module, QuantizedModule | StoredModule):
@@ -55,7 +55,8 @@ def _attention(model: Any) -> str:
     return "sdpa" if model._supports_sdpa else "eager"
 
 
-def _float_config(config: Any) -> Any:
+def float_config(config: Any) -> Any:
+    """A copy of a config that says nothing of quantization, in float32."""
     made = copy.deepcopy(config)
     for name in ("quantization_config", "_is_quantized"):
         made.__dict__.pop(name, None)

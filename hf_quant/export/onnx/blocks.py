@@ -1,7 +1,7 @@
 """Codes as ONNX Runtime takes them: unsigned, in bytes, in blocks of a row.
 
-A code of ``b`` bits becomes ``code + 2**(b-1)``, and so does a zero point; 2 and 4 bits share a byte, lowest bits first.
-3 bits lie in 4, and 5 to 7 in 8: the same codes in a wider container.
+A code of ``b`` bits becomes ``code + 2**(b-1)``, and so does a zero point. Those of 2 and 4 bits share a byte, lowest
+bits first; 3 bits lie in 4, and 5 to 7 in 8: the same codes in a wider container.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ def container(bits: int) -> int:
 def block_size(group_size: int) -> int | None:
     """The longest block that divides a group; None where none does."""
     return next((size for size in BLOCKS if group_size % size == 0), None)
+
+
+def block_of_row(width: int) -> int:
+    """The length of blocks where a scale is that of a whole row, the last of which need not be full."""
+    return block_size(width) or BLOCKS[-1]
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,9 @@ def to_bytes(codes: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def to_blocks(codes: torch.Tensor, bits: int, size: int) -> torch.Tensor:
-    """int8 codes ``[rows, width]`` to uint8 ``[rows, blocks, size * bits / 8]``, `size` a divisor of the width."""
-    return to_bytes(codes.unflatten(-1, (-1, size)), bits)
+    """int8 codes ``[rows, width]`` to uint8 ``[rows, blocks, size * bits / 8]``, the last block filled with zeros."""
+    filled = torch.nn.functional.pad(codes, (0, -codes.shape[-1] % size))
+    return to_bytes(filled.unflatten(-1, (-1, size)), bits)
 
 
 def per_block(values: torch.Tensor, blocks: int) -> torch.Tensor:

@@ -89,6 +89,11 @@ class Builder:
         import onnx_ir
 
         tensor = onnx_ir.tensor(values.contiguous() if isinstance(values, torch.Tensor) else values, name=name)
-        value = onnx_ir.Value(name=name, shape=tensor.shape, type=onnx_ir.TensorType(tensor.dtype), const_value=tensor)
+        value = onnx_ir.Value(
+            name=name,
+            shape=onnx_ir.Shape(list(values.shape)),
+            type=onnx_ir.TensorType(tensor.dtype),
+            const_value=tensor,
+        )
         self.graph.register_initializer(value)
         return value

@@ -50,10 +50,10 @@ def lowering_of(name: str, module: QuantizedModule) -> Lowering:
     per_channel = weight.granularity != "group"
     if scheme.input is not None and per_channel and scheme.input.bits == 8:
         return integer_product if scheme.input.dynamic else static_product
-    if block_size(weight.group_size or module.spec.in_features) is None:
+    if weight.group_size is not None and block_size(weight.group_size) is None:
         raise ExportError(
-            f"{name} has groups of {weight.group_size or module.spec.in_features} inputs, and ONNX Runtime takes "
-            "multiples of 16: quantize it in groups of 32, or keep it float"
+            f"{name} has groups of {weight.group_size} inputs, and ONNX Runtime takes multiples of 16: quantize it in "
+            "groups of 32, or keep it float"
         )
     return weight_in_blocks
 

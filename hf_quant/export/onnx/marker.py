@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -33,7 +35,7 @@ class Marker(Counterpart):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """float32 ``[..., in]``, or ids ``[...]``, to float32 ``[..., width]``; zeros outside of an export."""
         shape = [*(input.shape if self.looks_up else input.shape[:-1]), self.width]
-        attributes = {ATTRIBUTE: self.marked}
+        attributes: dict[str, Any] = {ATTRIBUTE: self.marked}
         return torch.onnx.ops.symbolic(
             f"{DOMAIN}::{OPERATOR}", [input], attributes, dtype=torch.float32, shape=shape, version=1
         )

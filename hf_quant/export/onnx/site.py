@@ -88,8 +88,8 @@ class Site:
 
     def blocks(self, bits: int, size: int) -> onnx_ir.Value:
         """Codes uint8 ``[rows, blocks, bytes]``; where an embedding looks up rows of them, made of its table."""
-        if not self.shared:
-            return self.tensor("codes", to_blocks(self.weight.codes, bits, size))
+        if not self.shared or self.width % size:
+            return self.tensor("codes" if not self.shared else "blocks", to_blocks(self.weight.codes, bits, size))
         return self.build.reshaped(self.table(bits), 1, self.width // size, size * bits // 8)
 
     def columns(self) -> onnx_ir.Value:

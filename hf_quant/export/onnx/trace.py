@@ -7,12 +7,12 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from hf_quant.errors import ExportError
+from hf_quant.errors import ExportError, MissingDependency
 from hf_quant.export.onnx.inputs import TracedInputs, traced_inputs
 from hf_quant.export.onnx.marker import Marker, marker
-from hf_quant.export.onnx.packages import require
 from hf_quant.export.skeleton import skeleton
 
 if TYPE_CHECKING:
@@ -27,9 +27,10 @@ def trace(model: Any) -> onnx_ir.Model:
 
     Raises:
         ExportError: The model cannot be traced, or reads the weight of a quantized module itself.
-        MissingDependency: A package is missing.
+        MissingDependency: Transformers is too old.
     """
-    require()
+    if find_spec("transformers.exporters") is None:
+        raise MissingDependency('exporting takes the exporters of Transformers: pip install "transformers>=5.23"')
     from transformers.exporters import OnnxConfig, OnnxExporter
 
     inputs = traced_inputs(model)
@@ -84,30 +85,23 @@ def _rename(program: onnx_ir.Model, inputs: TracedInputs) -> None:
                 if value is None:
                     raise ExportError(f"the graph has no {found}: take the version of Transformers that is required")
                 value.name = f"{start}.{layer}.{kind}"
-    _name_axes(program)
+    for value in (*graph.inputs, *graph.outputs):
+        _name_axes(value, inputs.caches > 0)
 
 
-def _name_axes(program: onnx_ir.Model) -> None:
-    """Names for the axes of inputs, which torch calls s44."""
+def _name_axes(value: onnx_ir.Value, has_cache: bool) -> None:
+    """Words for the axes that vary, which torch calls s44."""
     import onnx_ir
 
-    words = {"input_ids": ("batch", "tokens"), "attention_mask": ("batch", "past + tokens")}
-    words["position_ids"] = words["token_type_ids"] = words["input_ids"]
-    has_cache = any(value.name.startswith("past_key_values") for value in program.graph.inputs)
-    for value in program.graph.inputs:
-        named = words.get(value.name, ("batch", None, "past", None))
-        if value.name == "attention_mask" and not has_cache:
-            named = words["input_ids"]
-        value.shape = onnx_ir.Shape(
-            [known if isinstance(known, int) else name for known, name in zip(value.shape, named, strict=True)]
-        )
-    for value in program.graph.outputs:
-        named = (
-            ("batch", None, "past + tokens", None) if value.name.startswith("present") else ("batch", "tokens", None)
-        )
-        value.shape = onnx_ir.Shape(
-            [known if isinstance(known, int) else name for known, name in zip(value.shape, named, strict=False)]
-        )
+    name, all_tokens = value.name or "", "past + tokens" if has_cache else "tokens"
+    words = ["batch", all_tokens if name == "attention_mask" else "tokens"]
+    if name.startswith(("past_key_values", "present")):
+        words = ["batch", "heads", "past" if name.startswith("past") else all_tokens]
+    axes = list(value.shape or ())
+    named = [*words, *axes[len(words) :]]
+    value.shape = onnx_ir.Shape(
+        [axis if isinstance(axis, int) else word for axis, word in zip(axes, named, strict=False)]
+    )
 
 
 def _strip(program: onnx_ir.Model) -> None:

@@ -34,7 +34,7 @@ def rows_of_codes(site: Site) -> onnx_ir.Value:
 
 
 def _of_rows(site: Site, kind: str, values: torch.Tensor) -> onnx_ir.Value:
-    """``[rows, groups]`` to what belongs to the ids, ``[..., groups, 1]``, or ``[..., 1]`` where groups are whole rows."""
+    """``[rows, groups]`` to what belongs to the ids: ``[..., groups, 1]``; ``[..., 1]`` where rows are groups."""
     found = site.build.node("Gather", [site.tensor(kind, values), site.input], axis=0)
     return found if values.shape[1] == 1 else site.build.reshaped(found, site.rank, values.shape[1], 1)
 

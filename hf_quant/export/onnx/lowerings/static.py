@@ -1,4 +1,4 @@
-"""Static inputs: ``QuantizeLinear`` and ``DequantizeLinear`` around a product, which runtimes join to one of integers."""
+"""Static inputs: ``QuantizeLinear`` and ``DequantizeLinear`` around a product, which runtimes make integers of."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ def static_product(site: Site) -> onnx_ir.Value:
         site.tensor("input_scale", module.input_scale.reshape(())),
         site.tensor("input_zero_point", torch.tensor(shift, dtype=torch.uint8)),
     ]
-    codes = build.node("QuantizeLinear", [site.rotated_input, *grid])
+    real = site.rotated_input
+    if module.input_zero_point is None:
+        # Symmetric grids leave the lowest code out, which the operator would use.
+        lowest = site.tensor("input_lowest", -127 * module.input_scale.reshape(()))
+        real = build.node("Max", [real, lowest])
+    codes = build.node("QuantizeLinear", [real, *grid])
     zeros = torch.zeros(site.rows, dtype=torch.int8) if weight.zero_point is None else weight.zero_point[:, 0]
     of_weight = [site.tensor("scale", weight.scale[:, 0]), site.tensor("zero_point", to_bytes(zeros, 8))]
     matrix = build.node("DequantizeLinear", [site.columns(), *of_weight], axis=1)
