@@ -8,6 +8,9 @@ TARGETS = Registry(
         "compressed-tensors": "hf_quant.export.compressed_tensors:TARGET",
         "vllm": "hf_quant.export.compressed_tensors:VLLM",
         "sglang": "hf_quant.export.compressed_tensors:SGLANG",
+        "onnx": "hf_quant.export.onnx.targets:ONNX",
+        "openvino": "hf_quant.export.onnx.targets:OPENVINO",
+        "tensorrt": "hf_quant.export.onnx.targets:TENSORRT",
     },
 )
 """What a model can be exported to; each is a `target.Target`, whose facts are under the same name in `portability`."""

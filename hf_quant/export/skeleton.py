@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hf_quant.errors import ExportError
+from hf_quant.export.config import configs_in, float_config
 from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.joined import Counterpart
 from hf_quant.modules.opened import opened_modules
@@ -39,7 +40,7 @@ def skeleton(model: Any, replace: Callable[[str, QuantizedModule | StoredModule]
             f'made: keep it float with modules_to_not_convert=["{opened[0]}"]'
         )
     with torch.device("meta"):
-        made = type(model)._from_config(float_config(model.config), attn_implementation=_attention(model)).eval()
+        made = type(model)._from_config(float32_config(model), attn_implementation=_attention(model)).eval()
     replacements: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if isinstance(module, QuantizedModule | StoredModule):
@@ -55,12 +56,11 @@ def _attention(model: Any) -> str:
     return "sdpa" if model._supports_sdpa else "eager"
 
 
-def float_config(config: Any) -> Any:
-    """A copy of a config that says nothing of quantization, in float32."""
-    made = copy.deepcopy(config)
-    for name in ("quantization_config", "_is_quantized"):
-        made.__dict__.pop(name, None)
-    made.dtype = torch.float32
+def float32_config(model: Any) -> Any:
+    """A copy of a quantized model's config that says nothing of quantization, in float32."""
+    made = float_config(model)
+    for each in configs_in(made):
+        each.dtype = torch.float32
     return made
 
 

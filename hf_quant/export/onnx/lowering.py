@@ -89,7 +89,9 @@ def lower(
         if isinstance(module, StoredModule):
             made = stored_floats(build, name, holders[0], module, input)
         else:
-            made = choose(name, module)(Site(build, name, module, input, holders[0], len(holders) > 1))
+            in_blocks = any(_chosen(modules[each], each, choose) is weight_in_blocks for each in holders)
+            site = Site(build, name, module, input, holders[0], len(holders) > 1, in_blocks)
+            made = choose(name, module)(site)
         old = node.outputs[0]
         made.shape, made.type = old.shape, old.type
         kept, old.name = (old.name if old.is_graph_output() else f"{name}.output"), None
@@ -99,6 +101,10 @@ def lower(
         places[name] = [input.name, made.name]
     program.opset_imports.pop(DOMAIN, None)
     program.metadata_props[PLACES] = json.dumps(places)
+
+
+def _chosen(module: QuantizedModule | StoredModule, name: str, choose: Any) -> Lowering | None:
+    return choose(name, module) if isinstance(module, QuantizedModule) else None
 
 
 def _identity(module: QuantizedModule | StoredModule) -> int:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_quant.export.onnx.blocks import Integers, integers
+from hf_quant.export.onnx.blocks import Integers, container, integers
+from hf_quant.formats.base import Matrix
 from hf_quant.modules.swap import quantized_modules
 
 _Array = np.ndarray[Any, Any]
@@ -29,7 +30,7 @@ def codes_that_differ(model: nn.Module, path: Path) -> list[str]:
 def _is_same(file: WrittenFile, name: str, module: Any) -> bool:
     spec = module.spec
     expected = integers(module.neutral(), spec.matrix)
-    found = file.integers(name, spec.out_features, spec.in_features)
+    found = file.integers(name, spec.matrix)
     pairs: list[tuple[torch.Tensor | None, torch.Tensor]] = [
         (found.codes, expected.codes),
         (found.scale, expected.scale),
@@ -66,8 +67,9 @@ class WrittenFile:
         for node in graph.node:
             self.nodes.setdefault(node.name.partition("/")[0], []).append(node)
 
-    def integers(self, name: str, rows: int, width: int) -> Integers:
-        """The weight of a module, ``[rows, width]``, with a scale and a zero point for each block."""
+    def integers(self, name: str, matrix: Matrix) -> Integers:
+        """The weight of a module, with a scale and a zero point for each block."""
+        rows, width, bits = matrix.rows, matrix.width, container(matrix.scheme.bits)
         for node in self.nodes[name]:
             weight = self._constant(node.input[1 if node.op_type.startswith("MatMul") else 0])
             if node.op_type == "MatMulNBits":
@@ -82,7 +84,7 @@ class WrittenFile:
             if node.op_type == "DequantizeLinear" and weight is not None:
                 return self._of_columns(weight, self._given(node.input[1]), self._given(node.input[2]))
             if node.op_type == "Gather" and weight is not None and weight.dtype == np.uint8:
-                bits = next(size for size in (2, 4, 8) if weight.shape[1] == -(-width * size // 8))
+                weight = weight.reshape(rows, -1)
                 zero_point = self.tensors.get(f"{name}.zero_point")
                 zeros = None if zero_point is None else zero_point.astype(np.int16) - 2 ** (bits - 1)
                 return _integers(_unpacked(weight, bits, width), self.tensors[f"{name}.scale"], zeros)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class TextGraph:
         return found
 
 
-def feed(shapes: dict[str, Sequence[Any]], given: Arrays, past: Arrays | None) -> Arrays:
+def feed(shapes: Mapping[str, Sequence[Any]], given: Arrays, past: Arrays | None) -> Arrays:
     """Values of all inputs of a graph; see `TextGraph.feed`."""
     batch, tokens = given["input_ids"].shape
     before = next(iter(past.values())).shape[2] if past else 0

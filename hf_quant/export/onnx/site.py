@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from hf_quant.export.onnx.blocks import Integers, container, integers, to_blocks, to_bytes
+from hf_quant.export.onnx.blocks import Integers, block_of_row, container, integers, to_blocks, to_bytes
 from hf_quant.export.onnx.graph import Builder
 from hf_quant.modules.base import PARAMETER, QuantizedModule
 from hf_quant.modules.weight import Weight
@@ -29,6 +29,7 @@ class Site:
         input: float32 ``[..., in]``, or ids ``[...]``.
         owner: Name of the first module that holds the same weight; `name` where that is this one.
         shared: Whether another module holds the weight, too.
+        in_blocks: Whether one of those takes it in blocks, as which it is stored then.
     """
 
     build: Builder
@@ -37,6 +38,7 @@ class Site:
     input: onnx_ir.Value
     owner: str
     shared: bool
+    in_blocks: bool
 
     @property
     def rank(self) -> int:
@@ -59,6 +61,11 @@ class Site:
         """Rows of the weight."""
         return self.module.spec.out_features
 
+    @property
+    def block_size(self) -> int:
+        """Codes in a block of a row, where the weight is stored in blocks."""
+        return block_of_row(self.module.spec.group_size)
+
     @cached_property
     def weight(self) -> Integers:
         """The weight as integers."""
@@ -80,25 +87,24 @@ class Site:
         return self.build.tensor(f"{self.owner}.{kind}", values)
 
     def table(self, bits: int) -> onnx_ir.Value:
-        """Codes uint8 ``[rows, bytes]``, stored once for all who hold the weight."""
-        return self.build.once(
-            ("table", self.owner, bits),
-            lambda: self.build.tensor(f"{self.owner}.codes", to_bytes(self.weight.codes, bits)),
-        )
+        """Codes uint8 ``[rows, bytes]``, or in blocks, stored once for all who hold the weight."""
+        if self.in_blocks:
+            values = to_blocks(self.weight.codes, bits, self.block_size)
+        else:
+            values = to_bytes(self.weight.codes, bits)
+        return self.build.tensor(f"{self.owner}.codes", values)
 
-    def blocks(self, bits: int, size: int) -> onnx_ir.Value:
-        """Codes uint8 ``[rows, blocks, bytes]``; where an embedding looks up rows of them, made of its table."""
-        if not self.shared or self.width % size:
-            return self.tensor("codes" if not self.shared else "blocks", to_blocks(self.weight.codes, bits, size))
-        return self.build.reshaped(self.table(bits), 1, self.width // size, size * bits // 8)
+    def blocks(self, bits: int) -> onnx_ir.Value:
+        """Codes uint8 ``[rows, blocks, bytes]``, a table's where an embedding looks up rows of them."""
+        if self.shared and bits == container(self.module.spec.scheme.weight.bits):
+            return self.table(bits)
+        return self.tensor("blocks" if self.shared else "codes", to_blocks(self.weight.codes, bits, self.block_size))
 
     def columns(self) -> onnx_ir.Value:
-        """Codes of 8 bits, uint8 ``[in, rows]``; where an embedding looks up rows of them, made of its table."""
-        if not self.shared or container(self.module.spec.scheme.weight.bits) != 8:
-            return self.tensor(
-                "codes" if not self.shared else "columns", to_bytes(self.weight.codes.t().contiguous(), 8)
-            )
-        return self.build.node("Transpose", [self.table(8)], perm=[1, 0])
+        """Codes of 8 bits, uint8 ``[in, rows]``, made of a table where an embedding looks up rows of them."""
+        if self.shared and container(self.module.spec.scheme.weight.bits) == 8 and not self.in_blocks:
+            return self.build.node("Transpose", [self.table(8)], perm=[1, 0])
+        return self.tensor("columns" if self.shared else "codes", to_bytes(self.weight.codes.t().contiguous(), 8))
 
     def with_bias(self, product: onnx_ir.Value) -> onnx_ir.Value:
         """A product with the module's bias added, where it has one."""

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_quant.errors import ConfigError
-from hf_quant.export.onnx.lowering import lower
+from hf_quant.export.onnx.lowering import lower, lowering_of
 from hf_quant.export.onnx.trace import trace
-from hf_quant.export.skeleton import float_config
+from hf_quant.export.skeleton import float32_config
+from hf_quant.modules.swap import quantized_modules
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -33,10 +34,12 @@ def write(model: Any, directory: Path, tokenizer: Any = None, *, external_data: 
         ExportError: The model cannot be traced, or holds a format that ONNX has no operator for.
         ConfigError: Without a second file the graph would be too large.
     """
+    for name, module in quantized_modules(model):
+        lowering_of(name, module)  # refuses before the minutes that tracing takes
     program = trace(model)
     lower(program, model)
     save(program, directory, external_data)
-    float_config(model.config).save_pretrained(directory)
+    float32_config(model).save_pretrained(directory)
 
 
 def save(program: onnx_ir.Model, directory: Path, external_data: bool | None) -> None:

@@ -141,10 +141,21 @@ def test_a_table_that_a_head_shares_is_stored_once(head, tmp_path):
     found, program = run(tmp_path, {"table": (table, "ids"), "head": (module, "x")}, {"ids": ids, "x": input})
     assert is_close(module, input, found["head"])
     torch.testing.assert_close(found["table"], table(ids), rtol=1e-6, atol=1e-6)
-    assert [value.name for value in program.graph.initializers.values() if value.const_value.nbytes >= 40 * 64] == [
-        "table.codes",
-        "hadamard_32",
-    ]
+    large = [value.name for value in program.graph.initializers.values() if value.const_value.nbytes >= 40 * 64]
+    assert large == ["table.codes", "hadamard_32"]
+
+
+@pytest.mark.parametrize("width", [64, 36])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_table_in_blocks_is_looked_up_in_and_multiplied_with(bits, width, tmp_path):
+    scheme = Scheme(TensorScheme(bits=bits))
+    table, module = embedding(scheme.weight, 40, width), QuantizedLinear(width, 40, False, scheme, tied=True)
+    module.share(table)
+    input, ids = tokens(width), torch.tensor([[1, 39]])
+    found, program = run(tmp_path, {"table": (table, "ids"), "head": (module, "x")}, {"ids": ids, "x": input})
+    assert is_close(module, input, found["head"])
+    torch.testing.assert_close(found["table"], table(ids), rtol=1e-6, atol=1e-6)
+    assert sum(name.endswith(("codes", "blocks")) for name in program.graph.initializers) == 1
 
 
 def test_siblings_share_what_is_done_to_their_input_and_all_share_one_matrix(tmp_path):

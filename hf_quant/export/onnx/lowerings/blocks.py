@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hf_quant.export.onnx.blocks import block_of_row, block_size, container, per_block, to_bytes
+from hf_quant.export.onnx.blocks import block_size, container, per_block, to_bytes
 from hf_quant.export.onnx.graph import RUNTIME
 from hf_quant.export.onnx.inputs_quantized import fake_quantized
 from hf_quant.export.onnx.site import Site
@@ -29,15 +29,12 @@ def weight_in_blocks(site: Site) -> onnx_ir.Value:
     """float32 ``[..., in]`` to ``[..., out]``; inputs that the runtime cannot round so are rounded by nodes before."""
     scheme, build = site.module.spec.scheme, site.build
     bits, weight = container(scheme.weight.bits), site.weight
-    group_size = scheme.weight.group_size
-    size = block_of_row(site.width) if group_size is None else block_size(group_size)
-    assert size is not None
-    alike = rounds_alike(site)
+    size, alike = site.block_size, rounds_alike(site)
     if alike and bits == 2:
         bits = 4  # of 2 bits the runtime rounds inputs for some sizes of blocks only
     real = site.rotated_input if scheme.input is None or alike else fake_quantized(site, scheme.input)
     blocks = -(-site.width // size)
-    inputs = [real, site.blocks(bits, size), site.tensor("scale", per_block(weight.scale, blocks).flatten())]
+    inputs = [real, site.blocks(bits), site.tensor("scale", per_block(weight.scale, blocks).flatten())]
     if weight.zero_point is not None:
         inputs.append(site.tensor("zero_point", to_bytes(per_block(weight.zero_point, blocks), bits).flatten()))
     product = build.node(

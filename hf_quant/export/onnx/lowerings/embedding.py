@@ -17,7 +17,10 @@ def rows_of_codes(site: Site) -> onnx_ir.Value:
     """Ids ``[...]`` to float32 ``[..., width]``."""
     build, weight, scheme = site.build, site.weight, site.module.spec.scheme.weight
     bits, rank = container(scheme.bits), site.rank
-    codes = _unpacked(site, build.node("Gather", [site.table(bits), site.input], axis=0), bits)
+    packed = build.node("Gather", [site.table(bits), site.input], axis=0)
+    if site.in_blocks:
+        packed = build.reshaped(packed, rank, -1)
+    codes = _unpacked(site, packed, bits)
     real = build.cast(codes, "FLOAT")
     groups = weight.scale.shape[1]
     if groups > 1:
@@ -42,7 +45,7 @@ def _of_rows(site: Site, kind: str, values: torch.Tensor) -> onnx_ir.Value:
 def _unpacked(site: Site, packed: onnx_ir.Value, bits: int) -> onnx_ir.Value:
     """Bytes ``[..., bytes]`` to uint8 codes ``[..., width]``."""
     if bits == 8:
-        return packed
+        return _cut(site, packed, bits)
     build, axis = site.build, site.build.indices(-1)
     mask = build.tensor(f"mask_{bits}", torch.tensor(2**bits - 1, dtype=torch.uint8))
     parts = []
@@ -50,8 +53,13 @@ def _unpacked(site: Site, packed: onnx_ir.Value, bits: int) -> onnx_ir.Value:
         by = build.tensor(f"shift_{start}", torch.tensor(start, dtype=torch.uint8))
         shifted = build.node("BitShift", [packed, by], direction="RIGHT") if start else packed
         parts.append(build.node("Unsqueeze", [build.node("BitwiseAnd", [shifted, mask]), axis]))
-    length = -(-site.width * bits // 8) * 8 // bits
-    codes = build.reshaped(build.node("Concat", parts, axis=-1), site.rank, length)
-    if length == site.width:
+    codes = build.reshaped(build.node("Concat", parts, axis=-1), site.rank, -1)
+    return _cut(site, codes, bits)
+
+
+def _cut(site: Site, codes: onnx_ir.Value, bits: int) -> onnx_ir.Value:
+    """Codes without those that fill the last byte or block."""
+    build, unit = site.build, site.block_size if site.in_blocks else 8 // bits
+    if site.width % unit == 0:
         return codes
-    return build.node("Slice", [codes, build.indices(0), build.indices(site.width), axis])
+    return build.node("Slice", [codes, build.indices(0), build.indices(site.width), build.indices(-1)])

@@ -29,7 +29,9 @@ def integer_product(site: Site) -> onnx_ir.Value:
     else:
         levels = levels - weight.zero_point.to(torch.int32)
         zero_point = site.tensor("zero_point", to_bytes(weight.zero_point[:, 0], 8))
-    sums = build.node("MatMulInteger", [codes, site.columns(), None, zero_point])
+    # OpenVINO does not take an input that is left out.
+    none = build.tensor("zero_point_0", torch.tensor(0, dtype=torch.uint8))
+    sums = build.node("MatMulInteger", [codes, site.columns(), none, zero_point])
     of_input = _whole(site, found.zero_point)
     correction = build.node("Mul", [of_input, site.tensor("sums", levels.sum(1, dtype=torch.int32))])
     exact = build.cast(build.node("Sub", [sums, correction]), "FLOAT")
