@@ -12,7 +12,7 @@ from torch import nn
 from hf_quant.errors import ExportError
 from hf_quant.export.onnx.blocks import block_size
 from hf_quant.export.onnx.graph import Builder
-from hf_quant.export.onnx.lowerings.blocks import weight_in_blocks
+from hf_quant.export.onnx.lowerings.blocks import IN_BLOCKS, weight_in_blocks
 from hf_quant.export.onnx.lowerings.embedding import rows_of_codes
 from hf_quant.export.onnx.lowerings.integer import integer_product
 from hf_quant.export.onnx.lowerings.static import static_product
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import onnx_ir
 
 Lowering = Callable[[Site], Any]
+Choose = Callable[[str, QuantizedModule], Lowering]
 
 PLACES = "hf_quant.places"
 """Key of the file's metadata: JSON, module name to the names of its input and its output in the graph."""
@@ -64,9 +65,7 @@ def quantized_and_stored(model: nn.Module) -> dict[str, QuantizedModule | Stored
 
 
 @torch.no_grad()
-def lower(
-    program: onnx_ir.Model, model: nn.Module, choose: Callable[[str, QuantizedModule], Lowering] = lowering_of
-) -> None:
+def lower(program: onnx_ir.Model, model: nn.Module, choose: Choose = lowering_of) -> None:
     """Replace each node that `Marker` left, in place; the file gets the codes and scales as they are in `model`.
 
     Args:
@@ -89,7 +88,7 @@ def lower(
         if isinstance(module, StoredModule):
             made = stored_floats(build, name, holders[0], module, input)
         else:
-            in_blocks = any(_chosen(modules[each], each, choose) is weight_in_blocks for each in holders)
+            in_blocks = any(_chosen(modules[each], each, choose) in IN_BLOCKS for each in holders)
             site = Site(build, name, module, input, holders[0], len(holders) > 1, in_blocks)
             made = choose(name, module)(site)
         old = node.outputs[0]
@@ -103,7 +102,7 @@ def lower(
     program.metadata_props[PLACES] = json.dumps(places)
 
 
-def _chosen(module: QuantizedModule | StoredModule, name: str, choose: Any) -> Lowering | None:
+def _chosen(module: QuantizedModule | StoredModule, name: str, choose: Choose) -> Lowering | None:
     return choose(name, module) if isinstance(module, QuantizedModule) else None
 
 

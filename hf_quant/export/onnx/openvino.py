@@ -9,16 +9,17 @@ from typing import Any
 
 import torch
 
-from hf_quant.errors import ExportError
 from hf_quant.export.comparing import relative_error, sample
+from hf_quant.export.onnx.blocks import block_size, container
 from hf_quant.export.onnx.floor import allowed_error
-from hf_quant.export.onnx.lowering import PLACES
+from hf_quant.export.onnx.lowering import PLACES, Lowering, lowering_of
+from hf_quant.export.onnx.lowerings.blocks import weight_after_rounding, weight_in_blocks
 from hf_quant.export.onnx.runtime import feed
 from hf_quant.export.onnx.verify import linear_errors, values_of
-from hf_quant.export.onnx.write import FILE
-from hf_quant.export.onnx.write import write as write_graph
+from hf_quant.export.onnx.write import FILE, write_graph
 from hf_quant.export.skeleton import float32_config
 from hf_quant.export.target import Comparison
+from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.swap import quantized_modules
 
 XML, PROPERTIES = "openvino_model.xml", "openvino_properties.json"
@@ -28,7 +29,8 @@ _GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 def write(model: Any, directory: Path, tokenizer: Any = None) -> None:
     """Write ``openvino_model.xml`` and ``.bin``, ``openvino_properties.json`` to compile with, and ``config.json``.
 
-    Left alone, OpenVINO rounds inputs of 4-bit weights to 8 bits in groups of its own, whatever the model does.
+    Left alone, OpenVINO rounds inputs of 4-bit weights to 8 bits in groups of its own, whatever the model does. Where
+    modules want unlike groups, it is told not to, and nodes round inputs: the same numbers, more slowly.
 
     Args:
         model: Quantized Transformers model, in memory and in eval mode; not changed.
@@ -36,17 +38,16 @@ def write(model: Any, directory: Path, tokenizer: Any = None) -> None:
         tokenizer: Not used: who calls this saves it.
 
     Raises:
-        ExportError: As `onnx.write`, or inputs of unlike groups, which one property cannot say.
+        ExportError: As `write.write`.
     """
-    import onnx
     import openvino
 
-    properties = properties_of(model)
+    size = group_of_inputs(model)
+    properties = {_GROUP: str(size or 0), "INFERENCE_PRECISION_HINT": "f32"}
     with tempfile.TemporaryDirectory(dir=directory) as folder:
-        write_graph(model, Path(folder))
-        places = next(each.value for each in onnx.load(Path(folder) / FILE, load_external_data=False).metadata_props)
+        graph = write_graph(model, Path(folder), choose=lowering_of if size is not None else _rounded_by_nodes)
         program = openvino.Core().read_model(Path(folder) / FILE)
-        program.set_rt_info(places, [PLACES])
+        program.set_rt_info(graph.metadata_props[PLACES], [PLACES])
         for name, value in properties.items():
             program.set_rt_info(value, ["runtime_options", name])
         openvino.save_model(program, directory / XML, compress_to_fp16=False)
@@ -55,24 +56,31 @@ def write(model: Any, directory: Path, tokenizer: Any = None) -> None:
     float32_config(model).save_pretrained(directory)
 
 
-def properties_of(model: Any) -> dict[str, str]:
-    """What to compile a model with, so that inputs are rounded as in `model`: in its groups, or not at all.
+def group_of_inputs(model: Any) -> int | None:
+    """Numbers in the groups that OpenVINO is to round inputs in: 0 for not at all; None where modules differ in that.
 
-    Raises:
-        ExportError: Some modules want another group than others.
+    It has one property for all weights in groups, which nodes that round inputs themselves can do without.
     """
-    sizes: dict[int, str] = {}
-    for name, module in quantized_modules(model):
-        scheme = module.spec.scheme
-        if module.multiplies and (scheme.input is None or scheme.input.granularity == "group"):
-            sizes.setdefault(0 if scheme.input is None else scheme.input.group_size or 0, name)
-    if len(sizes) > 1:
-        (one, first), (other, second), *_ = sizes.items()
-        raise ExportError(
-            f"OpenVINO rounds inputs in groups of one size: {first} has {one or 'float inputs'}, and {second} "
-            f"{other or 'float inputs'}; quantize both alike, or export to onnx"
-        )
-    return {_GROUP: str(next(iter(sizes), 0)), "INFERENCE_PRECISION_HINT": "f32"}
+    sizes = {_group_of(module) for _, module in quantized_modules(model) if module.multiplies}
+    sizes.discard(None)
+    return None if len(sizes) > 1 else next(iter(sizes), 0)
+
+
+def _group_of(module: QuantizedModule) -> int | None:
+    """The size of groups that OpenVINO has to round a module's inputs in; 0 for not at all, None for whatever it likes."""
+    weight, given = module.spec.scheme.weight, module.spec.scheme.input
+    if given is not None and weight.granularity != "group":
+        return None  # a product of integers
+    if given is None or given.group_size is None or given.group_size != block_size(given.group_size):
+        return 0
+    # Zero points of an odd number of groups fill no bytes, and OpenVINO does not see what they belong to.
+    is_seen = weight.symmetric or container(weight.bits) == 8 or module.spec.groups % 2 == 0
+    return given.group_size if is_seen else 0
+
+
+def _rounded_by_nodes(name: str, module: QuantizedModule) -> Lowering:
+    chosen = lowering_of(name, module)
+    return weight_after_rounding if chosen is weight_in_blocks else chosen
 
 
 @torch.no_grad()

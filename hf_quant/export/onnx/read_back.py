@@ -70,7 +70,7 @@ class WrittenFile:
     def integers(self, name: str, matrix: Matrix) -> Integers:
         """The weight of a module, with a scale and a zero point for each block."""
         rows, width, bits = matrix.rows, matrix.width, container(matrix.scheme.bits)
-        for node in self.nodes[name]:
+        for node in self._computing(name):
             weight = self._constant(node.input[1 if node.op_type.startswith("MatMul") else 0])
             if node.op_type == "MatMulNBits":
                 assert weight is not None
@@ -80,9 +80,9 @@ class WrittenFile:
                 zero = None if packed is None else _unpacked(packed.reshape(rows, -1), bits, scale.shape[1])
                 return _integers(_unpacked(weight.reshape(rows, -1), bits, width), scale, zero)
             if node.op_type == "MatMulInteger" and weight is not None:
-                return self._of_columns(weight, self.tensors[f"{name}.scale"], self._given(node.input[3]))
+                return _of_channels(weight.T, self.tensors[f"{name}.scale"], self._given(node.input[3]))
             if node.op_type == "DequantizeLinear" and weight is not None:
-                return self._of_columns(weight, self._given(node.input[1]), self._given(node.input[2]))
+                return _of_channels(weight, self._given(node.input[1]), self._given(node.input[2]))
             if node.op_type == "Gather" and weight is not None and weight.dtype == np.uint8:
                 weight = weight.reshape(rows, -1)
                 zero_point = self.tensors.get(f"{name}.zero_point")
@@ -90,11 +90,15 @@ class WrittenFile:
                 return _integers(_unpacked(weight, bits, width), self.tensors[f"{name}.scale"], zeros)
         raise KeyError(name)
 
-    def _of_columns(self, weight: _Array, scale: _Array, zero_point: _Array) -> Integers:
-        signed = weight.T.astype(np.int16) - (128 if weight.dtype == np.uint8 else 0)
-        shift = 128 if zero_point.dtype == np.uint8 else 0
-        zeros = np.broadcast_to(zero_point.astype(np.int16) - shift, scale.shape)
-        return _integers(signed, scale[:, None], zeros[:, None])
+    def _computing(self, name: str) -> list[Any]:
+        """The nodes of a module, and those that decode a weight that it shares."""
+        found = list(self.nodes[name])
+        for node in found:
+            made = (self.makers.get(each) for each in node.input)
+            found.extend(
+                each for each in made if each is not None and each.op_type in ("DequantizeLinear", "Transpose")
+            )
+        return found
 
     def _given(self, name: str) -> _Array:
         found = self._constant(name)
@@ -112,6 +116,13 @@ class WrittenFile:
         if found is None or maker.op_type == "Reshape":
             return found  # in the same order, and taken by rows
         return found.T
+
+
+def _of_channels(weight: _Array, scale: _Array, zero_point: _Array) -> Integers:
+    """Codes ``[rows, width]``, of bytes with a sign or counted from 0, with a scale for each row."""
+    shift = 128 if weight.dtype == np.uint8 else 0
+    zeros = np.broadcast_to(zero_point.astype(np.int16) - shift, scale.shape)
+    return _integers(weight.astype(np.int16) - shift, scale[:, None], zeros[:, None])
 
 
 def _unpacked(packed: _Array, bits: int, length: int) -> _Array:

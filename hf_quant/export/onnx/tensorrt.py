@@ -8,15 +8,12 @@ from typing import Any
 from torch import nn
 
 from hf_quant.errors import ExportError
-from hf_quant.export.onnx.lowering import Lowering, lower
+from hf_quant.export.onnx.lowering import Lowering
 from hf_quant.export.onnx.lowerings.signed import signed_product, signed_rows
-from hf_quant.export.onnx.trace import trace
 from hf_quant.export.onnx.verify import verify as verify_graph
-from hf_quant.export.onnx.write import FILE, save
-from hf_quant.export.skeleton import float32_config
+from hf_quant.export.onnx.write import FILE, write_graph
 from hf_quant.export.target import Comparison
 from hf_quant.modules.base import QuantizedModule
-from hf_quant.modules.swap import quantized_modules
 
 _STANDARD = ""
 
@@ -50,12 +47,7 @@ def write(model: Any, directory: Path, tokenizer: Any = None, *, external_data: 
     Raises:
         ExportError: The model cannot be traced, or TensorRT does not take a module's scheme.
     """
-    for name, module in quantized_modules(model):
-        lowering_of(name, module)
-    program = trace(model)
-    lower(program, model, lowering_of)
-    save(program, directory, external_data)
-    float32_config(model).save_pretrained(directory)
+    write_graph(model, directory, external_data, lowering_of)
 
 
 def verify(model: Any, directory: Path) -> Comparison:

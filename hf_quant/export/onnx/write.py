@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_quant.errors import ConfigError
-from hf_quant.export.onnx.lowering import lower, lowering_of
+from hf_quant.export.onnx.lowering import Choose, lower, lowering_of
 from hf_quant.export.onnx.trace import trace
 from hf_quant.export.skeleton import float32_config
 from hf_quant.modules.swap import quantized_modules
@@ -34,12 +34,20 @@ def write(model: Any, directory: Path, tokenizer: Any = None, *, external_data: 
         ExportError: The model cannot be traced, or holds a format that ONNX has no operator for.
         ConfigError: Without a second file the graph would be too large.
     """
+    write_graph(model, directory, external_data)
+
+
+def write_graph(
+    model: Any, directory: Path, external_data: bool | None = None, choose: Choose = lowering_of
+) -> onnx_ir.Model:
+    """`write`, with modules computed as `choose` says; the graph that was written."""
     for name, module in quantized_modules(model):
-        lowering_of(name, module)  # refuses before the minutes that tracing takes
+        choose(name, module)  # refuses before the minutes that tracing takes
     program = trace(model)
-    lower(program, model)
+    lower(program, model, choose)
     save(program, directory, external_data)
     float32_config(model).save_pretrained(directory)
+    return program
 
 
 def save(program: onnx_ir.Model, directory: Path, external_data: bool | None) -> None:

@@ -27,9 +27,21 @@ def rounds_alike(site: Site) -> bool:
 
 def weight_in_blocks(site: Site) -> onnx_ir.Value:
     """float32 ``[..., in]`` to ``[..., out]``; inputs that the runtime cannot round so are rounded by nodes before."""
+    return _product(site, rounds_alike(site))
+
+
+def weight_after_rounding(site: Site) -> onnx_ir.Value:
+    """The same where the runtime is not to round inputs, since it could not do so for others."""
+    return _product(site, False)
+
+
+IN_BLOCKS = (weight_in_blocks, weight_after_rounding)
+
+
+def _product(site: Site, alike: bool) -> onnx_ir.Value:
     scheme, build = site.module.spec.scheme, site.build
     bits, weight = container(scheme.weight.bits), site.weight
-    size, alike = site.block_size, rounds_alike(site)
+    size = site.block_size
     if alike and bits == 2:
         bits = 4  # of 2 bits the runtime rounds inputs for some sizes of blocks only
     real = site.rotated_input if scheme.input is None or alike else fake_quantized(site, scheme.input)
