@@ -31,6 +31,7 @@ class Builder:
         self.prefix = ""
         """Name of the module that new nodes belong to."""
         self._made: dict[Hashable, Any] = {}
+        self._nodes = 0
 
     def once(self, key: Hashable, make: Any) -> Any:
         """What ``make()`` gave when it was first asked for under `key`: siblings share what they do to their input."""
@@ -43,7 +44,8 @@ class Builder:
         import onnx_ir
 
         values = [self.number(each) if isinstance(each, float | int) else each for each in inputs]
-        name = f"{self.prefix}/{operator}_{len(self.graph)}"
+        self._nodes += 1
+        name = f"{self.prefix}/{operator}_{self._nodes}"
         made = onnx_ir.node(operator, values, attributes or None, domain=domain, name=name)
         made.outputs[0].name = name
         assert self.before is not None

@@ -33,6 +33,8 @@ class TracedInputs:
 def traced_inputs(model: Any) -> TracedInputs:
     """Inputs of a text model: with a cache that may be empty where it generates text, else tokens and masks.
 
+    Encoder-decoders get all tokens of both sides, and keep no cache.
+
     Args:
         model: Quantized model, which is run once where it has a cache.
 
@@ -44,7 +46,9 @@ def traced_inputs(model: Any) -> TracedInputs:
         raise ExportError(
             f"{type(model).__name__} reads no token ids: graphs are written of text models. Take another target"
         )
-    return _with_cache(model, takes) if model.can_generate() and "past_key_values" in takes else _plain(model, takes)
+    if model.config.is_encoder_decoder or not model.can_generate() or "past_key_values" not in takes:
+        return _plain(model, takes)
+    return _with_cache(model, takes)
 
 
 def _ids(model: Any, tokens: int) -> torch.Tensor:
@@ -57,11 +61,14 @@ def _axes(*axes: int) -> dict[int, Any]:
 
 def _plain(model: Any, takes: Any) -> TracedInputs:
     ids = _ids(model, _TOKENS)
-    values = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    values: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if "token_type_ids" in takes and getattr(model.config, "type_vocab_size", 0) > 1:
         values["token_type_ids"] = torch.zeros_like(ids)
+    if model.config.is_encoder_decoder:
+        values["decoder_input_ids"] = _ids(model, _PAST)
     values = {name: value for name, value in values.items() if name in takes}
-    return TracedInputs(values, {name: _axes(0, 1) for name in values})
+    dynamic = {name: _axes(0, 1) for name in values}
+    return TracedInputs(values | ({"use_cache": False} if "use_cache" in takes else {}), dynamic)
 
 
 def _with_cache(model: Any, takes: Any) -> TracedInputs:

@@ -78,7 +78,7 @@ def lower(program: onnx_ir.Model, model: nn.Module, choose: Choose = lowering_of
     for name, module in modules.items():
         owners.setdefault(_identity(module), []).append(name)
     build = Builder(program)
-    places = {}
+    places: dict[str, list[str]] = {}
     for node in [each for each in program.graph if each.domain == DOMAIN]:
         name = node.attributes[ATTRIBUTE].as_string()
         module, input = modules[name], node.inputs[0]
@@ -93,11 +93,11 @@ def lower(program: onnx_ir.Model, model: nn.Module, choose: Choose = lowering_of
             made = choose(name, module)(site)
         old = node.outputs[0]
         made.shape, made.type = old.shape, old.type
-        kept, old.name = (old.name if old.is_graph_output() else f"{name}.output"), None
+        if old.is_graph_output():
+            made.name, old.name = old.name, None
         old.replace_all_uses_with(made, replace_graph_outputs=True)
-        made.name = kept
         build.graph.remove(node, safe=True)
-        places[name] = [input.name, made.name]
+        places.setdefault(name, [input.name, made.name])  # a module that is called again computes the same
     program.opset_imports.pop(DOMAIN, None)
     program.metadata_props[PLACES] = json.dumps(places)
 

@@ -67,7 +67,7 @@ def group_of_inputs(model: Any) -> int | None:
 
 
 def _group_of(module: QuantizedModule) -> int | None:
-    """The size of groups that OpenVINO has to round a module's inputs in; 0 for not at all, None for whatever it likes."""
+    """The groups that OpenVINO has to round a module's inputs in; 0 for not at all, None where it does not matter."""
     weight, given = module.spec.scheme.weight, module.spec.scheme.input
     if given is not None and weight.granularity != "group":
         return None  # a product of integers

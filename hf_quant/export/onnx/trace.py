@@ -86,15 +86,17 @@ def _rename(program: onnx_ir.Model, inputs: TracedInputs) -> None:
                     raise ExportError(f"the graph has no {found}: take the version of Transformers that is required")
                 value.name = f"{start}.{layer}.{kind}"
     for value in (*graph.inputs, *graph.outputs):
-        _name_axes(value, inputs.caches > 0)
+        _name_axes(value, inputs.caches > 0, "decoder_input_ids" in inputs.values)
 
 
-def _name_axes(value: onnx_ir.Value, has_cache: bool) -> None:
+def _name_axes(value: onnx_ir.Value, has_cache: bool, has_decoder: bool) -> None:
     """Words for the axes that vary, which torch calls s44."""
     import onnx_ir
 
     name, all_tokens = value.name or "", "past + tokens" if has_cache else "tokens"
     words = ["batch", all_tokens if name == "attention_mask" else "tokens"]
+    if name in ("decoder_input_ids", "logits") and has_decoder:
+        words[1] = "decoder tokens"
     if name.startswith(("past_key_values", "present")):
         words = ["batch", "heads", "past" if name.startswith("past") else all_tokens]
     axes = list(value.shape or ())

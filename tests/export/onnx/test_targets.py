@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForSequenceClassification,
     GPT2Config,
@@ -14,6 +18,8 @@ from transformers import (
     LlamaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 import hf_quant
@@ -80,7 +86,40 @@ def even():
     return BertForSequenceClassification(config).eval()
 
 
-MODELS = {"even": even, "bert": bert, "gpt2": gpt2, "llama": llama}
+def t5():
+    config = T5Config(
+        vocab_size=64,
+        d_model=64,
+        d_kv=16,
+        d_ff=128,
+        num_layers=1,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=True,
+        decoder_start_token_id=0,
+        initializer_factor=0.3,
+    )
+    return T5ForConditionalGeneration(config).eval()
+
+
+def bart():
+    config = BartConfig(
+        vocab_size=64,
+        d_model=64,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=128,
+        decoder_ffn_dim=128,
+        max_position_embeddings=64,
+        scale_embedding=True,
+        init_std=0.2,
+    )
+    return BartForConditionalGeneration(config).eval()
+
+
+MODELS = {"t5": t5, "bart": bart, "even": even, "bert": bert, "gpt2": gpt2, "llama": llama}
 MIXED = HfQuantConfig(
     "int4", overrides={"*.mlp.*": "int8", "*.o_proj": "w8a16", "*.q_proj": Scheme(TensorScheme(bits=3))}
 )
@@ -117,6 +156,41 @@ def test_greedy_tokens_with_the_cache_are_those_of_the_model(tmp_path):
     TARGETS["onnx"].write(model, tmp_path, None)
     expected = model.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)
     assert np.array_equal(TextGraph(tmp_path).greedy(ids.numpy(), 12), expected.numpy())
+
+
+@pytest.mark.parametrize(("kind", "preset"), [("t5", "int8"), ("bart", "w4a16")])
+def test_greedy_tokens_of_an_encoder_and_decoder_are_those_of_the_model(kind, preset, tmp_path):
+    model, ids = quantized(kind, preset), torch.tensor([[5, 9, 13, 2]])
+    TARGETS["onnx"].write(model, tmp_path, None)
+    comparison = TARGETS["onnx"].verify(model, tmp_path)
+    assert comparison.is_right, comparison
+    graph, found = TextGraph(tmp_path), np.array([[model.config.decoder_start_token_id]])
+    for _ in range(6):
+        logits = graph.run({"input_ids": ids.numpy(), "decoder_input_ids": found})["logits"]
+        found = np.concatenate([found, logits[:, -1:].argmax(-1)], 1)
+    expected = model.generate(ids, max_new_tokens=6, do_sample=False, eos_token_id=None, forced_eos_token_id=None)
+    assert np.array_equal(found, expected.numpy())
+    names = [tensor.name for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer]
+    assert sum(name.endswith(("shared.codes", "embed_tokens.codes", "lm_head.codes")) for name in names) == 1
+
+
+def test_layers_that_are_called_again_are_stored_once(tmp_path):
+    config = AlbertConfig(
+        vocab_size=64,
+        embedding_size=32,
+        hidden_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=128,
+        max_position_embeddings=64,
+    )
+    model = hf_quant.quantize(AlbertForSequenceClassification(config).eval(), HfQuantConfig("int8"), progress=False)
+    TARGETS["onnx"].write(model, tmp_path, None)
+    assert TARGETS["onnx"].verify(model, tmp_path).is_right
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    assert sum(node.op_type == "MatMulInteger" for node in graph.node) > sum(
+        tensor.name.endswith(".codes") for tensor in graph.initializer
+    )
 
 
 def test_padded_rows_give_what_they_give_alone(tmp_path):
