@@ -26,11 +26,18 @@ def allowed_error(model: Any, inputs: dict[str, torch.Tensor], expected: torch.T
         inputs: Its inputs.
         expected: Its main output for them.
     """
-    if model.dtype == torch.float32 and all(module.spec.scheme.input is None for _, module in quantized_modules(model)):
+    if has_float_inputs(model):
         return WEIGHT_ONLY
     norms = [p for name, p in model.named_parameters() if p.ndim == 1 and p.is_floating_point() and "bias" not in name]
     chosen = norms[:: max(1, len(norms) // _CHANGES)][:_CHANGES]
     return max([WEIGHT_ONLY, *(2 * _effect(model, inputs, expected, each) for each in chosen)])
+
+
+def has_float_inputs(model: Any) -> bool:
+    """Whether a model computes in float32 throughout, on weights that may be quantized."""
+    return model.dtype == torch.float32 and all(
+        module.spec.scheme.input is None for _, module in quantized_modules(model)
+    )
 
 
 def _effect(model: Any, inputs: dict[str, torch.Tensor], expected: torch.Tensor, weight: torch.nn.Parameter) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 Lowering = Callable[[Site], Any]
 Choose = Callable[[str, QuantizedModule], Lowering]
 
+Places = dict[str, list[list[str]]]
+"""Module name to the names of its input and its output in a graph, for each time that it is called."""
+
 PLACES = "hf_quant.places"
-"""Key of the file's metadata: JSON, module name to the names of its input and its output in the graph."""
+"""Key of the file's metadata: `Places` as JSON."""
 
 
 def lowering_of(name: str, module: QuantizedModule) -> Lowering:
@@ -78,7 +81,7 @@ def lower(program: onnx_ir.Model, model: nn.Module, choose: Choose = lowering_of
     for name, module in modules.items():
         owners.setdefault(_identity(module), []).append(name)
     build = Builder(program)
-    places: dict[str, list[str]] = {}
+    places: Places = {}
     for node in [each for each in program.graph if each.domain == DOMAIN]:
         name = node.attributes[ATTRIBUTE].as_string()
         module, input = modules[name], node.inputs[0]
@@ -97,9 +100,15 @@ def lower(program: onnx_ir.Model, model: nn.Module, choose: Choose = lowering_of
             made.name, old.name = old.name, None
         old.replace_all_uses_with(made, replace_graph_outputs=True)
         build.graph.remove(node, safe=True)
-        places.setdefault(name, [input.name, made.name])  # a module that is called again computes the same
+        places.setdefault(name, []).append([str(input.name), str(made.name)])
     program.opset_imports.pop(DOMAIN, None)
     program.metadata_props[PLACES] = json.dumps(places)
+
+
+def names_in(places: Places, known: Collection[str]) -> list[str]:
+    """Names of all that modules read and give in a graph, but for what is `known`, each once."""
+    values = (value for calls in places.values() for call in calls for value in call)
+    return list(dict.fromkeys(value for value in values if value not in known))
 
 
 def _chosen(module: QuantizedModule | StoredModule, name: str, choose: Choose) -> Lowering | None:

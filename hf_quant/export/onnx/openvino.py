@@ -7,15 +7,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from hf_quant.export.comparing import relative_error, sample
 from hf_quant.export.onnx.blocks import block_size, container
 from hf_quant.export.onnx.floor import allowed_error
-from hf_quant.export.onnx.lowering import PLACES, Lowering, lowering_of
+from hf_quant.export.onnx.inside import look_inside
+from hf_quant.export.onnx.lowering import PLACES, Lowering, lowering_of, names_in
 from hf_quant.export.onnx.lowerings.blocks import weight_after_rounding, weight_in_blocks
-from hf_quant.export.onnx.runtime import feed
-from hf_quant.export.onnx.verify import linear_errors, values_of
+from hf_quant.export.onnx.runtime import Arrays, feed
+from hf_quant.export.onnx.verify import is_whole
 from hf_quant.export.onnx.write import FILE, write_graph
 from hf_quant.export.skeleton import float32_config
 from hf_quant.export.target import Comparison
@@ -85,7 +87,7 @@ def _rounded_by_nodes(name: str, module: QuantizedModule) -> Lowering:
 
 @torch.no_grad()
 def verify(model: Any, directory: Path) -> Comparison:
-    """Every linear on the very input that it gets in OpenVINO, and the outputs of the whole model.
+    """All that happens inside (`inside.look_inside`), and the outputs of the whole model.
 
     Args:
         model: Quantized, in eval mode; not changed.
@@ -95,27 +97,30 @@ def verify(model: Any, directory: Path) -> Comparison:
 
     program = openvino.Core().read_model(directory / XML)
     places = json.loads(program.get_rt_info([PLACES]).value)
-    main, inputs_of = program.outputs[0].get_any_name(), {each.get_any_name() for each in program.inputs}
-    wanted = values_of(places, inputs_of)
-    outputs = {name for each in program.outputs for name in each.get_names()}
-    program.add_outputs([name for name in wanted if name not in outputs])
+    outputs = [each.get_any_name() for each in program.outputs]
+    wanted = names_in(places, {each.get_any_name() for each in program.inputs} | set(outputs))
+    program.add_outputs(wanted)
     properties = json.loads((directory / PROPERTIES).read_text(encoding="utf-8"))
     compiled = openvino.Core().compile_model(program, "CPU", properties)
-    inputs, expected = sample(model)
     shapes: dict[str, Any] = {
         each.get_any_name(): [axis.get_length() if axis.is_static else None for axis in each.get_partial_shape()]
         for each in compiled.inputs
     }
-    fed = feed(shapes, {name: tensor.numpy() for name, tensor in inputs.items()}, None)
-    found = compiled(fed)
-    values = {**fed, **{name: found[compiled.output(name)] for name in (*wanted, main)}}
-    linears, beyond = linear_errors(model, places, values)
+
+    def run(given: Arrays, past: Arrays | None) -> Arrays:
+        fed = feed(shapes, given, past)
+        made = compiled(fed)
+        return {**fed, **{name: np.array(made[compiled.output(name)]) for name in (*wanted, *outputs)}}
+
+    inputs, expected = sample(model)
+    has_cache = any(name.startswith("past_key_values") for name in shapes)
+    found = look_inside(model, places, run, outputs[0], has_cache, inputs)
+    whole = run({name: tensor.numpy() for name, tensor in inputs.items()}, None)[outputs[0]]
     figures = {
-        "linears": max(linears.values(), default=0.0),
-        "linears beyond rounding": float(len(beyond)),
-        "outputs": relative_error(torch.from_numpy(values[main]), expected),
+        **found.figures,
+        "outputs": relative_error(torch.from_numpy(whole), expected),
         "allowed": allowed_error(model, inputs, expected),
     }
-    is_right = not beyond and figures["outputs"] <= figures["allowed"]
-    note = f"first of them: {beyond[0]}" if beyond else ""
+    is_right = found.is_right and is_whole(model, figures)
+    note = f"first of them: {found.beyond[0]}" if found.beyond else ""
     return Comparison(f"openvino {openvino.__version__}", figures, is_right, note)

@@ -219,6 +219,18 @@ def test_a_changed_code_and_a_changed_scale_are_found(tmp_path):
     assert not comparison.is_right and comparison.figures["linears beyond rounding"] == 2
 
 
+def test_what_is_wrong_between_linears_is_found_where_chance_hides_it_in_the_outputs(tmp_path):
+    model = quantized("llama", "int8")
+    TARGETS["onnx"].write(model, tmp_path, None)
+    program = onnx.load(tmp_path / "model.onnx")
+    norm = next(each for each in program.graph.initializer if each.name == "model.layers.0.input_layernorm.weight")
+    norm.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(norm) * np.float32(1.001), norm.name))
+    onnx.save(program, tmp_path / "model.onnx")
+    comparison = TARGETS["onnx"].verify(model, tmp_path)
+    assert comparison.figures["linears beyond rounding"] == 0 == comparison.figures["modules with other codes"]
+    assert comparison.figures["between linears"] > 1e-4 and not comparison.is_right
+
+
 def test_tensors_in_a_file_of_their_own_are_the_same(tmp_path):
     model = quantized("gpt2", "int8")
     TARGETS["onnx"].write(model, tmp_path, None, external_data=True)
