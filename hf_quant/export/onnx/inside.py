@@ -78,10 +78,10 @@ def look_inside(model: Any, places: Places, run: Run, main: str, has_cache: bool
     def _replayed(name: str, module: QuantizedModule | StoredModule, input: torch.Tensor) -> torch.Tensor:
         call = calls[name] = calls.get(name, 0) + 1
         given, output = (torch.from_numpy(np.array(values[each])) for each in places[name][call - 1])
-        found.between = max(found.between, relative_error(input, given))
+        found.between = _worse(found.between, relative_error(input, given))
         if isinstance(module, QuantizedModule):
             error, is_beyond = _error(module, given, output)
-            found.linears[name] = max(error, found.linears.get(name, 0.0))
+            found.linears[name] = _worse(found.linears.get(name, 0.0), error)
             found.beyond.extend([name] if is_beyond and name not in found.beyond else [])
         return output
 
@@ -93,7 +93,7 @@ def look_inside(model: Any, places: Places, run: Run, main: str, has_cache: bool
         values.update(run({name: tensor.numpy() for name, tensor in step.items()}, past))
         result = twin(**step, **cache, **({"use_cache": True} if has_cache else {}))
         output = torch.from_numpy(np.array(values[main]))
-        found.between = max(found.between, relative_error(main_output(result), output))
+        found.between = _worse(found.between, relative_error(main_output(result), output))
         if has_cache:
             cache = {"past_key_values": result.past_key_values}
             past = {name: value for name, value in values.items() if name.startswith("present")}
@@ -119,6 +119,11 @@ class _Replay(Counterpart):
         return self.give(input)
 
 
+def _worse(error: float, other: float) -> float:
+    """The larger error; NaN is larger than any."""
+    return error if other <= error or error != error else other
+
+
 def _error(module: QuantizedModule, input: torch.Tensor, found: torch.Tensor) -> tuple[float, bool]:
     """Largest relative error of a token without an input at a border, and whether any token's is beyond its bound."""
     expected = exact_output(module, input).flatten(0, -2)
@@ -126,4 +131,4 @@ def _error(module: QuantizedModule, input: torch.Tensor, found: torch.Tensor) ->
     errors = (found.flatten(0, -2) - expected).norm(dim=-1)
     allowed = torch.zeros_like(errors) if not module.multiplies else allowed_at_ties(module, input.flatten(0, -2))
     sure = (errors / sizes)[allowed == 0]
-    return float(sure.max()) if len(sure) else 0.0, bool((errors > WEIGHT_ONLY * sizes + allowed).any())
+    return float(sure.max()) if len(sure) else 0.0, not bool((errors <= WEIGHT_ONLY * sizes + allowed).all())

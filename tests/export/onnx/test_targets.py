@@ -28,6 +28,7 @@ from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.errors import ExportError
 from hf_quant.export import TARGETS
 from hf_quant.modules.swap import quantized_modules
+from tests.evaluation.tiny import tiny_tokenizer
 
 onnx = pytest.importorskip("onnx", reason="ONNX is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
@@ -193,6 +194,13 @@ def test_layers_that_are_called_again_are_stored_once(tmp_path):
     )
 
 
+def test_a_folder_has_all_that_is_needed_and_says_how_it_was_compared(tmp_path):
+    done = hf_quant.export(quantized("llama", "w4a16"), "onnx", tmp_path / "there", tokenizer=tiny_tokenizer())
+    names = {path.name for path in (tmp_path / "there").iterdir()}
+    assert {"model.onnx", "config.json", "generation_config.json", "tokenizer.json", "hf_quant_export.json"} <= names
+    assert done.comparison.is_right and done.manifest["verified"]["figures"]["modules with other codes"] == 0
+
+
 def test_padded_rows_give_what_they_give_alone(tmp_path):
     model = quantized("bert", "w8a16")
     TARGETS["onnx"].write(model, tmp_path, None)
@@ -219,16 +227,17 @@ def test_a_changed_code_and_a_changed_scale_are_found(tmp_path):
     assert not comparison.is_right and comparison.figures["linears beyond rounding"] == 2
 
 
-def test_what_is_wrong_between_linears_is_found_where_chance_hides_it_in_the_outputs(tmp_path):
+@pytest.mark.parametrize("factor", [1.001, np.nan])
+def test_what_is_wrong_between_linears_is_found_where_chance_hides_it_in_the_outputs(factor, tmp_path):
     model = quantized("llama", "int8")
     TARGETS["onnx"].write(model, tmp_path, None)
     program = onnx.load(tmp_path / "model.onnx")
     norm = next(each for each in program.graph.initializer if each.name == "model.layers.0.input_layernorm.weight")
-    norm.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(norm) * np.float32(1.001), norm.name))
+    norm.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(norm) * np.float32(factor), norm.name))
     onnx.save(program, tmp_path / "model.onnx")
     comparison = TARGETS["onnx"].verify(model, tmp_path)
-    assert comparison.figures["linears beyond rounding"] == 0 == comparison.figures["modules with other codes"]
-    assert comparison.figures["between linears"] > 1e-4 and not comparison.is_right
+    assert comparison.figures["modules with other codes"] == 0
+    assert not comparison.figures["between linears"] < 1e-4 and not comparison.is_right
 
 
 def test_tensors_in_a_file_of_their_own_are_the_same(tmp_path):
