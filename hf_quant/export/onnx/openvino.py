@@ -47,7 +47,7 @@ def write(model: Any, directory: Path, tokenizer: Any = None) -> None:
     size = group_of_inputs(model)
     properties = {_GROUP: str(size or 0), "INFERENCE_PRECISION_HINT": "f32"}
     with tempfile.TemporaryDirectory(dir=directory) as folder:
-        graph = write_graph(model, Path(folder), choose=lowering_of if size is not None else _rounded_by_nodes)
+        graph = write_graph(model, Path(folder), choose=lowering_of if size else _rounded_by_nodes)
         program = openvino.Core().read_model(Path(folder) / FILE)
         program.set_rt_info(graph.metadata_props[PLACES], [PLACES])
         for name, value in properties.items():
