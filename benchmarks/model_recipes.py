@@ -200,6 +200,11 @@ def _heard(config: Any, generator: torch.Generator) -> dict[str, Tensor]:
     return {"hidden_states": features, "mask": torch.ones(1, 64, dtype=torch.bool)}
 
 
+def _short_spectrum(config: Any, generator: torch.Generator) -> dict[str, Tensor]:
+    # Hundreds of samples of sound are made of each frame.
+    return {"spectrogram": torch.randn(1, 16, config.model_in_dim, generator=generator)}
+
+
 INPUTS: dict[str, Callable[[Any, torch.Generator], dict[str, Tensor]]] = {
     "autoformer": _series,
     "informer": _series,
@@ -217,5 +222,7 @@ INPUTS: dict[str, Callable[[Any, torch.Generator], dict[str, Tensor]]] = {
     "qwen2_5_omni_audio_encoder": _heard_in_windows,
     "qwen3_omni_moe_audio_encoder": _heard_in_windows,
     "phi4_multimodal_audio": _heard,
+    "speecht5_hifigan": _short_spectrum,
+    "fastspeech2_conformer_hifigan": _short_spectrum,
 }
 """Types of which no single parameter tells the inputs: a function of the config and a generator."""

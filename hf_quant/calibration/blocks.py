@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache
 
 from hf_quant.errors import CalibrationError, UnsupportedModel
 
@@ -35,8 +37,17 @@ class BlockInput:
 
     def call(self, index: int, hidden: Tensor | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments of one block, hidden states first: `hidden`, or those of the entry."""
-        args, kwargs = self.arguments[index if len(self.arguments) > 1 else 0]
+        args, kwargs = unwritten(*self.arguments[index if len(self.arguments) > 1 else 0])
         return (self.hidden if hidden is None else hidden, *args), kwargs
+
+
+def unwritten(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of a call with copies of caches of keys and values, which a call writes to."""
+
+    def own(value: Any) -> Any:
+        return copy.deepcopy(value) if isinstance(value, Cache) else value
+
+    return tuple(map(own, args)), {name: own(value) for name, value in kwargs.items()}
 
 
 def find_blocks(model: nn.Module) -> str:
@@ -202,7 +213,7 @@ def _calls(model: nn.Module, blocks: nn.ModuleList, batch: Mapping[str, Tensor],
         hidden = args[0] if args else kwargs.get(_HIDDEN)
         if not isinstance(hidden, Tensor) or hidden.ndim != 3:
             raise CalibrationError(f"{type(module).__name__} is not called with hidden states [batch, tokens, width]")
-        calls.append(_Call(module, hidden, args[1:], others))
+        calls.append(_Call(module, hidden, *unwritten(args[1:], others)))
         if len(calls) == most:
             raise _Stop
 

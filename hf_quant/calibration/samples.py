@@ -35,9 +35,14 @@ _OF_BATCHES = re.compile("spatial_shapes|pixel_attention_mask|pixel_position_ids
 
 
 def is_sample(item: Any) -> bool:
-    """Whether an item of a dataset holds more than texts and tokens, such as ``pixel_values`` or ``bbox``."""
+    """Whether an item of a dataset holds more than texts and tokens, such as ``pixel_values`` or ``bbox``.
+
+    Tokens in more than two dimensions, those of several codebooks, are no text either.
+    """
     if not isinstance(item, Mapping):
         return False
+    if getattr(item.get("input_ids"), "ndim", 0) > 2:
+        return True
     others = {name: item[name] for name in item if name not in (*_LABELS, *_OF_TEXT, *_OF_TOKENIZERS)}
     if others.keys() & {*_BATCH_DIMENSIONS, *_BESIDE_TOKENS}:
         return True

@@ -58,11 +58,11 @@ def counted(values: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
 
     Args:
         values: Input ``[batch, tokens, ..., width]``, or flattened by the model, ``[batch * tokens, width]``. Of other
-            shapes, such as those of pooled tokens, all rows count.
+            shapes, such as those of pooled tokens, or ``[width]``, all rows count.
         keep: Tokens that count, bool ``[batch, tokens]``; None for all.
     """
     if keep is not None and values.shape[:2] == keep.shape:
         values = values[keep]
     elif keep is not None and values.ndim == 2 and len(values) == keep.numel():
         values = values[keep.flatten()]
-    return values.flatten(0, -2)
+    return values.reshape(-1, values.shape[-1])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
+from hf_quant.calibration.blocks import unwritten
 from hf_quant.modules.experts import OpenedExperts, expert_layers, rerouted
 from hf_quant.modules.filters import Filters
 
@@ -87,7 +88,7 @@ class Tracer:
         run = Run()
         with self._recording(run, constant):
             values = {**self.parameters, **self.buffers, **(parameters or {})}
-            output = functional_call(self.block, values, self.args, self.kwargs)
+            output = functional_call(self.block, values, *unwritten(self.args, self.kwargs))
         run.output = [each.detach() for each in _tensors(output)]
         return run
 

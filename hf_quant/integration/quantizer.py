@@ -29,6 +29,7 @@ from hf_quant.modules.opened import Opened, opened_modules
 from hf_quant.modules.state import cast_floats, stored_state
 from hf_quant.modules.stored import StoredModule
 from hf_quant.modules.swap import quantized_modules, restore_float, share_tied, swap
+from hf_quant.modules.ties import declared_ties
 from hf_quant.opening.open import Opening, close, opened
 from hf_quant.quantizing.algorithms import algorithms_of
 from hf_quant.quantizing.config import HfQuantConfig
@@ -123,8 +124,11 @@ class HfQuantQuantizer(HfQuantizer):
         closed = opening.keep(self.resolution.plan.modules)
         self.resolution = with_closed(self.resolution, model, closed)
         swap(model, self.resolution.plan, self.resolution.ties, device="meta")
-        for _, each in opened_modules(model):
-            each.expect_stacks()
+        tied = {name for pair in (getattr(model, "all_tied_weights_keys", None) or {}).items() for name in pair}
+        for name, each in opened_modules(model):
+            full = {stack.name: f"{name}.{stack.name}" for stack in each.stacks}
+            each.expect_stacks([stack for stack in full if full[stack] in names or full[stack] not in tied])
+        model.all_tied_weights_keys = declared_ties(model)
         return True
 
     def _prepare_quantized(self, model: Any, headers: checkpoint.Headers, opening: Opening) -> None:
@@ -153,6 +157,7 @@ class HfQuantQuantizer(HfQuantizer):
         self.resolution = with_closed(Resolution(chosen, ties, reasons, inventory), model, closed)
         inventory = self.resolution.inventory
         swap(model, chosen, ties, device="meta")
+        model.all_tied_weights_keys = declared_ties(model)
         self.names_are_own = checkpoint.names_are_own(model, headers, inventory.prefix)
         headers = checkpoint.model_names(model, headers, converted=not self.names_are_own)
         checkpoint.check_quantized_headers(model, headers, inventory)
@@ -264,6 +269,8 @@ class HfQuantQuantizer(HfQuantizer):
         attention.restore(model)
         restore_float(model, dtype)
         close(model)
+        parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        model.all_tied_weights_keys = {t: s for t, s in declared_ties(model).items() if t in parameters}
         cast_floats(model, dtype)
         untag(model)
         model.config.dtype = dtype

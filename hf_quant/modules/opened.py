@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -97,9 +97,9 @@ class Opened(Mixed, nn.Module):
             del self.__dict__[name]
         self._parameters.update({name: found[name] for name in names})
 
-    def expect_stacks(self) -> None:
-        """Have empty parameters where the tensors were, so that a checkpoint that holds them can be read."""
-        for stack in self.stacks:
+    def expect_stacks(self, names: Collection[str]) -> None:
+        """Have empty parameters where tensors of these names were, so that a checkpoint that holds them can be read."""
+        for stack in (stack for stack in self.stacks if stack.name in names):
             self._parameters[stack.name] = nn.Parameter(torch.empty(stack.shape, device="meta"), requires_grad=False)
 
     def forget_stacks(self) -> None:

@@ -59,8 +59,9 @@ class QuantizedFilters(Table, Filters):
         with torch.no_grad():
             rows = by_group(input, self)
             grid = LinearOperands({}, None, self.input_scale, self.input_zero_point)
-            change = fake_quantize_input(rows, grid, _unrotated(self.spec)).view(input.shape) - input
-        return input + change.to(input.dtype)
+            rounded = fake_quantize_input(rows, grid, _unrotated(self.spec)).view(input.shape).to(input.dtype)
+        # A difference would lose digits of numbers far outside the grid.
+        return rounded + (input - input.detach()) if torch.is_grad_enabled() and input.requires_grad else rounded
 
     def prepare(self) -> None:
         """Lay the weight out for the device at hand; a second call does nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -33,6 +34,7 @@ class Opening:
         # All are looked at before one is changed.
         layouts = [(name, module, layout_of(module, found)) for name, module in model.named_modules()]
         convolving = convolutions(model)
+        holders: dict[int, Opened] = {}
         for name, module, layout in layouts:
             parameters = {key: p for key, p in module._parameters.items() if p is not None}
             if is_recurrent(module):
@@ -45,6 +47,9 @@ class Opening:
                 continue
             assert isinstance(module, Opened)
             self.modules[name] = (module, parameters)
+            for stack in module.stacks:
+                holder = holders.setdefault(id(parameters[stack.name]), module)
+                _share(module, holder, module.parts(stack))
 
     def keep(self, names: Collection[str]) -> list[str]:
         """Close all modules but those that hold one of these names, which are no longer this opening's to close.
@@ -87,7 +92,21 @@ def opens_model(function: _Function) -> _Function:
 
 
 def close(model: nn.Module) -> None:
-    """Close all opened modules that hold no quantized weight, in place."""
-    for _, module in list(opened_modules(model)):
-        if module.is_float():
-            module.close()
+    """Close all opened modules that hold no quantized weight, in place; what they share stays one."""
+    closing = [module for _, module in opened_modules(model) if module.is_float()]
+    holders = Counter(id(parameter) for module in closing for parameter in module.parameters())
+    shared: dict[tuple[int, ...], tuple[nn.Parameter, Any]] = {}  # with the parts, whose ids would be given away
+    for module in closing:
+        parts = {stack.name: [module.part(part) for part in module.parts(stack)] for stack in module.stacks}
+        keys = {name: tuple(map(id, found)) for name, found in parts.items() if holders[id(found[0])] > 1}
+        module.close({name: shared[key][0] for name, key in keys.items() if key in shared})
+        shared.update((key, (module._parameters[name], parts[name])) for name, key in keys.items())  # type: ignore[misc]
+
+
+def _share(module: Opened, holder: Opened, parts: list[str]) -> None:
+    """Let parameters of a module's children be those of another's, which had the very same tensor."""
+    for part in parts if module is not holder else ():
+        child, _, tensor = part.rpartition(".")
+        found = holder.part(part)
+        if found.shape == module.part(part).shape:
+            module.get_submodule(child)._parameters[tensor] = found  # type: ignore[assignment]

@@ -88,7 +88,7 @@ class CalibratedRun:
 
     @torch.no_grad()
     def quantize(self, kept: Progress | None = None) -> None:
-        """Quantize everything that the plan names.
+        """Quantize everything that the plan names. What a model draws at random is drawn by the data's seed.
 
         Args:
             kept: Where to keep progress, and to go on from.
@@ -100,46 +100,52 @@ class CalibratedRun:
         """
         training = self.model.training
         self.model.eval()
-        try:
-            batches = self._batches()
-            if not batches:
-                raise CalibrationError("the calibration data has no batch for this process: give more samples")
-            self.list_name, self.blocks = blocks_to_run(self.model, self.resolution, self.algorithms, batches)
-            self.modules = Replacements(self.model, self.resolution, self.list_name)
-            self._check_schemes()
-            tables, ties = self.modules.outside("embedding"), self.resolution.ties
-            for name, scheme in tables.items():
-                if ties.get(name, name) in tables:  # else its weight is that of a module which is float for now
-                    self.modules.replace(name, scheme, self.modules.rounded(name, scheme), None)
-            share_tied(self.model, {t: s for t, s in ties.items() if self.modules.is_replaced(t)})
-            if len(self.blocks):
-                entries = list(first_inputs(self.model, self.blocks, batches))
-            else:
-                if kept is not None:
-                    logger.warning("no progress is kept: there are no blocks that are done one after the other")
-                nothing = torch.empty(0)
-                entries = [BlockInput(nothing, keep=tokens_that_count(batch)) for batch in batches]
-            traced = self._traced() if self.algorithms.transforms else None
-            if self.algorithms.block_solver is not None:
-                for entry in entries:
-                    entry.reference = entry.hidden
-            for index in (bar := tqdm(range(len(self.blocks)), desc="Calibrating", disable=not self.show)):
-                name = f"{self.list_name}.{index}"
-                if kept is not None and index < kept.done:
-                    tensors, self.losses[name], starved = taken_up(kept, index, entries)
-                    self.starved.tokens.update(starved)
-                    self.modules.restore(index, tensors)
-                    continue
-                self._quantize_block(index, entries, traced)
-                bar.set_postfix({"error": f"{self.losses[name]:.2e}"})
-                if kept is not None and not self.waiting:  # what waits is in no block that is kept
-                    starved = {each: n for each, n in self.starved.tokens.items() if each.startswith(f"{name}.")}
-                    keep(kept, index, self.blocks[index], self.losses[name], starved, entries)
-            self._quantize_rest(entries)
-            if warning := str(self.starved):
-                logger.warning("%s", warning)
-        finally:
-            self.model.train(training)
+        devices = {each.device for each in self.model.parameters() if each.device.type == "cuda"}
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(self.calibration.seed)
+            try:
+                self._quantize(kept)
+            finally:
+                self.model.train(training)
+
+    def _quantize(self, kept: Progress | None) -> None:
+        batches = self._batches()
+        if not batches:
+            raise CalibrationError("the calibration data has no batch for this process: give more samples")
+        self.list_name, self.blocks = blocks_to_run(self.model, self.resolution, self.algorithms, batches)
+        self.modules = Replacements(self.model, self.resolution, self.list_name)
+        self._check_schemes()
+        tables, ties = self.modules.outside("embedding"), self.resolution.ties
+        for name, scheme in tables.items():
+            if ties.get(name, name) in tables:  # else its weight is that of a module which is float for now
+                self.modules.replace(name, scheme, self.modules.rounded(name, scheme), None)
+        share_tied(self.model, {t: s for t, s in ties.items() if self.modules.is_replaced(t)})
+        if len(self.blocks):
+            entries = list(first_inputs(self.model, self.blocks, batches))
+        else:
+            if kept is not None:
+                logger.warning("no progress is kept: there are no blocks that are done one after the other")
+            nothing = torch.empty(0)
+            entries = [BlockInput(nothing, keep=tokens_that_count(batch)) for batch in batches]
+        traced = self._traced() if self.algorithms.transforms else None
+        if self.algorithms.block_solver is not None:
+            for entry in entries:
+                entry.reference = entry.hidden
+        for index in (bar := tqdm(range(len(self.blocks)), desc="Calibrating", disable=not self.show)):
+            name = f"{self.list_name}.{index}"
+            if kept is not None and index < kept.done:
+                tensors, self.losses[name], starved = taken_up(kept, index, entries)
+                self.starved.tokens.update(starved)
+                self.modules.restore(index, tensors)
+                continue
+            self._quantize_block(index, entries, traced)
+            bar.set_postfix({"error": f"{self.losses[name]:.2e}"})
+            if kept is not None and not self.waiting:  # what waits is in no block that is kept
+                starved = {each: n for each, n in self.starved.tokens.items() if each.startswith(f"{name}.")}
+                keep(kept, index, self.blocks[index], self.losses[name], starved, entries)
+        self._quantize_rest(entries)
+        if warning := str(self.starved):
+            logger.warning("%s", warning)
 
     def _check_schemes(self) -> None:
         solver = self.algorithms.block_solver

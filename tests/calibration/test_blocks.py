@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torch import nn
-from transformers import AlbertConfig, AlbertModel, Gemma2Config, Gemma2ForCausalLM
+from transformers import AlbertConfig, AlbertModel, DynamicCache, Gemma2Config, Gemma2ForCausalLM
 
 from hf_quant.calibration.blocks import BlockInput, find_blocks, first_inputs, hidden_of, passed_over, run_block
 from hf_quant.errors import CalibrationError, UnsupportedModel
@@ -42,6 +42,32 @@ def logits_block_by_block(model, given):
             result[:] = [entry.hidden]
             found.append(model(**batch).logits)
     return found
+
+
+class Prefixed(nn.Module):
+    """A language model that gets keys and values of other tokens in a cache, to which its blocks add their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = tiny_model("llama")
+        self.prefix = torch.randn(2, 1, 4, 5, 16, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, input_ids, attention_mask=None):
+        cache = DynamicCache()
+        for layer in range(self.model.config.num_hidden_layers):
+            cache.update(*self.prefix.expand(2, len(input_ids), -1, -1, -1), layer)
+        return self.model(input_ids, past_key_values=cache)
+
+
+def test_blocks_leave_a_cache_that_they_are_given_as_it_was():
+    model = Prefixed()
+    given = [{"input_ids": token_ids(2, 6)}]
+    blocks = model.get_submodule(find_blocks(model))
+    for entry in first_inputs(model, blocks, given):
+        for index, block in enumerate(blocks):
+            assert torch.equal(run_block(block, index, entry), run_block(block, index, entry))
+    (found,) = logits_block_by_block(model, given)
+    torch.testing.assert_close(found, model(**given[0]).logits)
 
 
 @pytest.mark.parametrize("name", LISTS)

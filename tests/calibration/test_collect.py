@@ -78,6 +78,15 @@ def test_rows_that_are_no_tokens_all_count():
     assert run(module, collector(module, ("query",)), [pooled], KEEP)["query"].count == 2
 
 
+def test_an_input_without_dimensions_of_tokens_is_one_row():
+    module, row = Projections(), torch.randn(WIDTH)
+    found = collector(module, observers={"query": OBSERVERS["minmax"](AffineFormat(8, symmetric=False))})
+    watch(module, found, [row])
+    statistics = found.statistics()["query"]
+    assert statistics.count == 1
+    assert torch.equal(statistics.mean, row)
+
+
 def test_linears_on_one_tensor_share_their_sums():
     module = Projections()
     found = run(module, collector(module, hessian=True), inputs())

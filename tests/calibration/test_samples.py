@@ -123,3 +123,10 @@ def test_texts_without_an_image_may_stand_among_those_with_one():
 def test_an_item_without_any_numbers_is_refused():
     with pytest.raises(CalibrationError, match="has no numbers"):
         batches([{"decoder_input_ids": "a text"}])
+
+
+def test_tokens_of_several_codebooks_are_samples():
+    codes = torch.arange(3 * 4 * 6).view(3, 4, 6)
+    found = batches([{"input_ids": row.unsqueeze(0)} for row in codes], batch_size=2)
+    assert [list(each) for each in found] == [["input_ids"], ["input_ids"]]
+    assert sorted(torch.cat([each["input_ids"] for each in found])[:, 0, 0].tolist()) == [0, 24, 48]

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, LongformerConfig, LongformerForMaskedLM
+from transformers import AutoModelForCausalLM, BertModel, LongformerConfig, LongformerForMaskedLM
 
 import hf_quant
 from hf_quant import HfQuantConfig, Plan, Scheme, TensorScheme
@@ -13,7 +13,16 @@ from hf_quant.modules.base import QuantizedModule
 from hf_quant.modules.state import stored_state
 from hf_quant.modules.swap import quantized_modules
 from tests.integration.calibration_data import HELD_OUT, calibration, config, sequences
-from tests.integration.tiny import CHECKPOINTS, LAYERS, auto_class, error, outputs, saved_tensors, tiny_model
+from tests.integration.tiny import (
+    CHECKPOINTS,
+    LAYERS,
+    auto_class,
+    error,
+    outputs,
+    saved_tensors,
+    tiny_config,
+    tiny_model,
+)
 
 STATIC = TensorScheme(symmetric=False, granularity="tensor")
 FEW_STEPS = {"signround": {"steps": 20}}
@@ -344,3 +353,25 @@ def test_what_a_model_calls_at_other_times_only_is_rounded_to_nearest_and_named(
 def test_what_a_model_does_not_call_cannot_be_scaled_or_get_a_range(changes):
     with pytest.raises(CalibrationError, match="query_global"):
         hf_quant.quantize(longformer(), config(**changes), progress=False)
+
+
+class Noisy(BertModel):
+    """Draws random numbers in evaluation, as models of speech do."""
+
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        self.pooler.dense(output.last_hidden_state[:, 0] + torch.randn_like(output.last_hidden_state[:, 0]))
+        return output
+
+
+def test_what_a_model_draws_at_random_is_the_same_in_every_run_and_outside_of_them():
+    grids = []
+    for seed in (1, 2):
+        torch.manual_seed(0)
+        model = Noisy(tiny_config("bert")).eval()
+        torch.manual_seed(seed)
+        expected = torch.random.get_rng_state()
+        hf_quant.quantize(model, HfQuantConfig("int8-static", calibration=calibration()), progress=False)
+        assert torch.equal(torch.random.get_rng_state(), expected)
+        grids.append(model.pooler.dense.input_scale)
+    assert torch.equal(*grids)

@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 import hf_quant
 from hf_quant import HfQuantConfig
-from tests.integration.tiny import FAMILIES, auto_class, error, outputs, saved_tensors, tiny_model
+from tests.integration.moe import moe_model
+from tests.integration.tiny import FAMILIES, auto_class, error, outputs, saved_tensors, tiny_model, token_ids
 
 EMBEDDING = {"bert": "bert.embeddings.word_embeddings", "gpt2": "transformer.wte", "llama": "model.embed_tokens"}
 HEAD = {"bert": "cls.predictions.decoder", "gpt2": "lm_head", "llama": "lm_head"}
@@ -149,3 +150,43 @@ def test_a_tie_survives_a_cast_and_a_second_save(preset, load, tmp_path):
     logits = outputs(model)
     model.save_pretrained(tmp_path)
     assert torch.equal(outputs(AutoModelForCausalLM.from_pretrained(tmp_path).eval()), logits)
+
+
+LAST, FIRST = "model.layers.1.mlp.experts", "model.layers.0.mlp.experts"
+
+
+class TiedExperts(MixtralForCausalLM):
+    """Its last layer has the experts of its first, and a checkpoint those of the first alone."""
+
+    config_class = MixtralConfig
+    _tied_weights_keys = MixtralForCausalLM._tied_weights_keys | {
+        f"{LAST}.{name}": f"{FIRST}.{name}" for name in ("gate_up_proj", "down_proj")
+    }
+
+
+@pytest.mark.parametrize("preset", ["int8", "int4", "int8-static"])
+def test_tied_experts_share_one_set_of_codes_whichever_way_they_are_quantized(preset, tmp_path):
+    model = TiedExperts(moe_model("Mixtral", tie_word_embeddings=True).config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(mean=float(parameter.ndim == 1), std=0.125)
+    model.save_pretrained(tmp_path / "float")
+    data = hf_quant.Calibration([token_ids(1, 16)[0]] * 8) if preset == "int8-static" else None
+    config = HfQuantConfig(preset, calibration=data)
+    loaded = TiedExperts.from_pretrained(tmp_path / "float", quantization_config=config).eval()
+    expected = outputs(loaded)
+    assert error(outputs(hf_quant.quantize(model, config, progress=False)), expected) < 1e-6
+    for each in (model, loaded):
+        last, first = (each.get_submodule(f"{name}.2.up_proj") for name in (LAST, FIRST))
+        assert last.weight is first.weight
+    loaded.save_pretrained(tmp_path / preset)
+    assert not any(
+        name.startswith(f"{LAST}.") and name.endswith(".weight") for name in saved_tensors(tmp_path / preset)
+    )
+    reloaded = TiedExperts.from_pretrained(tmp_path / preset).eval()
+    assert torch.equal(outputs(reloaded), expected)
+    restored = reloaded.dequantize()
+    assert restored.get_parameter(f"{LAST}.down_proj") is restored.get_parameter(f"{FIRST}.down_proj")
+    assert error(outputs(restored), expected) < 0.2
+    restored.save_pretrained(tmp_path / "restored")
+    assert torch.equal(outputs(TiedExperts.from_pretrained(tmp_path / "restored").eval()), outputs(restored))

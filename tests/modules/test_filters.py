@@ -147,3 +147,12 @@ def test_later_numbers_of_a_sequence_change_nothing_before_them():
     input = torch.randn(1, 8, 20)
     longer = functional.pad(input, (0, 5), value=100.0)
     assert torch.equal(module(longer)[..., :20], module(input)[..., :20])
+
+
+def test_inputs_far_outside_a_static_grid_are_its_ends():
+    _, module = quantized("int8-static")
+    module.input_scale.fill_(1e-9)
+    input = torch.randn(2, 12, 5, 5)
+    ends = torch.where(input > 0, 132e-9, -123e-9)
+    torch.testing.assert_close(module.rounded(input), ends, atol=0, rtol=1e-6)
+    torch.testing.assert_close(module.rounded(input.requires_grad_()).detach(), ends, atol=0, rtol=1e-6)

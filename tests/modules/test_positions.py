@@ -93,3 +93,7 @@ def test_a_config_that_no_model_is_made_of_says_its_own_number():
     own = Own(pad_token_id=1)
     own.max_position_embeddings = 30
     assert most_tokens(own) == 30
+
+
+def test_a_config_that_fits_no_whole_model_says_its_own_number():
+    assert most_tokens(t.BertConfig(**{**SIZES, "num_attention_heads": 3})) == 26
