@@ -154,7 +154,7 @@ def _result(
     stages["fly_error"] = relative_error(_outputs(on_the_fly, inputs), output)
     if stages["fly_error"] > SAME:
         # Torch's convolutions depend on where in memory a weight lies, and grids that data sets on what they give.
-        if config.calibration is None or not _same_tensors(model, on_the_fly, STEP):
+        if config.calibration is None or not same_tensors(model, on_the_fly, STEP):
             return {"class": WRONG}
         stages["fly_floor"] = _floor(model, inputs, output, stages["fly_error"] / 2)
         if stages["fly_error"] > 2 * stages["fly_floor"]:
@@ -187,7 +187,7 @@ def _result(
     stages["stage"] = "reload"
     stages["reload_error"] = relative_error(_outputs(again, inputs), output)
     # Not of outputs: torch's convolutions depend on where in memory a weight lies.
-    if stages["reload_error"] > SAME or not _same_tensors(again, model):
+    if stages["reload_error"] > SAME or not same_tensors(again, model):
         return {"class": WRONG}
     stages["stage"] = "generate"
     if (expected := _generated(_load(model_class, folder / "float"), inputs)) is not None:
@@ -257,7 +257,7 @@ def _outputs(model: Any, inputs: dict[str, Any]) -> list[torch.Tensor]:
     return [tensor.clone() for tensor in float_outputs(model(**inputs))]
 
 
-def _same_tensors(one: Any, other: Any, step: float = 0.0) -> bool:
+def same_tensors(one: Any, other: Any, step: float = 0.0) -> bool:
     """Whether two models store the same; static grids of inputs may differ by `step` of the scale, and a zero point."""
     first, second = (stored_state(model, model.state_dict()) for model in (one, other))
 

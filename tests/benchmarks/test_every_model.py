@@ -9,8 +9,9 @@ import hf_quant
 from benchmarks.every_model import every_type
 from benchmarks.model_classes import model_classes_of, parents_of
 from benchmarks.model_results import reason, table
-from benchmarks.model_trial import NOT_BUILT, REFUSED, RIGHT, WRONG, trial
+from benchmarks.model_trial import NOT_BUILT, REFUSED, RIGHT, STEP, WRONG, same_tensors, trial
 from benchmarks.small_configs import small_config
+from tests.integration.tiny import tiny_model, token_ids
 
 
 def test_configs_are_cut_to_two_layers_and_64_wide():
@@ -94,18 +95,15 @@ def test_weights_that_stand_for_something_else_are_found(monkeypatch):
     assert (found["class"], found["stage"]) == (WRONG, "on the fly")
 
 
-@pytest.mark.parametrize(("factor", "verdict"), [(1 + 1e-6, RIGHT), (1.01, WRONG)])
-def test_grids_that_data_sets_may_differ_by_rounding_and_no_more(factor, verdict, monkeypatch):
-    real = hf_quant.quantize
-
-    def quantize(model, *args, **kwargs):
-        made = real(model, *args, **kwargs)
-        made.vit.layers[0].mlp.fc1.input_scale.mul_(factor)
-        return made
-
-    monkeypatch.setattr(hf_quant, "quantize", quantize)
-    (found,) = trial("vit", ["int8-static"], 60)
-    assert (found["class"], found["stage"]) == (verdict, "all" if verdict == RIGHT else "on the fly")
+@pytest.mark.parametrize(("factor", "same"), [(1 + 1e-6, True), (1.01, False)])
+def test_grids_that_data_sets_may_differ_by_rounding_and_no_more(factor, same):
+    data = hf_quant.Calibration([token_ids(1, 16)[0]] * 4)
+    config = hf_quant.HfQuantConfig("int8-static", calibration=data)
+    one, other = (hf_quant.quantize(tiny_model("bert"), config, progress=False) for _ in range(2))
+    assert same_tensors(one, other)
+    other.bert.encoder.layer[0].output.dense.input_scale.mul_(factor)
+    assert not same_tensors(one, other)
+    assert same_tensors(one, other, STEP) == same
 
 
 def test_what_is_refused_and_what_cannot_be_built_are_told_apart():
