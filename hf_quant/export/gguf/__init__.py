@@ -1,0 +1,1 @@
+"""One GGUF file of a quantized model, for llama.cpp and Ollama."""

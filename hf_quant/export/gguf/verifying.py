@@ -1,0 +1,183 @@
+"""A GGUF file against the model that it was made of: read back, and run in llama.cpp where that is installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hf_quant.errors import ExportError
+from hf_quant.export.comparing import main_output, relative_error, sample
+from hf_quant.export.gguf import llama_cpp
+from hf_quant.export.gguf.architecture import architecture_of
+from hf_quant.export.gguf.tensors import entries
+from hf_quant.export.target import Comparison
+from hf_quant.layouts.gguf_blocks import BLOCK
+from hf_quant.modules.base import QuantizedModule
+from hf_quant.modules.swap import quantized_modules
+
+VARIABLE = "HF_QUANT_LLAMA_CPP"
+"""Environment variable with the folder of llama.cpp's shared libraries; else those of the package llama-cpp-python."""
+TEXTS = (
+    "The quick brown fox jumps over the lazy dog, doesn't it?",
+    "In 1984, 3.14159 and 1000000 were numbers; so is 42.",
+    "Größe, naïve café, Москва, 東京, 안녕, 🙂 and 👩‍🚀.",
+    "def f(x):\n    return {'a': [x ** 2 for _ in range(3)]}\n\n\n\tpass  # end",
+    "  two spaces before, three   within, and some after  ",
+)
+_STEPS = 12
+_FLOORS = 2
+_HALF = 2e-3
+"""Relative error that keys and values as float16, and activations from a table, make of logits."""
+
+
+@torch.no_grad()
+def verify(model: Any, directory: Path) -> Comparison:
+    """Read codes and values back by ``gguf``, and compare logits, greedy tokens and tokens of texts by llama.cpp.
+
+    llama.cpp rounds the inputs of a quantized weight to 8 bits in blocks of 32: logits may differ twice as much as
+    they do where the model itself has its inputs rounded so.
+
+    Raises:
+        ExportError: llama.cpp cannot open the file.
+        EvaluationError: What the model reads is not known.
+    """
+    (file,) = directory.glob("*.gguf")
+    differing, error = read_back(model, file)
+    figures: dict[str, float] = {"values that differ": differing, "error of weights": error}
+    folder = libraries()
+    if folder is None:
+        note = f"not run: name the folder of llama.cpp's shared libraries by {VARIABLE}"
+        return Comparison("gguf", figures, differing == 0, note)
+    inputs, expected = sample(model)
+    with rounded_inputs(model):
+        rounded = main_output(model(**inputs)).float()
+        prompt = inputs["input_ids"][:1]
+        greedy = model.generate(prompt, max_new_tokens=_STEPS, min_new_tokens=_STEPS, do_sample=False)[0, prompt.shape[1] :]
+    tokenizer = _tokenizer(directory, file)
+    texts = () if tokenizer is None else TEXTS
+    found = run(folder, file, inputs["input_ids"].tolist(), _STEPS, texts)
+    allowed = _FLOORS * relative_error(rounded, expected) + _HALF
+    figures["relative error of logits"] = relative_error(torch.from_numpy(found["logits"]), expected.cpu())
+    figures["allowed"] = allowed
+    figures["greedy tokens that agree"] = sum(a == b for a, b in zip(found["greedy"], greedy.tolist(), strict=True))
+    is_right = differing == 0 and figures["relative error of logits"] <= allowed
+    if tokenizer is not None:
+        same = [found_ == tokenizer(text)["input_ids"] for found_, text in zip(found["tokens"], texts, strict=True)]
+        figures["texts of other tokens"] = same.count(False)
+        is_right = is_right and all(same)
+    return Comparison("llama.cpp", figures, is_right)
+
+
+def read_back(model: Any, file: Path) -> tuple[int, float]:
+    """What ``gguf`` itself decodes of each quantized weight.
+
+    Returns:
+        How many numbers differ from our codes times their scales in float16, and the largest error against the scales
+        as they are, relative to the largest number of each weight.
+    """
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
+
+    stored = {tensor.name: tensor for tensor in GGUFReader(file).tensors}
+    differing, error = 0, 0.0
+    for entry in entries(model, architecture_of(model)):
+        if not isinstance(entry.source, QuantizedModule):
+            continue
+        tensor, blocks = stored[entry.name], entry.blocks()
+        found = torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type)))
+        own = entry.source.dequantized_weight().cpu()
+        own = own if entry.order is None else own[entry.order]
+        differing += int((found != blocks.values.cpu()).sum()) + (tensor.tensor_type.name != blocks.kind)
+        error = max(error, float((found - own).abs().max() / own.abs().max().clamp_min(1e-30)))
+    return differing, error
+
+
+def libraries() -> Path | None:
+    """The folder of llama.cpp's shared libraries; None where there are none."""
+    if named := os.environ.get(VARIABLE):
+        return Path(named).expanduser()
+    package = find_spec("llama_cpp")
+    places = [] if package is None else package.submodule_search_locations or []
+    return next((folder for place in places if (folder := Path(place) / "lib").is_dir()), None)
+
+
+def run(folder: Path, file: Path, ids: list[list[int]], steps: int, texts: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Run a file in llama.cpp, in a process of its own.
+
+    Args:
+        folder: That of the shared libraries.
+        file: The GGUF file.
+        ids: Rows of token ids, of one length.
+        steps: Tokens to generate after the first row.
+        texts: What to make tokens of.
+
+    Returns:
+        ``logits`` float32 ``[rows, tokens, vocabulary]``, ``greedy`` the ids generated, ``tokens`` those of each text.
+
+    Raises:
+        ExportError: It cannot.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        request, result = Path(place, "request.json"), Path(place, "result.json")
+        asked = {"ids": ids, "steps": steps, "texts": texts, "threads": torch.get_num_threads()}
+        request.write_text(json.dumps(asked), encoding="utf-8")
+        paths = [str(each.absolute()) for each in (folder, file, request, result)]
+        command = [sys.executable, str(Path(llama_cpp.__file__)), *paths]
+        done = subprocess.run(command, cwd=place, capture_output=True, text=True, errors="replace", check=False)
+        if done.returncode != 0:
+            lines = [line for line in done.stderr.splitlines() if line.strip()][-3:]
+            raise ExportError(
+                f"llama.cpp cannot run what was written: {' / '.join(lines) or done.returncode}; verify=False writes it "
+                "still"
+            )
+        found = json.loads(result.read_text(encoding="utf-8"))
+        found["logits"] = np.load(Path(place, found["logits"]))
+        return dict(found)
+
+
+@contextmanager
+def rounded_inputs(model: nn.Module) -> Iterator[None]:
+    """Let quantized linears compute with float weights, and inputs as llama.cpp rounds them, meanwhile."""
+
+    def rounding(module: QuantizedModule) -> Any:
+        def compute(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return nn.functional.linear(to_q8(args[0].float()), module.dequantized_weight(), module.bias).to(output.dtype)  # type: ignore[arg-type]
+
+        return compute
+
+    linears = [module for _, module in quantized_modules(model) if module.multiplies]
+    handles = [module.register_forward_hook(rounding(module)) for module in linears]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def to_q8(inputs: Tensor) -> Tensor:
+    """Inputs rounded to 8 bits in blocks of 32, as llama.cpp does it; float32 of the same shape."""
+    blocks = inputs.unflatten(-1, (-1, BLOCK))
+    scale = blocks.abs().amax(-1, keepdim=True) / 127
+    codes = torch.where(scale == 0, 0.0, blocks / scale).round()
+    return (codes * scale.half().float()).flatten(-2)
+
+
+def _tokenizer(directory: Path, file: Path) -> Any:
+    """The tokenizer beside a file that has one."""
+    from gguf import GGUFReader
+    from transformers import AutoTokenizer
+
+    field = GGUFReader(file).fields["tokenizer.ggml.model"]
+    return None if field.contents() == "no_vocab" else AutoTokenizer.from_pretrained(directory)
