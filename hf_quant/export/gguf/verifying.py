@@ -164,9 +164,8 @@ def rounded_inputs(model: nn.Module) -> Iterator[None]:
 
     def rounding(module: QuantizedModule) -> Any:
         def compute(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return nn.functional.linear(to_q8(args[0].float()), module.dequantized_weight(), module.bias).to(
-                output.dtype
-            )  # type: ignore[arg-type]
+            bias: Any = module.bias
+            return nn.functional.linear(to_q8(args[0].float()), module.dequantized_weight(), bias).to(output.dtype)
 
         return compute
 

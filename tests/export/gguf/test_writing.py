@@ -61,7 +61,12 @@ def test_the_largest_part_names_the_file_type(tmp_path):
     ("plan", "fix"),
     [
         (HfQuantConfig("int8"), "rotation=0"),
-        (HfQuantConfig("nf4"), "4 bits in groups, on an even grid"),
+        (
+            HfQuantConfig(
+                scheme=Scheme(TensorScheme(format="nf4", bits=4, granularity="group", group_size=32)), rotation=0
+            ),
+            "4 bits in groups, on an even grid",
+        ),
         (HfQuantConfig(scheme=Scheme(TensorScheme(symmetric=False)), rotation=0), "symmetric weights"),
         (HfQuantConfig(scheme=Scheme(TensorScheme(bits=16)), rotation=0), "8 bits"),
     ],
