@@ -6,7 +6,7 @@ from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.errors import ExportError
 from hf_quant.export.comparing import relative_error
 from hf_quant.export.gguf import tensors
-from hf_quant.export.gguf.verifying import libraries, read_back, rounded_inputs, run, to_q8, verify
+from hf_quant.export.gguf.verifying import computing_with, libraries, read_back, run, to_q8, verify
 from hf_quant.export.gguf.writing import FILE, write
 from hf_quant.modules.swap import quantized_modules
 from hf_quant.quantizing.config import HfQuantConfig
@@ -122,9 +122,14 @@ def test_inputs_are_rounded_in_blocks_of_32():
     assert found[1, 40] == pytest.approx(0.004, rel=2e-3) and found[1, :32].eq(0).all()
 
 
-def test_a_model_computes_as_before_once_its_inputs_were_rounded():
-    model = hf_quant.quantize(model_of("llama"), PLANS["w8a16"])
+@pytest.mark.parametrize("preset", ["w8a16", "int8"])
+def test_a_model_computes_as_before_once_it_computed_with_other_inputs(preset):
+    model = hf_quant.quantize(model_of("llama"), PLANS[preset])
     expected = outputs(model)
-    with rounded_inputs(model):
-        assert 1e-3 < relative_error(outputs(model), expected) < 0.1
+    with computing_with(model, to_q8):
+        rounded = outputs(model)
+    with computing_with(model, lambda inputs: inputs):
+        floats = outputs(model)
+    assert 1e-3 < relative_error(rounded, floats) < 0.1
+    assert (relative_error(expected, floats) <= 1e-5) == (preset == "w8a16")
     assert torch.equal(outputs(model), expected)

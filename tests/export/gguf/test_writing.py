@@ -42,7 +42,7 @@ def test_a_tied_table_is_written_once(tmp_path):
 
 
 def test_what_stays_float_keeps_its_dtype_and_norms_are_float32(tmp_path):
-    plan = HfQuantConfig("w8a16", rotation=0, modules_to_not_convert=["lm_head", "*.layers.0.*"])
+    plan = HfQuantConfig("w8a16", rotation=0, modules_to_not_convert=["lm_head", r"model\.layers\.0\..*"])
     exported(hf_quant.quantize(model_of("llama-untied").to(torch.bfloat16), plan), tmp_path / "there")
     kinds = tensors_of(tmp_path / "there")
     assert kinds["output.weight"] == kinds["blk.0.attn_q.weight"] == "BF16"
