@@ -100,10 +100,11 @@ def test_a_code_that_differs_is_found(tmp_path):
     model = hf_quant.quantize(model_of("llama"), PLANS["w8a16"])
     write(model, tmp_path, None)
     with torch.no_grad():
-        name, module = next(iter(quantized_modules(model)))
-        codes = module.neutral()
-        module.fill({**codes, "codes": codes["codes"] ^ 1})
-    assert read_back(model, tmp_path / FILE)[0] > 0, name
+        module = dict(quantized_modules(model))["model.layers.0.mlp.up_proj"]
+        codes = module.neutral()["codes"].clone()
+        codes[0, 0] ^= 1
+        module.fill({**module.neutral(), "codes": codes})
+    assert read_back(model, tmp_path / FILE)[0] == 1
 
 
 def test_without_llama_cpp_only_the_file_is_read(tmp_path, monkeypatch):
