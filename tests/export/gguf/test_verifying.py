@@ -5,7 +5,7 @@ import hf_quant
 from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.errors import ExportError
 from hf_quant.export.comparing import relative_error
-from hf_quant.export.gguf import tensors
+from hf_quant.export.gguf import tensors, verifying
 from hf_quant.export.gguf.verifying import computing_with, libraries, read_back, run, to_q8, verify
 from hf_quant.export.gguf.writing import FILE, write
 from hf_quant.modules.swap import quantized_modules
@@ -47,6 +47,7 @@ def test_llama_cpp_computes_what_the_float_model_does(family, tmp_path):
     assert relative_error(torch.from_numpy(found["logits"]), outputs(model, ids)) <= 2e-3
 
 
+KEPT = {"llama-gqa": {"*.mlp.*": "bf16"}, "gpt2": {"*.mlp.*": "bf16"}}
 FIRST = {("llama-gqa", "w4a16"), ("gpt2", "mixed"), ("llama-untied", "int8"), ("qwen3", "5 bits with zero points")}
 CASES = [
     pytest.param(family, plan, marks=[] if (family, plan) in FIRST else pytest.mark.slow)
@@ -64,6 +65,20 @@ def test_llama_cpp_computes_what_the_quantized_model_does_up_to_its_rounding_of_
     assert found.is_right and found.runtime == "llama.cpp", found
     assert found.figures["values that differ"] == 0 and found.figures["error of weights"] <= 1e-3
     assert found.figures["allowed"] <= 0.1
+
+
+@runs
+@pytest.mark.parametrize("family", ["llama-gqa", "gpt2"])
+@pytest.mark.parametrize("kind", ["stored as float16", "stored as bfloat16", "of bfloat16"])
+def test_floats_of_16_bits_are_taken_as_they_are(family, kind, tmp_path):
+    model = model_of(family)
+    if kind == "of bfloat16":
+        model = hf_quant.quantize(model.to(torch.bfloat16), HfQuantConfig("w8a16", rotation=0, overrides=KEPT[family]))
+    else:
+        model = hf_quant.quantize(model, "fp16" if kind == "stored as float16" else "bf16")
+    write(model, tmp_path, None)
+    found = verify(model, tmp_path)
+    assert found.is_right and found.figures["relative error of logits"] <= 3e-2, found
 
 
 @runs
@@ -108,7 +123,7 @@ def test_a_code_that_differs_is_found(tmp_path):
 
 
 def test_without_llama_cpp_only_the_file_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_quant.export.gguf.verifying.libraries", lambda: None)
+    monkeypatch.setattr(verifying, "libraries", lambda: None)
     model = hf_quant.quantize(model_of("llama"), PLANS["w8a16"])
     write(model, tmp_path, None)
     found = verify(model, tmp_path)
