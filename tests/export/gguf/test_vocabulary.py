@@ -6,10 +6,12 @@ from tokenizers.models import BPE, WordLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from hf_quant.errors import ExportError
+import hf_quant
+from hf_quant.errors import ConfigError, ExportError
 from hf_quant.export.gguf.verifying import TEXTS, libraries, run
 from hf_quant.export.gguf.vocabulary import _LLAMA3, _QWEN2, SPLITS
 from hf_quant.export.gguf.writing import FILE, write
+from hf_quant.quantizing.config import HfQuantConfig
 from tests.integration.tiny import tiny_model
 
 gguf = pytest.importorskip("gguf", reason='needs pip install "hf-quant[gguf]"')
@@ -108,9 +110,21 @@ def test_other_tokenizers_are_refused_or_left_out(tokenizer, why, tmp_path):
     with pytest.raises(ExportError, match=why + r"(.|\n)*vocabulary=False"):
         write(model, tmp_path, tokenizer())
     assert not any(tmp_path.iterdir())
-    write(model, tmp_path, tokenizer(), vocabulary=False)
+    with pytest.raises(ConfigError, match="true or false, not 'no'"):
+        write(model, tmp_path, tokenizer(), vocabulary="no")
+    for said in (False, "false"):
+        write(model, tmp_path, tokenizer(), vocabulary=said)
+        assert gguf.GGUFReader(tmp_path / FILE).fields["tokenizer.ggml.model"].contents() == "no_vocab"
 
 
 def test_ids_that_the_embedding_lacks_are_refused(tmp_path):
     with pytest.raises(ExportError, match="128 rows"):
         write(tiny_model("llama"), tmp_path, byte_level(BYTES))
+
+
+@runs
+def test_an_export_is_verified_with_the_tokenizer_that_it_has(tmp_path):
+    model = hf_quant.quantize(tiny_model("llama", vocab_size=512), HfQuantConfig("w4a16", rotation=0))
+    done = hf_quant.export(model, "gguf", tmp_path / "there", tokenizer=byte_level(BYTES, chat_template=CHAT))
+    assert done.comparison.is_right and done.comparison.figures["texts of other tokens"] == 0
+    assert done.manifest["verified"]["runtime"] == "llama.cpp"
