@@ -78,7 +78,9 @@ def entries(model: Any, architecture: Architecture) -> Iterator[Entry]:
         name = names.get_name(key, _SUFFIXES)
         is_placed = part != "bias" or architecture.biases is None or owner.endswith(architecture.biases)
         if name is None or not is_placed:
-            raise ExportError(f"llama.cpp has no place for {key} in {architecture.name}: quantize without what added it")
+            raise ExportError(
+                f"llama.cpp has no place for {key} in {architecture.name}: quantize without what added it"
+            )
         if owner in modules and part == "weight":
             order = order_of_rows(owner, modules[owner].spec.out_features, model, architecture)
             yield Entry(name, modules[owner], order)

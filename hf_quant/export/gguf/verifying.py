@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,14 +43,17 @@ _DEVIATIONS = 5
 _HALF = 2e-3
 """Relative error that keys and values as float16, and activations from a table, make of logits."""
 
+_ROUNDINGS = 4
+"""How often floats of 16 bits may be off by a last bit."""
+
 
 @torch.no_grad()
 def verify(model: Any, directory: Path) -> Comparison:
     """Read codes and values back by ``gguf``, and compare logits, greedy tokens and tokens of texts by llama.cpp.
 
     llama.cpp rounds the inputs of a quantized weight to 8 bits in blocks of 32: logits may differ twice as much as
-    they do where the model itself has its inputs rounded so. What it finds likeliest may be, for the model, by as
-    much less likely than another token.
+    they do where the model itself has its inputs rounded so, rather than as floats. What it finds likeliest may be,
+    for the model, by as much less likely than another token.
 
     Raises:
         ExportError: llama.cpp cannot open the file.
@@ -63,17 +66,22 @@ def verify(model: Any, directory: Path) -> Comparison:
     if folder is None:
         note = f"not run: name the folder of llama.cpp's shared libraries by {VARIABLE}"
         return Comparison("gguf", figures, differing == 0, note)
-    inputs, expected = sample(model)
+    inputs, own = sample(model)
     ids = inputs["input_ids"]
-    with rounded_inputs(model):
+    with computing_with(model, to_q8):
         rounded = main_output(model(**inputs)).float()
     tokenizer = _tokenizer(directory, file)
     texts = () if tokenizer is None else TEXTS
     found = run(folder, file, ids.tolist(), _STEPS, texts)
-    error = relative_error(torch.from_numpy(found["logits"]), expected.cpu())
-    allowed = _FLOORS * relative_error(rounded, expected) + _HALF
-    lag, spread = _greedy_lag(model, ids[:1], found["greedy"])
+    logits = torch.from_numpy(found["logits"]).to(own.device)
+    with computing_with(model, lambda floats: floats):
+        expected = main_output(model(**inputs)).float()
+        lag, spread = _greedy_lag(model, ids[:1], found["greedy"])
+    error = relative_error(logits, expected)
+    allowed = _FLOORS * relative_error(rounded, expected) + _HALF + _ROUNDINGS * _coarsest(model)
     figures["relative error of logits"], figures["allowed"] = error, allowed
+    if any(module.spec.scheme.input is not None for _, module in quantized_modules(model)):
+        figures["with inputs quantized by the plan"] = relative_error(logits, own)
     figures["lag of greedy tokens"] = lag
     is_right = differing == 0 and error <= allowed and lag <= _DEVIATIONS * allowed * spread
     if tokenizer is not None:
@@ -81,6 +89,14 @@ def verify(model: Any, directory: Path) -> Comparison:
         figures["texts of other tokens"] = same.count(False)
         is_right = is_right and all(same)
     return Comparison("llama.cpp", figures, is_right)
+
+
+def _coarsest(model: Any) -> float:
+    """Relative rounding of the floats that have the fewest bits: here of activations, there of inputs of a weight."""
+    floats = [
+        entry.source.dtype for entry in entries(model, architecture_of(model)) if isinstance(entry.source, Tensor)
+    ]
+    return max(torch.finfo(dtype).eps for dtype in (model.dtype, *floats))
 
 
 def _greedy_lag(model: Any, prompt: Tensor, greedy: list[int]) -> tuple[float, float]:
@@ -150,8 +166,8 @@ def run(folder: Path, file: Path, ids: list[list[int]], steps: int, texts: tuple
         if done.returncode != 0:
             lines = [line for line in done.stderr.splitlines() if line.strip()][-3:]
             raise ExportError(
-                f"llama.cpp cannot run what was written: {' / '.join(lines) or done.returncode}; verify=False writes it "
-                "still"
+                f"llama.cpp cannot run what was written: {' / '.join(lines) or done.returncode}; verify=False writes "
+                "it still"
             )
         found = json.loads(result.read_text(encoding="utf-8"))
         found["logits"] = np.load(Path(place, found["logits"]))
@@ -159,17 +175,19 @@ def run(folder: Path, file: Path, ids: list[list[int]], steps: int, texts: tuple
 
 
 @contextmanager
-def rounded_inputs(model: nn.Module) -> Iterator[None]:
-    """Let quantized linears compute with float weights, and inputs as llama.cpp rounds them, meanwhile."""
+def computing_with(model: nn.Module, inputs: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Let quantized linears compute with float weights meanwhile, and with what a function makes of float inputs."""
 
-    def rounding(module: QuantizedModule) -> Any:
+    def replacing(module: QuantizedModule) -> Any:
         def compute(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return nn.functional.linear(to_q8(args[0].float()), module.dequantized_weight(), module.bias).to(output.dtype)  # type: ignore[arg-type]
+            bias: Any = None if module.bias is None else module.bias.float()
+            made = nn.functional.linear(inputs(args[0].float()), module.dequantized_weight(), bias)
+            return made.to(output.dtype)
 
         return compute
 
     linears = [module for _, module in quantized_modules(model) if module.multiplies]
-    handles = [module.register_forward_hook(rounding(module)) for module in linears]
+    handles = [module.register_forward_hook(replacing(module)) for module in linears]
     try:
         yield
     finally:

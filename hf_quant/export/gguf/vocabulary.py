@@ -8,12 +8,9 @@ from typing import Any
 
 from hf_quant.errors import ExportError
 
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_QWEN2 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_ENDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3, _QWEN2 = rf"{_ENDS}\p{{N}}{{1,3}}{_REST}", rf"{_ENDS}\p{{N}}{_REST}"
 SPLITS = {
     ("ByteLevel",): "gpt-2",
     ("Digits", "ByteLevel"): "smollm",
@@ -53,7 +50,9 @@ def describe(writer: Any, tokenizer: Any, size: int) -> None:
         writer.add_tokenizer_pre("default")
         writer.add_token_scores(_scores(tokens, merges))
         writer.add_add_space_prefix(_adds_space(found))
-        types = [_BYTE if _is_byte(token) and kind == _NORMAL else kind for token, kind in zip(tokens, types, strict=True)]
+        types = [
+            _BYTE if _is_byte(token) and kind == _NORMAL else kind for token, kind in zip(tokens, types, strict=True)
+        ]
     else:
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(_split(found))
@@ -136,6 +135,6 @@ def _is_byte(token: str) -> bool:
 
 def _unknown(why: str) -> ExportError:
     return ExportError(
-        f"llama.cpp has no such tokenizer, or none that is known here: {why}. Export with vocabulary=False, for callers "
-        "that give token ids"
+        f"llama.cpp has no such tokenizer, or none that is known here: {why}. Export with vocabulary=False, for "
+        "callers that give token ids"
     )

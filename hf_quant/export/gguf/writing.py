@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from hf_quant.errors import ConfigError
 from hf_quant.export.gguf.architecture import architecture_of
 from hf_quant.export.gguf.tensors import entries
 from hf_quant.export.gguf.verifying import verify
@@ -18,20 +19,24 @@ logger = logging.getLogger(__name__)
 FILE = "model.gguf"
 
 
-def write(model: Any, directory: Path, tokenizer: Any, *, vocabulary: bool = True) -> None:
+def write(model: Any, directory: Path, tokenizer: Any, *, vocabulary: bool | str = True) -> None:
     """Write ``model.gguf``, and the ``Modelfile`` that Ollama makes a model by; see `target.Target`.
 
     Args:
         model: Quantized, none of whose modules is refused.
         directory: An empty folder.
         tokenizer: Becomes a part of the file; None: callers have to give token ids.
-        vocabulary: Whether it does.
+        vocabulary: Whether it does; also as ``"true"`` or ``"false"``.
 
     Raises:
+        ConfigError: `vocabulary` is something else.
         ExportError: llama.cpp has no such model or tokenizer, or float16 does not hold scales.
     """
     import gguf
 
+    if str(vocabulary).lower() not in ("true", "false"):
+        raise ConfigError(f"vocabulary is true or false, not {vocabulary!r}")
+    vocabulary = str(vocabulary).lower() == "true"
     architecture = architecture_of(model)
     facts = architecture.describe(model)
     found = list(entries(model, architecture))
