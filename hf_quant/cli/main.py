@@ -8,7 +8,20 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from hf_quant.cli import benchmark, check, demo, evaluate, export, hardware, inspect, plan, quantize, report, train
+from hf_quant.cli import (
+    benchmark,
+    check,
+    demo,
+    evaluate,
+    export,
+    hardware,
+    inspect,
+    optimize,
+    plan,
+    quantize,
+    report,
+    train,
+)
 from hf_quant.errors import HfQuantError
 
 app = typer.Typer(
@@ -19,6 +32,7 @@ app = typer.Typer(
 )
 app.command("quantize")(quantize.run)
 app.command("plan")(plan.run)
+app.command("optimize")(optimize.run)
 app.command("train")(train.run)
 app.command("evaluate")(evaluate.run)
 app.command("benchmark")(benchmark.run)
