@@ -11,6 +11,7 @@ TARGETS = Registry(
         "onnx": "hf_quant.export.onnx.targets:ONNX",
         "openvino": "hf_quant.export.onnx.targets:OPENVINO",
         "tensorrt": "hf_quant.export.onnx.targets:TENSORRT",
+        "executorch": "hf_quant.export.executorch.targets:TARGET",
     },
 )
 """What a model can be exported to; each is a `target.Target`, whose facts are under the same name in `portability`."""

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hf_quant.errors import ExportError
 from hf_quant.export.onnx.blocks import Integers, integers
 from hf_quant.formats.rotation import rotate
 from hf_quant.modules.base import QuantizedModule
@@ -25,10 +26,22 @@ _GROUP_BITS = 4
 
 
 def stand_in(name: str, module: QuantizedModule | StoredModule) -> Counterpart:
-    """What stands in a traced model for a module; `name` is not used."""
+    """What stands in a traced model for a module.
+
+    Raises:
+        ExportError: Scales of its groups have more bits than XNNPACK's, which are bfloat16.
+    """
     if isinstance(module, StoredModule):
         return Floats(module)
-    return Product(module) if module.multiplies else Table(module)
+    if not module.multiplies:
+        return Table(module)
+    made = Product(module)
+    if made.group_size and not torch.equal(made.scale, made.scale.bfloat16().float()):
+        raise ExportError(
+            f"{name} has scales of groups that are no bfloat16, as XNNPACK takes them: quantize the float model to "
+            "groups with hf_quant, whose scales are, or take the target onnx"
+        )
+    return made
 
 
 def require_operators() -> None:
@@ -153,6 +166,10 @@ def fold(numbers: Integers, in_bytes: bool) -> Integers:
         zero = numbers.zero_point.to(torch.int16)
     is_negative, scale = numbers.scale < 0, numbers.scale.abs()
     codes = codes.unflatten(-1, (groups, -1))
+    if (is_null := scale == 0).any():
+        # Whatever the codes, these are zeros: XNNPACK takes no scale of 0.
+        scale, zero = scale.masked_fill(is_null, 1), zero.masked_fill(is_null, 0)
+        codes = codes.masked_fill(is_null[..., None], 0)
     if in_bytes:
         levels = codes - zero[..., None]
         levels = torch.where(is_negative[..., None], -levels, levels)
