@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import typer
 from rich.console import Console
@@ -44,10 +45,14 @@ app.command("hardware")(hardware.run)
 app.command("demo")(demo.run)
 
 
-def main() -> None:
-    """Run a command; an error that names its fix is shown as one line, not as a traceback."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; an error that names its fix is shown as one line, not as a traceback.
+
+    Args:
+        arguments: The command and its arguments; None: those that the program was called with.
+    """
     try:
-        app()
+        app(arguments, prog_name="hf-quant")
     except (HfQuantError, OSError) as error:
         # One line however narrow the terminal is, for logs that are searched.
         text = " ".join(str(error).split())

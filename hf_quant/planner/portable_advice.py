@@ -58,10 +58,9 @@ def _changed(model: nn.Module, advice: Advice, facts: Facts, portable_to: str) -
     for choice in advice.choices:
         if choice.module in changes:
             scheme, why = changes[choice.module], verdicts[choice.module].reason or "what it shares its weight with"
-            name = "float" if scheme is None else str(scheme)
-            choice = replace(
-                choice, scheme=scheme, preset=name, reason=f"in the place of {choice.scheme} for {portable_to}: {why}"
-            )
+            name, before = "float" if scheme is None else str(scheme), str(choice.scheme)
+            how = f"in the place of {before}" if before != name else "changed"
+            choice = replace(choice, scheme=scheme, preset=name, reason=f"{how} for {portable_to}: {why}")
         choices.append(choice)
     plan = Plan({choice.module: choice.scheme for choice in choices})
     size = plan_bytes(model, plan, inventory=inventory)

@@ -26,5 +26,5 @@ def test_a_profile_of_ones_own_is_a_device():
 
 
 def test_an_unknown_device_is_told_with_all_that_are_known():
-    with pytest.raises(UnknownName, match="did you mean 'mobile'.*raspberry-pi-5"):
+    with pytest.raises(UnknownName, match=r"did you mean 'mobile'.*raspberry-pi-5"):
         get_device("mobil")

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 import hf_quant
 from hf_quant.errors import ConfigError, ExportError, InfeasibleBudget, MissingDependency, UnknownName, UnsupportedModel
 from hf_quant.export import TARGETS
+from hf_quant.export.onnx import targets
 from hf_quant.hardware.profile import Figure
 from hf_quant.hardware.profiles import get_profile
 from hf_quant.modules.swap import quantized_modules
@@ -93,7 +94,7 @@ def test_what_is_asked_for_wrongly_is_told_before_the_model_is_touched(device, o
 
 def test_missing_packages_of_the_export_are_told_before_the_model_is_loaded(tmp_path, monkeypatch):
     found = replace(TARGETS["onnx"], packages=("no_such_package",))
-    monkeypatch.setattr("hf_quant.export.onnx.targets.ONNX", found)
+    monkeypatch.setattr(targets, "ONNX", found)
     with pytest.raises(MissingDependency, match=r"hf-quant\[onnx\]"):
         deploy("./no-such-model", "desktop", tmp_path / "there")
 
@@ -115,7 +116,7 @@ def test_a_model_that_does_not_fit_is_refused_with_what_would(tmp_path):
     def with_room_for(size):
         return replace(pi, memory=Figure(size / 0.8 + 1, "measured", "this test"))
 
-    with pytest.raises(InfeasibleBudget, match='do not fit.*target="memory"'):
+    with pytest.raises(InfeasibleBudget, match=r'do not fit.*target="memory"'):
         deploy(model, with_room_for(small["memory"]), tmp_path / "there")
     with pytest.raises(InfeasibleBudget, match="a smaller model"):
         deploy(model, with_room_for(small["memory"] / 2), tmp_path / "there")

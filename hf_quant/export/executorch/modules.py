@@ -7,7 +7,7 @@ sums of the input's groups, which is small.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -46,11 +46,12 @@ def stand_in(name: str, module: QuantizedModule | StoredModule) -> Counterpart:
 
 def require_operators() -> None:
     """Import what registers the operators ``quantized_decomposed``."""
+    import executorch.exir.passes._quant_patterns_and_replacements  # noqa: F401
     import executorch.kernels.quantized  # noqa: F401
     import torchao.quantization.pt2e  # noqa: F401
 
 
-@lru_cache(maxsize=None)
+@cache
 def _hadamard(size: int) -> Tensor:
     return rotate(torch.eye(size), size)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,10 @@ def write(model: Any, directory: Path, tokenizer: Any = None, *, tokens: int | s
     most = _checked(model, tokens)
     traced = plain_inputs(model)
     require_operators()
-    try:
-        from transformers.exporters import ExecutorchConfig, ExecutorchExporter
-    except ImportError as error:
-        raise MissingDependency(
-            'exporting takes the exporters of Transformers: pip install "transformers>=5.23"'
-        ) from (error)
+    if find_spec("transformers.exporters") is None:
+        raise MissingDependency('exporting takes the exporters of Transformers: pip install "transformers>=5.23"')
+    from transformers.exporters import ExecutorchConfig, ExecutorchExporter
+
     twin = skeleton(model, stand_in)
     inputs = {name: value[:1] if isinstance(value, torch.Tensor) else value for name, value in traced.values.items()}
     axes = {kind: Dim(f"{kind}tokens", min=_LEAST, max=most) for kind in ("", "decoder_")}
