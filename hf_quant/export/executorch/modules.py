@@ -7,6 +7,7 @@ sums of the input's groups, which is small.
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 
 import torch
@@ -46,9 +47,11 @@ def stand_in(name: str, module: QuantizedModule | StoredModule) -> Counterpart:
 
 def require_operators() -> None:
     """Import what registers the operators ``quantized_decomposed``."""
-    import executorch.exir.passes._quant_patterns_and_replacements  # noqa: F401
-    import executorch.kernels.quantized  # noqa: F401
-    import torchao.quantization.pt2e  # noqa: F401
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import executorch.exir.passes._quant_patterns_and_replacements
+        import executorch.kernels.quantized  # noqa: F401
+        import torchao.quantization.pt2e  # noqa: F401
 
 
 @cache
