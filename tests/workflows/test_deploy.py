@@ -73,7 +73,7 @@ def test_a_model_for_a_class_of_devices_computes_alike_in_what_runs_there(device
         pytest.importorskip(name)
     done = deploy(source, device, tmp_path / "there", target=target, verify=True)
     assert done.exported.target == exported and done.exported.comparison.is_right
-    assert done.exported.comparison.figures["outputs"] <= done.exported.comparison.figures["allowed"]
+    assert done.exported.comparison.figures["outputs"] < 0.05
     assert (tmp_path / "there" / "tokenizer.json").is_file() and "Run it with:" in str(done)
 
 
