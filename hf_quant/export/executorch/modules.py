@@ -7,7 +7,6 @@ sums of the input's groups, which is small.
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
 
 import torch
@@ -45,15 +44,6 @@ def stand_in(name: str, module: QuantizedModule | StoredModule) -> Counterpart:
     return made
 
 
-def require_operators() -> None:
-    """Import what registers the operators ``quantized_decomposed``."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import executorch.exir.passes._quant_patterns_and_replacements
-        import executorch.kernels.quantized  # noqa: F401
-        import torchao.quantization.pt2e  # noqa: F401
-
-
 @cache
 def _hadamard(size: int) -> Tensor:
     return rotate(torch.eye(size), size)
@@ -67,10 +57,13 @@ class _Replacement(Counterpart):
         rotation: Size of the blocks that its rows are rotated in.
     """
 
+    bias: Tensor | None
+    matrix: Tensor | None
+
     def __init__(self, module: nn.Module, rotation: int | None):
         super().__init__()
         # Whatever reads the float weight itself gets NaN, which is found when the program is run.
-        shape = tuple(module.weight.shape)  # type: ignore[union-attr,arg-type]
+        shape = tuple(module.weight.shape)  # type: ignore[arg-type]
         self.weight = torch.full((1, 1), torch.nan).expand(shape)
         bias = getattr(module, "bias", None)
         self.register_buffer("bias", bias.detach().float() if isinstance(bias, Tensor) else None)
@@ -86,6 +79,8 @@ class _Replacement(Counterpart):
 class Floats(_Replacement):
     """A linear or embedding of 16-bit floats, in float32."""
 
+    values: Tensor
+
     def __init__(self, module: StoredModule):
         super().__init__(module, None)
         self.looks_up = isinstance(module, nn.Embedding)
@@ -100,6 +95,10 @@ class Floats(_Replacement):
 
 class Table(_Replacement):
     """An embedding, whose codes lie in bytes."""
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
 
     def __init__(self, module: QuantizedModule):
         super().__init__(module, module.spec.scheme.weight.rotation)
@@ -121,6 +120,11 @@ class Table(_Replacement):
 
 class Product(_Replacement):
     """A linear whose inputs are quantized per token."""
+
+    codes: Tensor
+    scale: Tensor
+    zeros: Tensor
+    correction: Tensor | None
 
     def __init__(self, module: QuantizedModule):
         super().__init__(module, module.spec.scheme.weight.rotation)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from hf_quant.export.comparing import allowed_error, main_output, relative_error, sample
-from hf_quant.export.executorch.modules import Product, Table, require_operators, stand_in
+from hf_quant.export.executorch.modules import Product, Table, stand_in
+from hf_quant.export.executorch.runtime import Program
 from hf_quant.export.executorch.write import FILE
 from hf_quant.export.target import Comparison
 from hf_quant.modules.swap import quantized_modules
@@ -26,8 +27,8 @@ def verify(model: Any, directory: Path) -> Comparison:
         directory: Holds what `write` wrote.
     """
     inputs, expected = sample(model)
-    program = load(directory)
-    taken = next(iter(program.components.values())).metadata.kwargs
+    program = Program(directory)
+    taken = program.takes
     given = {name: value for name, value in inputs.items() if name in taken}
     if "attention_mask" in taken:
         given.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
@@ -47,14 +48,6 @@ def verify(model: Any, directory: Path) -> Comparison:
     note = f"first of them: {differing[0]}" if differing else ""
     is_right = not differing and error <= figures["allowed"]
     return Comparison(f"executorch {version('executorch')}", figures, is_right, note)
-
-
-def load(directory: Path) -> Any:
-    """A written program, to be called with the inputs of the model by name, one sequence at a time."""
-    require_operators()
-    from transformers.exporters import ExportedModel
-
-    return ExportedModel.from_pretrained(directory)
 
 
 def codes_that_differ(model: Any, path: Path) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,8 @@ from torch.export import Dim
 
 from hf_quant.errors import ConfigError, ExportError, MissingDependency
 from hf_quant.export.comparing import main_output
-from hf_quant.export.executorch.modules import require_operators, stand_in
+from hf_quant.export.executorch.modules import stand_in
+from hf_quant.export.executorch.runtime import quiet, require_operators
 from hf_quant.export.onnx.inputs import plain_inputs
 from hf_quant.export.skeleton import skeleton
 
@@ -42,16 +41,14 @@ def write(model: Any, directory: Path, tokenizer: Any = None, *, tokens: int | s
     require_operators()
     if find_spec("transformers.exporters") is None:
         raise MissingDependency('exporting takes the exporters of Transformers: pip install "transformers>=5.23"')
-    from transformers.exporters import ExecutorchConfig, ExecutorchExporter
-
+    with quiet():
+        from transformers.exporters import ExecutorchConfig, ExecutorchExporter
     twin = skeleton(model, stand_in)
     inputs = {name: value[:1] if isinstance(value, torch.Tensor) else value for name, value in traced.values.items()}
     axes = {kind: Dim(f"{kind}tokens", min=_LEAST, max=most) for kind in ("", "decoder_")}
     dynamic = {name: {1: axes["decoder_" if name.startswith("decoder_") else ""]} for name in traced.dynamic}
-    _quieten()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             program = ExecutorchExporter().export(twin, inputs, ExecutorchConfig(dynamic_shapes=dynamic))
             # Some of what XNNPACK does not take is found only when a program is loaded.
             found = main_output(program(**{name: inputs[name] for name in traced.dynamic}))
@@ -81,9 +78,3 @@ def _checked(model: Any, tokens: int | str) -> int:
             return int(positions)
         raise ConfigError(f"the model has positions for {positions} tokens, not for {most}: give tokens={positions}")
     return most
-
-
-def _quieten() -> None:
-    """No warnings of versions and of what ExecuTorch leaves to its own kernels."""
-    for name in ("transformers.exporters", "executorch", "torchao"):
-        logging.getLogger(name).setLevel(logging.ERROR)

@@ -9,7 +9,8 @@ import hf_quant
 from hf_quant.config.plan import Plan
 from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.errors import ExportError
-from hf_quant.export.executorch.modules import Product, fold, require_operators, stand_in
+from hf_quant.export.executorch.modules import Product, fold, stand_in
+from hf_quant.export.executorch.runtime import require_operators
 from hf_quant.export.onnx.blocks import Integers
 from hf_quant.export.onnx.exact import exact_output
 from hf_quant.modules.swap import quantized_modules

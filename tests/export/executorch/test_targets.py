@@ -6,7 +6,8 @@ import torch
 import hf_quant
 from hf_quant.errors import ConfigError, ExportError
 from hf_quant.export import TARGETS
-from hf_quant.export.executorch.verify import codes_that_differ, load
+from hf_quant.export.executorch.runtime import Program
+from hf_quant.export.executorch.verify import codes_that_differ
 from hf_quant.export.executorch.write import FILE, write
 from hf_quant.modules.swap import quantized_modules
 from hf_quant.planner.portable_advice import portable_advice
@@ -35,7 +36,7 @@ def test_a_program_holds_the_codes_and_computes_what_the_model_does(family, targ
     codes = module.neutral()["codes"]
     codes.copy_(codes.roll(1, -1))
     assert len(codes_that_differ(other, tmp_path / "there" / FILE)) >= 1
-    program, ids = load(tmp_path / "there"), token_ids(1, 33)
+    program, ids = Program(tmp_path / "there"), token_ids(1, 33)
     short = {"input_ids": ids[:, :2], "attention_mask": torch.ones_like(ids[:, :2])}
     with torch.no_grad():
         assert error(program(**short).logits, model(**short).logits) <= figures["allowed"]
