@@ -19,6 +19,7 @@ from hf_quant.reporting.report import Report
 from hf_quant.reporting.write import read_report, write_report
 from hf_quant.workflows.benchmark import benchmark
 from hf_quant.workflows.check import CheckReport, check
+from hf_quant.workflows.deploy import Deployment, deploy
 from hf_quant.workflows.evaluate import evaluate_drop
 from hf_quant.workflows.export import export
 from hf_quant.workflows.generate import generate_examples
@@ -36,6 +37,7 @@ __all__ = [
     "BenchmarkReport",
     "Calibration",
     "CheckReport",
+    "Deployment",
     "Distillation",
     "DropReport",
     "HfQuantConfig",
@@ -57,6 +59,7 @@ __all__ = [
     "compile",
     "compile_config",
     "convert",
+    "deploy",
     "evaluate_drop",
     "export",
     "generate_examples",

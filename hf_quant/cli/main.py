@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import typer
 from rich.console import Console
@@ -17,6 +18,7 @@ from hf_quant.cli import (
     export,
     hardware,
     inspect,
+    optimize,
     plan,
     quantize,
     report,
@@ -33,6 +35,7 @@ app = typer.Typer(
 app.command("quantize")(quantize.run)
 app.command("convert-checkpoint")(convert_checkpoint.run)
 app.command("plan")(plan.run)
+app.command("optimize")(optimize.run)
 app.command("train")(train.run)
 app.command("evaluate")(evaluate.run)
 app.command("benchmark")(benchmark.run)
@@ -44,10 +47,14 @@ app.command("hardware")(hardware.run)
 app.command("demo")(demo.run)
 
 
-def main() -> None:
-    """Run a command; an error that names its fix is shown as one line, not as a traceback."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; an error that names its fix is shown as one line, not as a traceback.
+
+    Args:
+        arguments: The command and its arguments; None: those that the program was called with.
+    """
     try:
-        app()
+        app(arguments, prog_name="hf-quant")
     except (HfQuantError, OSError) as error:
         # One line however narrow the terminal is, for logs that are searched.
         text = " ".join(str(error).split())

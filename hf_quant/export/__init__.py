@@ -12,6 +12,7 @@ TARGETS = Registry(
         "openvino": "hf_quant.export.onnx.targets:OPENVINO",
         "tensorrt": "hf_quant.export.onnx.targets:TENSORRT",
         "gguf": "hf_quant.export.gguf.writing:TARGET",
+        "executorch": "hf_quant.export.executorch.targets:TARGET",
     },
 )
 """What a model can be exported to; each is a `target.Target`, whose facts are under the same name in `portability`."""

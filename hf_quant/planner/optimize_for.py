@@ -123,7 +123,7 @@ def advise(model: Any, hardware: str | Profile, target: str = "speed") -> Advice
     for index, preset in enumerate(ranked):
         choices = _choices(inventory, profile, target, preset)
         size = plan_bytes(model, Plan({choice.module: choice.scheme for choice in choices}), inventory=inventory)
-        fits, memory = _memory(profile, size)
+        fits, memory = described_memory(profile, size)
         # For accuracy, the first that fits; for the others the first is meant, whether or not it does.
         if fits is not False or target != "accuracy" or index == len(ranked) - 1:
             break
@@ -206,7 +206,8 @@ def _next_best(name: str, candidate: Candidate, profile: Profile, preset: str, g
     return Choice(name, PRESETS[sixteen].linear, sixteen, f"{why}; 16-bit floats instead")
 
 
-def _memory(profile: Profile, size: int) -> tuple[bool | None, str]:
+def described_memory(profile: Profile, size: int) -> tuple[bool | None, str]:
+    """Whether weights of so many bytes fit a machine's memory, None where that is not known; and the same in words."""
     shown = f"{size / 1e6:.1f} MB of weights"
     if profile.memory is None:
         return None, f"{shown}; {profile.name} comes with several sizes of memory: compare with yours"

@@ -57,6 +57,16 @@ FACTS = Facts(
             "groups of a multiple of 32",
         ),
         Rule(
+            "scales",
+            lambda part: (
+                _is_matrix(part) and rules.in_groups(part) and part.scheme.weight.scale_dtype not in (None, "bfloat16")
+            ),
+            "refused",
+            "scales of groups are bfloat16",
+            lambda part: replace(part.scheme, weight=replace(part.scheme.weight, scale_dtype=None)),
+            "scales in bfloat16",
+        ),
+        Rule(
             "few-bits-per-channel",
             lambda part: _is_matrix(part) and part.scheme.weight.bits < 8 and not rules.in_groups(part),
             "container",

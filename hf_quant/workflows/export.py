@@ -101,15 +101,8 @@ def export(
         MissingDependency: A package is not installed that the target needs, or that verifying does.
         SaveError: The files cannot be written.
     """
-    found: Target = TARGETS[target]
     directory = Path(directory)
-    found.check_options(target, options)
-    found.require(found.packages, f"exporting to {target}")
-    if verify:
-        if found.verify is None:
-            raise ExportError(f"{target} cannot be run here to verify it: leave verify out")
-        found.require(found.runtime, f"verifying {target}")
-    stale = exported_before(directory)
+    found, stale = check_export(target, directory, verify, options)
     _check_in_memory(model)
     report = portability(model, target, accept)
     if not report.is_portable:
@@ -144,6 +137,24 @@ def export(
     finally:
         model.train(training)
     return Export(directory, target, report, manifest, comparison)
+
+
+def check_export(
+    target: str, directory: Path, verify: bool | None = None, options: Mapping[str, Any] | None = None
+) -> tuple[Target, list[str]]:
+    """What `export` refuses before it looks at a model; see there for arguments and errors.
+
+    Returns:
+        The target, and what an earlier export left in the directory.
+    """
+    found: Target = TARGETS[target]
+    found.check_options(target, options or {})
+    found.require(found.packages, f"exporting to {target}")
+    if verify:
+        if found.verify is None:
+            raise ExportError(f"{target} cannot be run here to verify it: leave verify out")
+        found.require(found.runtime, f"verifying {target}")
+    return found, exported_before(directory)
 
 
 def _compared(found: Target, model: Any, folder: Path, must: bool) -> Comparison | None:

@@ -41,14 +41,19 @@ def traced_inputs(model: Any) -> TracedInputs:
     Raises:
         ExportError: It takes no tokens, or keeps a cache of another kind than keys and values.
     """
+    takes = _taken(model)
+    if model.config.is_encoder_decoder or not model.can_generate() or "past_key_values" not in takes:
+        return plain_inputs(model)
+    return _with_cache(model, takes)
+
+
+def _taken(model: Any) -> Any:
     takes = inspect.signature(model.forward).parameters
     if "input_ids" not in takes:
         raise ExportError(
             f"{type(model).__name__} reads no token ids: graphs are written of text models. Take another target"
         )
-    if model.config.is_encoder_decoder or not model.can_generate() or "past_key_values" not in takes:
-        return _plain(model, takes)
-    return _with_cache(model, takes)
+    return takes
 
 
 def _ids(model: Any, tokens: int) -> torch.Tensor:
@@ -59,7 +64,9 @@ def _axes(*axes: int) -> dict[int, Any]:
     return dict.fromkeys(axes, Dim.AUTO)
 
 
-def _plain(model: Any, takes: Any) -> TracedInputs:
+def plain_inputs(model: Any) -> TracedInputs:
+    """Inputs without a cache: tokens, those of a decoder too, and masks; see `traced_inputs`."""
+    takes = _taken(model)
     ids = _ids(model, _TOKENS)
     values: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if "token_type_ids" in takes and getattr(model.config, "type_vocab_size", 0) > 1:
