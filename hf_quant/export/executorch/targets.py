@@ -11,7 +11,7 @@ TARGET = Target(
     (
         "import executorch.kernels.quantized",
         "from transformers.exporters import ExportedModel",
-        'ExportedModel.from_pretrained("{directory}")(input_ids=ids, attention_mask=mask)  # one sequence at a time',
+        'ExportedModel.from_pretrained("{directory}")(**tokenizer(text, return_tensors="pt"))  # one sequence',
         '# on a phone: Module("model.pte") of ExecuTorch, linked with xnnpack_backend and quantized_ops_lib',
     ),
     ("executorch", "torchao"),

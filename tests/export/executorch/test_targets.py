@@ -37,11 +37,13 @@ def test_a_program_holds_the_codes_and_computes_what_the_model_does(family, targ
     codes.copy_(codes.roll(1, -1))
     assert len(codes_that_differ(other, tmp_path / "there" / FILE)) >= 1
     program, ids = Program(tmp_path / "there"), token_ids(1, 33)
-    short = {"input_ids": ids[:, :2], "attention_mask": torch.ones_like(ids[:, :2])}
+    fills = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    whole = {name: fills[name] for name in fills if name in program.takes}
+    short = {name: value[:, :2] for name, value in whole.items()}
     with torch.no_grad():
         assert error(program(**short).logits, model(**short).logits) <= figures["allowed"]
     with pytest.raises(RuntimeError):
-        program(input_ids=ids, attention_mask=torch.ones_like(ids))
+        program(**whole)
 
 
 def test_weights_alone_are_refused_with_what_to_ask_for(tmp_path):
