@@ -14,6 +14,9 @@ struct Block {
   bool narrow;
 };
 
+// What has a scale: a channel, or each group of one, as bfloat16 or float32.
+constexpr int kPerChannel = 0, kNarrow = 1, kWide = 2;
+
 // Scales of 16 channels in a group.
 HFQ_INLINE Float scales_at(const Block& block, std::int64_t at) {
   return block.narrow ? Simd::load_bf16(static_cast<const std::uint16_t*>(block.scales) + at)
@@ -84,7 +87,7 @@ HFQ_INLINE void dot_chunks(const std::uint8_t* codes, std::int64_t chunks, const
 }
 
 // The real numbers that R rows times V vectors of channels make, into out[r][v].
-template <int Bits, int R, int V, bool Grouped>
+template <int Bits, int R, int V, int Grouped>
 HFQ_INLINE void integer_tile(const Block& block, int first, const Rows& rows, std::int64_t row, Float (&out)[R][V]) {
   const Act* codes = rows.codes + row * rows.stride;
   const std::int32_t* sums = rows.sums + row * rows.sums_per_row;
@@ -125,7 +128,9 @@ HFQ_INLINE void integer_tile(const Block& block, int first, const Rows& rows, st
     for (int v = 0; v < V; ++v) {
       const std::int64_t at = g * kBlock + kLanes * (first + v);
       if constexpr (Grouped) {
-        const Float scale = scales_at(block, at);
+        // Known beforehand: a branch here would cost as much as the product of a small group.
+        const Float scale = Grouped == kWide ? Simd::load(static_cast<const float*>(block.scales) + at)
+                                             : Simd::load_bf16(static_cast<const std::uint16_t*>(block.scales) + at);
         for (int r = 0; r < R; ++r) {
           const float s = scales[r * rows.scales_per_row + (per_group ? g : 0)];
           total[r][v] = Simd::fma(Simd::to_float(acc[r][v]), Simd::mul(scale, Simd::set(s)), total[r][v]);
@@ -146,7 +151,7 @@ HFQ_INLINE void integer_tile(const Block& block, int first, const Rows& rows, st
 }
 
 // The same for rows that stay floats. Codes are centred before they become floats, which keeps sums small.
-template <int Bits, int R, int V, bool Grouped>
+template <int Bits, int R, int V, int Grouped>
 HFQ_INLINE void float_tile(const Block& block, int first, const Rows& rows, std::int64_t row, Float (&out)[R][V]) {
   const float* inputs = rows.floats + row * rows.stride;
   const float* sums = rows.float_sums + row * rows.sums_per_row;

@@ -101,7 +101,8 @@ void multiply(const Layout& layout, const Weight& weight, std::int64_t index, co
   const std::int64_t direct = direct_rows(weight.bits, layout.grouped, integer);
   if (!integer && count <= direct) {
     const int r = static_cast<int>(count);
-    const Tile tile = layout.grouped ? direct_tile<true, false>(weight.bits, r) : direct_tile<false, false>(weight.bits, r);
+    const Tile tile = layout.grouped ? direct_tile<kNarrow, false>(weight.bits, r)
+                                     : direct_tile<kPerChannel, false>(weight.bits, r);
     tile(block, rows, 0, work.tile);
     finish(to, work.tile, 0, count);
     return;
@@ -134,9 +135,10 @@ void multiply(const Layout& layout, const Weight& weight, std::int64_t index, co
     const std::int64_t row = tiles.begin(t);
     const int r = static_cast<int>(tiles.begin(t + 1) - row);
     ahead.fetch(t, tiles.tiles);
-    const Tile tile = expanded         ? layout.grouped ? expanded_tile<true>(r) : expanded_tile<false>(r)
-                      : layout.grouped ? direct_tile<true, true>(weight.bits, r)
-                                       : direct_tile<false, true>(weight.bits, r);
+    const int kind = !layout.grouped ? kPerChannel : layout.narrow ? kNarrow : kWide;
+    const Tile tile = kind == kPerChannel ? integer_tile_of<kPerChannel>(expanded, weight.bits, r)
+                      : kind == kNarrow   ? integer_tile_of<kNarrow>(expanded, weight.bits, r)
+                                          : integer_tile_of<kWide>(expanded, weight.bits, r);
     tile(block, rows, row, work.tile);
     finish(to, work.tile, row, r);
   }

@@ -22,7 +22,7 @@ HFQ_INLINE Block block_of(const Layout& layout, const Weight& weight, std::int64
   return block;
 }
 
-template <int Bits, int R, bool Grouped, bool Integer>
+template <int Bits, int R, int Grouped, bool Integer>
 void tile_to(const Block& block, const Rows& rows, std::int64_t row, float* out) {
   constexpr int kV = Simd::kTileVectors;
   for (int first = 0; first < hf_quant::kVectors; first += kV) {
@@ -40,13 +40,13 @@ void tile_to(const Block& block, const Rows& rows, std::int64_t row, float* out)
 
 using Tile = void (*)(const Block&, const Rows&, std::int64_t, float*);
 
-template <int Bits, bool Grouped, bool Integer, int... R>
+template <int Bits, int Grouped, bool Integer, int... R>
 Tile tile_for(int rows, std::integer_sequence<int, R...>) {
   static constexpr Tile kTable[] = {tile_to<Bits, R + 1, Grouped, Integer>...};
   return kTable[rows - 1];
 }
 
-template <int Bits, bool Grouped, bool Integer, int Most>
+template <int Bits, int Grouped, bool Integer, int Most>
 Tile tile_of(int rows) {
   return tile_for<Bits, Grouped, Integer>(rows, std::make_integer_sequence<int, Most>{});
 }
@@ -61,12 +61,12 @@ constexpr int direct_rows(int bits, bool grouped, bool integer) {
   return bits == 8 ? grouped ? Simd::kGroupRows : Simd::kRows : bits == 4 ? Simd::kNibbleRows : 1;
 }
 
-template <int Bits, bool Grouped, bool Integer>
+template <int Bits, int Grouped, bool Integer>
 Tile direct_tile_of(int rows) {
   return tile_of<Bits, Grouped, Integer, direct_rows(Bits, Grouped, Integer)>(rows);
 }
 
-template <bool Grouped, bool Integer>
+template <int Grouped, bool Integer>
 Tile direct_tile(int bits, int rows) {
   switch (bits) {
     case 2: return direct_tile_of<2, Grouped, Integer>(rows);
@@ -79,9 +79,14 @@ Tile direct_tile(int bits, int rows) {
   }
 }
 
-template <bool Grouped>
+template <int Grouped>
 Tile expanded_tile(int rows) {
   return tile_of<kExpanded, Grouped, true, Grouped ? Simd::kGroupRows : Simd::kRows>(rows);
+}
+
+template <int Grouped>
+Tile integer_tile_of(bool expanded, int bits, int rows) {
+  return expanded ? expanded_tile<Grouped>(rows) : direct_tile<Grouped, true>(bits, rows);
 }
 
 void expand(const Block& block, int bits, std::uint8_t* out) {
