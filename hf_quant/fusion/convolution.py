@@ -16,6 +16,7 @@ from hf_quant.fusion.blocks import bias_of, dtype_of, is_hooked, needs_gradient,
 from hf_quant.fusion.mixin import Fused
 from hf_quant.kernels.native.structs import ACTIVATIONS, CONVOLUTION_ACTIVATIONS
 from hf_quant.modules.convolution import CHILD, OpenedConvolution, is_channels_last
+from hf_quant.modules.filters import Steps
 from hf_quant.modules.linear import QuantizedLinear
 from hf_quant.modules.quantized_filters import QuantizedFilters
 
@@ -173,6 +174,20 @@ class FusedConvolutionBlock(FusedConvolution):
         return ways_agree(partial(cls.call, copied), lambda input: composed(input).flatten(1), cases)
 
 
+def on_taps(
+    filters: QuantizedFilters, input: torch.Tensor, steps: Steps, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """What the native kernel gives for filters that have taps, called as `Filters.forward` is."""
+    assert filters.taps is not None
+    none, groups = torch.empty(0), input.shape[1] // filters.channels
+    geometry = _geometry((groups, *(number for each in steps for number in (*each, 0, 0))))
+    taps, sums, scales, grid, is_symmetric = filters.taps
+    return _grouped_op(
+        input.contiguous(), taps, sums, scales, none if bias is None else bias, grid, geometry, none, none,
+        is_symmetric, 0, len(taps),
+    )  # fmt: skip
+
+
 def folded(norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """What a batch norm in evaluation multiplies channels with and adds to them, float32 ``[channels]`` each."""
     weight, bias, mean, variance = (getattr(norm, name).detach().float() for name in _STATISTICS)
@@ -229,7 +244,7 @@ def _is_open(module: Any, input: torch.Tensor) -> bool:
     child = module._modules[CHILD]
     if input.device.type != "cpu" or is_hooked(child):
         return False
-    if torch.is_grad_enabled() and (input.requires_grad or needs_gradient(child)):
+    if torch.is_grad_enabled() and (input.requires_grad or needs_gradient(child) or needs_gradient(module)):
         return False
     if module.groups > 1:
         return type(child) is QuantizedFilters and _has_taps(child)

@@ -46,9 +46,10 @@ torch.library.define(
 def linear(input: torch.Tensor, operands: LinearOperands, spec: LinearSpec, kernel: str) -> torch.Tensor:
     """``input @ weight.T + bias``, quantized as `spec` says; ``[..., in] -> [..., out]`` in the dtype of `input`.
 
-    The gradient with respect to `input` passes straight through its rounding; weights and bias have none.
+    The gradient with respect to `input` passes straight through its rounding; weights have none.
     """
-    needs_gradient = torch.is_grad_enabled() and input.requires_grad
+    trains_bias = operands.bias is not None and operands.bias.requires_grad
+    needs_gradient = torch.is_grad_enabled() and (input.requires_grad or trains_bias)
     if not needs_gradient and not torch.compiler.is_compiling():
         return _linear_eager(input, operands, spec, kernel)
     bias, scale, zero_point = operands.bias, operands.input_scale, operands.input_zero_point
@@ -178,8 +179,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[
 
 def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
     input_gradient = torch.ops.hf_quant.linear_input_gradient(gradient, *ctx.operands, **ctx.facts)
-    weight, *_, packed = ctx.operands
-    return input_gradient, [None] * len(weight), None, None, None, [None] * len(packed)
+    weight, bias, *_, packed = ctx.operands
+    trains_bias = bias is not None and bias.requires_grad
+    bias_gradient = gradient.flatten(0, -2).sum(0).to(bias.dtype) if trains_bias else None
+    return input_gradient, [None] * len(weight), bias_gradient, None, None, [None] * len(packed)
 
 
 torch.library.register_autograd("hf_quant::linear", _backward, setup_context=_setup_context)

@@ -95,8 +95,11 @@ class OpenedConvolution(Opened):
     @property
     def around(self) -> list[int]:
         """Numbers before and after, of the last dimension first, as ``pad`` of torch takes them."""
-        if isinstance(self.padding, str) or self.padding_mode != "zeros":
+        if self.padding_mode != "zeros":
             return self._reversed_padding_repeated_twice
+        if isinstance(self.padding, str):
+            wide = [gap * (size - 1) if self.padding == "same" else 0 for size, _, gap in reversed(self.steps)]
+            return [half for total in wide for half in (total // 2, total - total // 2)]
         return [each for size in reversed(self._of_each(self.padding)) for each in (size, size)]
 
     def padded(self, input: torch.Tensor) -> torch.Tensor:

@@ -49,7 +49,8 @@ def convolved(input: torch.Tensor, weight: torch.Tensor, steps: Steps, bias: tor
 
 def by_group(input: torch.Tensor, filters: Filters) -> torch.Tensor:
     """Rows of numbers that share a dynamic grid, those of an item and group: ``[batch * groups, numbers]``."""
-    return input.reshape(len(input) * (input.shape[1] // filters.channels), -1)
+    groups = input.shape[1] // filters.channels
+    return input.reshape(len(input) * groups, input[:1].numel() // groups if len(input) else 1)
 
 
 def patches(input: torch.Tensor, steps: Steps) -> torch.Tensor:

@@ -61,17 +61,18 @@ class QuantizedLinear(QuantizedModule, nn.Linear):  # type: ignore[misc]
             if (visiting := self._visiting()) is not None:
                 return self._on(visiting, input)
             self.prepare()
-        fast = self.fast
-        if fast is not None and not (input.requires_grad and torch.is_grad_enabled()):
+        fast, bias = self.fast, self._parameters["bias"]
+        trains = torch.is_grad_enabled() and (input.requires_grad or (bias is not None and bias.requires_grad))
+        if fast is not None and not trains:
             siblings = self.siblings  # another thread may separate them
             if siblings is not None and (output := siblings(self, input)) is not None:
                 return output
-            return fast(input, self.packed, self._parameters["bias"], self.spec)
-        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and input.requires_grad):
-            parameters, buffers = self._parameters, self._buffers
+            return fast(input, self.packed, bias, self.spec)
+        if torch.compiler.is_compiling() or trains:
+            buffers = self._buffers
             grid = buffers["input_scale"], buffers["input_zero_point"]
             # What was looked up before, since a graph has a guard for whatever it looks up.
-            return ops.linear_op(input, self.read, parameters["bias"], *grid, self.packed, self.spec, str(self.kernel))
+            return ops.linear_op(input, self.read, bias, *grid, self.packed, self.spec, str(self.kernel))
         return ops.linear(input, self.operands(), self.spec, str(self.kernel))
 
     def _on(self, weight: torch.Tensor, input: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from hf_quant.config.name_ranges import in_short
 from hf_quant.errors import UnsupportedModel
 from hf_quant.evaluation.float_outputs import float_outputs, relative_error
 from hf_quant.evaluation.random_inputs import Inputs, run_on_random_inputs
+from hf_quant.fusion.convolution import on_taps
 from hf_quant.fusion.mixin import Fused, fuse_module, unfuse_module
 from hf_quant.integration import attention
 from hf_quant.kernels import reference
@@ -207,6 +208,7 @@ class _Run:
             def watch(module: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor:
                 input = args[0] if args else kwargs["input"]
                 expected = _expected(module, input, rounded, args[1:])
+                output = _fused(module, (input, *args[1:]), output)
                 sample = expected.flatten()[:: expected.numel() // _SAMPLE + 1].clone()
                 if rounded:
                     self.calls[name] += 1
@@ -238,7 +240,7 @@ class _Run:
                     input = torch.randn(_ALONE, spec.in_features, generator=generator).to(device, module.weight.dtype)
                 else:
                     input = torch.randint(spec.out_features, (_ALONE,), generator=generator).to(device)
-                found = (module.alone or module)(input, *others)
+                found = _fused(module, (input, *others), (module.alone or module)(input, *others))
                 self._compare(name, input, found, _expected(module, input, True, others))
 
     @contextmanager
@@ -266,6 +268,12 @@ class _Run:
         error = _worst_channel(output, expected)
         if not error / bound <= self.errors[name] / self.bounds[name]:
             self.errors[name], self.bounds[name] = error, bound
+
+
+def _fused(module: QuantizedModule, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    """What the kernel gives that only the convolution around some filters calls; of other modules their own output."""
+    is_fused = isinstance(module, QuantizedFilters) and module.taps is not None
+    return on_taps(module, *args) if is_fused else output  # type: ignore[arg-type]
 
 
 def _expected(module: QuantizedModule, input: Tensor, rounded: bool, others: tuple[Any, ...] = ()) -> Tensor:

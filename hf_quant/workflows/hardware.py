@@ -24,6 +24,7 @@ OPS = {
     "native_experts": ("experts, on the tokens that are sent to each", "expert by expert"),
     "native_recurrent": ("LSTM and GRU, all time steps of a layer in one call", "step by step"),
     "native_convolution": ("convolutions, with the batch norm and activation after them", "as products of patches"),
+    "native_grouped_convolution": ("convolutions in groups, inputs of 8 bits", "torch, on rounded inputs"),
     "native_embedding": ("rows of quantized embeddings", "torch"),
     "native_norm": ("RMS norms", "torch"),
     "native_attention": ("attention, where a model would use sdpa", "torch"),

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers import PreTrainedConfig, PreTrainedModel
 
+import hf_quant
 from hf_quant.algorithms.rtn import RoundToNearest
 from hf_quant.config.plan import Candidate, fit
 from hf_quant.config.presets import PRESETS
@@ -18,6 +20,21 @@ from hf_quant.modules.filters import Filters, by_group, rows_read
 from hf_quant.modules.quantized_filters import QuantizedFilters
 
 STEPS = [(3, 1, 1), (2, 2, 1)]
+
+
+class Model(PreTrainedModel):
+    config_class = PreTrainedConfig
+
+    def __init__(self, layer):
+        super().__init__(PreTrainedConfig())
+        self.layer = layer
+        self.post_init()
+
+    def _init_weights(self, module):
+        pass
+
+    def forward(self, input):
+        return self.layer(input)
 
 
 def quantized(name="int8", kernel=(3, 2), rotation=None):
@@ -69,6 +86,12 @@ def test_grids_are_of_an_item_and_a_group():
     assert changed[1, 2:4].all()
     changed[1, 2:4] = False
     assert not changed.any()
+
+
+def test_no_items_are_no_rows():
+    _, module = quantized("int8")
+    assert by_group(torch.empty(0, 12, 5, 5), module).shape[0] == 0
+    assert module(torch.empty(0, 12, 5, 5), STEPS).shape == (0, 12, 3, 2)
 
 
 def test_gradients_pass_through_rounded_inputs():
@@ -156,3 +179,43 @@ def test_inputs_far_outside_a_static_grid_are_its_ends():
     ends = torch.where(input > 0, 132e-9, -123e-9)
     torch.testing.assert_close(module.rounded(input), ends, atol=0, rtol=1e-6)
     torch.testing.assert_close(module.rounded(input.requires_grad_()).detach(), ends, atol=0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["grouped", "whole", "linear"])
+def test_a_bias_that_is_trained_gets_its_gradient_though_the_input_needs_none(kind):
+    torch.manual_seed(0)
+    layer = nn.Linear(12, 8) if kind == "linear" else nn.Conv2d(4, 8, 3, groups=2 if kind == "grouped" else 1)
+    model = Model(layer).eval().requires_grad_(False)
+    quantized_model = hf_quant.quantize(model, "int8", progress=False)
+    (bias,) = (each for name, each in quantized_model.named_parameters() if name.endswith("bias"))
+    bias.requires_grad_(True)
+    input = torch.randn(3, 5, 12) if kind == "linear" else torch.randn(3, 4, 6, 7)
+    output = quantized_model(input)
+    output.sum().backward()
+    torch.testing.assert_close(bias.grad, torch.full_like(bias, output.numel() / len(bias)))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_same_padding_follows_a_dilation_that_is_set_afterwards(groups):
+    torch.manual_seed(0)
+    plain = nn.Conv2d(4, 8, 3, padding="same", groups=groups)
+    model = hf_quant.quantize(Model(copy.deepcopy(plain)).eval().requires_grad_(False), "w8a16", progress=False)
+    for module in (plain, model.layer):
+        module.dilation = (2, 3)
+    input = torch.randn(1, 4, 9, 10)
+    expected, found = plain(input).detach(), model(input)
+    assert found.shape == expected.shape and float((found - expected).norm() / expected.norm()) < 0.02
+
+
+@pytest.mark.parametrize("part", ["taps", "scales", "sums"])
+def test_the_check_sees_what_the_native_kernel_is_given(part):
+    if library.load() is None:
+        pytest.skip("installed without a compiler")
+    torch.manual_seed(0)
+    model = Model(nn.Conv2d(8, 16, 3, padding=1, groups=2)).eval().requires_grad_(False)
+    model = hf_quant.quantize(model, "int8", progress=False)
+    given = {"input": torch.randn(2, 8, 11, 10)}
+    assert hf_quant.check(model, given).is_right
+    filters = model.layer.filters
+    filters.__dict__["taps"] = filters.taps._replace(**{part: getattr(filters.taps, part) + 1})
+    assert [each.module for each in hf_quant.check(model, given).wrong] == ["layer.filters"]
