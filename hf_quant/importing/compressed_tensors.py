@@ -11,7 +11,7 @@ from hf_quant.config.scheme import TensorScheme
 from hf_quant.errors import CheckpointError, LayoutError
 from hf_quant.importing.headers import Headers
 from hf_quant.importing.module import ForeignModule, parts
-from hf_quant.layouts import compressed_tensors_read as layout
+from hf_quant.layouts import compressed_tensors as layout
 from hf_quant.registry import unknown
 
 FORMATS = ("pack-quantized", "int-quantized", "naive-quantized", "mixed-precision")

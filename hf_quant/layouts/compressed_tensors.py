@@ -11,13 +11,14 @@ from collections.abc import Mapping
 import torch
 
 from hf_quant.errors import CheckpointError
-from hf_quant.formats import weight_facts
 from hf_quant.formats.base import Matrix, Tensors
 from hf_quant.formats.packing import pack, padding_is_zero, unpack, words_per_row
-from hf_quant.formats.zero_points import pack_zero_points, unpack_zero_points
+from hf_quant.formats.zero_points import unpack_zero_points
+from hf_quant.layouts.even import Imported, even_weight, expect, in_order, take, top_bits
 
 PACKED = "weight_packed"
 """What tells a packed weight: int32 words; one of int8 codes is called ``weight``."""
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def to_packed(tensors: Tensors, matrix: Matrix) -> dict[str, torch.Tensor]:
@@ -33,35 +34,14 @@ def to_packed(tensors: Tensors, matrix: Matrix) -> dict[str, torch.Tensor]:
     """
     bits = matrix.scheme.bits
     found = {
-        PACKED: _flipped(tensors["codes"], bits, matrix.width),
+        PACKED: top_bits(tensors["codes"], bits, matrix.width),
         "weight_shape": torch.tensor([matrix.rows, matrix.width]),
         "weight_scale": _their_grid(tensors["scale"], matrix),
     }
     if "zero_point" in tensors:
         columns = unpack_zero_points(tensors["zero_point"], bits, matrix.scale_shape).t().contiguous()
-        packed = _flipped(pack(columns, bits), bits, matrix.scale_shape[0])
+        packed = top_bits(pack(columns, bits), bits, matrix.scale_shape[0])
         found["weight_zero_point"] = packed.t().contiguous()
-    return found
-
-
-def from_packed(tensors: Mapping[str, torch.Tensor], matrix: Matrix) -> dict[str, torch.Tensor]:
-    """Inverse of `to_packed`, for a weight of the scheme and shape that are expected.
-
-    Raises:
-        CheckpointError: A tensor is missing, of another shape or dtype, or holds what our format cannot, bit for bit.
-    """
-    bits, (rows, groups) = matrix.scheme.bits, matrix.scale_shape
-    words = _of(tensors, PACKED, torch.int32, (matrix.rows, words_per_row(matrix.width, bits)))
-    if "weight_shape" in tensors and tensors["weight_shape"].tolist() != [matrix.rows, matrix.width]:
-        raise CheckpointError(
-            f"weight_shape says {tensors['weight_shape'].tolist()}, and the module is {[matrix.rows, matrix.width]}: "
-            "download the checkpoint again"
-        )
-    found = {"codes": _unflipped(words, bits, matrix.width), "scale": _our_scale(tensors, matrix)}
-    if not matrix.scheme.symmetric:
-        packed = _of(tensors, "weight_zero_point", torch.int32, (words_per_row(rows, bits), groups))
-        columns = unpack(_unflipped(packed.t().contiguous(), bits, rows), bits, rows)
-        found["zero_point"] = pack_zero_points(columns.t().contiguous(), bits)
     return found
 
 
@@ -85,35 +65,42 @@ def to_plain(tensors: Tensors, matrix: Matrix) -> dict[str, torch.Tensor]:
     return found
 
 
-def from_plain(tensors: Mapping[str, torch.Tensor], matrix: Matrix) -> dict[str, torch.Tensor]:
-    """Inverse of `to_plain`, for a weight of the scheme and shape that are expected.
+def read(tensors: Mapping[str, torch.Tensor], bits: int, symmetric: bool) -> Imported:
+    """A weight of ``(codes - zero points) * scales``.
+
+    Args:
+        tensors: ``weight_packed`` int32 with ``weight_shape``, or ``weight`` int8 ``[rows, width]``; ``weight_scale``
+            ``[rows, groups]``, or one number; perhaps ``weight_zero_point`` and ``weight_g_idx``.
+        bits: 2 to 8.
+        symmetric: Whether zero points are 0; those that a file holds have to be, then.
 
     Raises:
-        CheckpointError: A tensor is missing, of another shape or dtype, or holds what our format cannot, bit for bit.
+        CheckpointError: A tensor is missing, or does not belong to the others.
+        LayoutError: Our formats cannot hold the weight bit for bit.
     """
-    bits = matrix.scheme.bits
-    codes = _in_range(_of(tensors, "weight", torch.int8, (matrix.rows, matrix.width)), bits, "weight")
-    found = {"codes": pack(codes, bits), "scale": _our_scale(tensors, matrix)}
-    if not matrix.scheme.symmetric:
-        zeros = _of(tensors, "weight_zero_point", torch.int8, _their_shape(matrix))
-        zeros = _in_range(zeros, bits, "weight_zero_point").reshape(matrix.scale_shape)
-        found["zero_point"] = pack_zero_points(zeros, bits)
-    return found
-
-
-def _highest_bits(bits: int, length: int) -> torch.Tensor:
-    """int32 words of one row in which the highest bit of each code is set, and no bit of what pads the last word."""
-    return pack(torch.full((1, length), -(2 ** (bits - 1)), dtype=torch.int8), bits)
-
-
-def _flipped(words: torch.Tensor, bits: int, length: int) -> torch.Tensor:
-    return words ^ _highest_bits(bits, length).to(words.device)
-
-
-def _unflipped(words: torch.Tensor, bits: int, length: int) -> torch.Tensor:
-    if not padding_is_zero(words, bits, length):
-        raise CheckpointError("packed codes have bits set after the last one: download the checkpoint again")
-    return _flipped(words, bits, length)
+    if "weight_packed" in tensors:
+        words = take(tensors, "weight_packed", torch.int32)
+        shape = take(tensors, "weight_shape", torch.int64, torch.int32, ndim=1).tolist()
+        if len(shape) != 2 or shape[0] != len(words) or words_per_row(shape[1], bits) != words.shape[1]:
+            raise CheckpointError(f"weight_packed is {list(words.shape)}, which is no {bits}-bit weight of {shape}")
+        rows, width = shape
+        words = _unsigned(words, bits, width)
+    else:
+        codes = take(tensors, "weight", torch.int8)
+        rows, width = codes.shape
+        words = pack(_checked(codes, bits, "weight"), bits)
+    scale = tensors.get("weight_scale")
+    per_tensor = scale is not None and scale.numel() == 1 and rows > 1
+    scale = take(
+        {"weight_scale": scale.reshape(1, 1) if per_tensor else scale} if scale is not None else {},
+        "weight_scale",
+        *_FLOATS,
+    )
+    expect("weight_scale", scale, (1 if per_tensor else rows, scale.shape[1]))
+    zeros = _zero_points(tensors, bits, tuple(scale.shape), symmetric)
+    if not per_tensor:
+        scale, zeros = in_order(scale, zeros, tensors.get("weight_g_idx"), width)
+    return even_weight(words, zeros, scale, bits, width, per_tensor)
 
 
 def _their_shape(matrix: Matrix) -> tuple[int, ...]:
@@ -124,38 +111,38 @@ def _their_grid(values: torch.Tensor, matrix: Matrix) -> torch.Tensor:
     return values.reshape(_their_shape(matrix)).contiguous()
 
 
-def _our_scale(tensors: Mapping[str, torch.Tensor], matrix: Matrix) -> torch.Tensor:
-    scale = _of(tensors, "weight_scale", None, _their_shape(matrix))
-    dtype = weight_facts(matrix.scheme, matrix.rows, matrix.width)["scale"][1]
-    kept = scale.to(dtype)
-    if not torch.equal(kept.to(scale.dtype), scale):
-        raise CheckpointError(
-            f"scales of {scale.dtype} are not all of {dtype}: take a scheme with scale_dtype={_name(scale)}"
-        )
-    return kept.reshape(matrix.scale_shape)
-
-
-def _name(tensor: torch.Tensor) -> str:
-    return repr(str(tensor.dtype).removeprefix("torch."))
-
-
-def _of(
-    tensors: Mapping[str, torch.Tensor], name: str, dtype: torch.dtype | None, shape: tuple[int, ...]
-) -> torch.Tensor:
-    found = tensors.get(name)
+def _zero_points(
+    tensors: Mapping[str, torch.Tensor], bits: int, shape: tuple[int, ...], symmetric: bool
+) -> torch.Tensor | None:
+    found = tensors.get("weight_zero_point")
     if found is None:
-        raise CheckpointError(f"there is no {name} beside {', '.join(tensors) or 'nothing'}: the checkpoint lacks it")
-    is_dtype = found.is_floating_point() if dtype is None else found.dtype == dtype
-    if not is_dtype or tuple(found.shape) != shape:
-        raise CheckpointError(
-            f"{name} should be {dtype or 'floats'} {list(shape)}, and is {found.dtype} {list(found.shape)}: the config "
-            "describes another weight"
+        if symmetric:
+            return None
+        raise CheckpointError("there is no weight_zero_point, though the config says that the weight is asymmetric")
+    if found.dtype == torch.int32 and "weight_packed" in tensors:
+        expect("weight_zero_point", found, (words_per_row(shape[0], bits), shape[1]))
+        zeros = unpack(_unsigned(found.t().contiguous(), bits, shape[0]), bits, shape[0]).t().contiguous()
+    else:
+        zeros = take(
+            {"weight_zero_point": found.reshape(shape) if found.numel() == shape[0] * shape[1] else found},
+            "weight_zero_point",
+            torch.int8,
         )
-    return found
+        expect("weight_zero_point", zeros, shape)
+        zeros = _checked(zeros, bits, "weight_zero_point")
+    if symmetric and bool(zeros.any()):
+        raise CheckpointError("weight_zero_point is not 0, though the config says that the weight is symmetric")
+    return zeros
 
 
-def _in_range(codes: torch.Tensor, bits: int, name: str) -> torch.Tensor:
+def _unsigned(words: torch.Tensor, bits: int, length: int) -> torch.Tensor:
+    if not padding_is_zero(words, bits, length):
+        raise CheckpointError("packed codes have bits set after the last one: download the checkpoint again")
+    return top_bits(words, bits, length)
+
+
+def _checked(codes: torch.Tensor, bits: int, name: str) -> torch.Tensor:
     half = 2 ** (bits - 1)
-    if bits < 8 and codes.numel() and not bool(((codes >= -half) & (codes < half)).all()):
+    if bits < 8 and not bool(((codes >= -half) & (codes < half)).all()):
         raise CheckpointError(f"{name} holds integers that {bits} bits do not: the config describes another weight")
     return codes

@@ -20,12 +20,7 @@ FACTS = Facts(
             rules.weight_only,
             "weights only",
         ),
-        Rule(
-            "embedding",
-            lambda part: rules.has_codes(part) and part.kind == "embedding",
-            "container",
-            "written as the floats that the codes stand for",
-        ),
+        rules.embedding_as_floats(),
         Rule(
             "bits",
             lambda part: rules.bits_of(part) in (2, 3, 5, 6, 7),

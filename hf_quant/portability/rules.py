@@ -145,3 +145,13 @@ def codebook(why: str) -> Rule:
 def sixteen_bits(why: str = "no integers of 16 bits") -> Rule:
     """Refusal of weights or inputs of 16 bits."""
     return Rule("16-bits", has_16_bits, "refused", why, per_channel_8, "8 bits")
+
+
+def embedding_as_floats() -> Rule:
+    """Embeddings whose decoded rows are written."""
+    return Rule(
+        "embedding",
+        lambda part: has_codes(part) and part.kind == "embedding",
+        "container",
+        "written as the floats that the codes stand for",
+    )

@@ -29,12 +29,7 @@ FACTS = Facts(
         rules.codebook("TensorRT has no codebooks"),
         rules.sixteen_bits(),
         Rule("floats", rules.is_stored_float, "container", "computed in the dtype of the engine"),
-        Rule(
-            "embedding",
-            lambda part: rules.has_codes(part) and part.kind == "embedding",
-            "container",
-            "written as the floats that the codes stand for",
-        ),
+        rules.embedding_as_floats(),
         Rule(
             "dynamic",
             lambda part: _is_matrix(part) and part.scheme.input is not None and part.scheme.input.dynamic,

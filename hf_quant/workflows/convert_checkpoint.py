@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from hf_quant.importing.source import Source, folder_of, read_json
 from hf_quant.importing.streamed import shards, streamed_file
 from hf_quant.integration.readable import check_readable
 from hf_quant.quantizing.config import HfQuantConfig
+from hf_quant.staging import publish, staging
 
 logger = logging.getLogger(__name__)
 
@@ -62,26 +62,21 @@ def convert_checkpoint(
     config = HfQuantConfig.of_described(described)
     said = _config_of_gguf(Path(source)) if is_gguf else _config_without(read_json(opened.folder / "config.json"))
     model_class = _model_class(said, opened.folder)
-    staging = output.parent / f".{output.name}.{uuid.uuid4().hex[:8]}"
     try:
-        staging.mkdir(parents=True)
-        _write_weights(described, staging, progress)
-        said["quantization_config"] = config.to_dict()
-        (staging / "config.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
-        if is_gguf:
-            _save_tokenizer(Path(source), staging)
-        for path in [] if is_gguf else sorted(opened.folder.iterdir()):
-            if path.is_file() and path.name not in _LEFT and path.suffix not in _WEIGHTS:
-                shutil.copy(path, staging)
-        files = [str(path) for path in sorted(staging.glob("*.safetensors"))]
-        check_readable(model_class, model_class.config_class, staging, files)
-        if output.exists():
-            output.rmdir()
-        staging.rename(output)
+        with staging(output) as folder:
+            _write_weights(described, folder, progress)
+            said["quantization_config"] = config.to_dict()
+            (folder / "config.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+            if is_gguf:
+                _save_tokenizer(Path(source), folder)
+            for path in [] if is_gguf else sorted(opened.folder.iterdir()):
+                if path.is_file() and path.name not in _LEFT and path.suffix not in _WEIGHTS:
+                    shutil.copy(path, folder)
+            files = [str(path) for path in sorted(folder.glob("*.safetensors"))]
+            check_readable(model_class, model_class.config_class, folder, files)
+            publish(folder, output, (), last="config.json")
     except OSError as error:
         raise SaveError(f"cannot write to {output}: {error}. Nothing was written; free space or rights") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return config
 
 
@@ -101,9 +96,9 @@ def _config_of_gguf(path: Path) -> dict[str, Any]:
     return _config_without(said)
 
 
-def _save_tokenizer(path: Path, staging: Path) -> None:
+def _save_tokenizer(path: Path, folder: Path) -> None:
     try:
-        AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(staging)
+        AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
     except Exception as error:  # likewise
         logger.warning("no tokenizer can be made of %s (%s): the checkpoint has none", path, error)
 
@@ -124,7 +119,7 @@ def _model_class(said: dict[str, Any], folder: Path) -> Any:
     return found
 
 
-def _write_weights(described: Described, staging: Path, progress: Callable[[str], None]) -> None:
+def _write_weights(described: Described, folder: Path, progress: Callable[[str], None]) -> None:
     source = described.source
     groups: dict[str, Headers] = {name: {name: described.headers[name]} for name in source.rest()}
     for full, facts in described.headers.items():
@@ -138,7 +133,7 @@ def _write_weights(described: Described, staging: Path, progress: Callable[[str]
             name = "model.safetensors" if len(parts) == 1 else f"model-{number:05}-of-{len(parts):05}.safetensors"
             headers = {full: facts for group in part.values() for full, facts in group.items()}
             index |= dict.fromkeys(headers, name)
-            with streamed_file(staging / name, headers) as file:
+            with streamed_file(folder / name, headers) as file:
                 for group in part:
                     if not group.endswith("."):
                         file.put(group, reader.tensor(group))
@@ -151,4 +146,4 @@ def _write_weights(described: Described, staging: Path, progress: Callable[[str]
                         file.put(f"{module}.{key}", tensor)
     if len(parts) > 1:
         text = json.dumps({"metadata": {}, "weight_map": index}, indent=2)
-        (staging / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")

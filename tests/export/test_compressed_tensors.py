@@ -12,7 +12,7 @@ from hf_quant.config.scheme import Scheme, TensorScheme
 from hf_quant.errors import ExportError
 from hf_quant.export.comparing import allowed_error, relative_error, sample
 from hf_quant.formats import weight_facts
-from hf_quant.layouts.compressed_tensors import from_packed, from_plain
+from hf_quant.layouts.compressed_tensors import read
 from hf_quant.modules.swap import quantized_modules
 from hf_quant.quantizing.config import HfQuantConfig
 from tests.integration.calibration_data import calibration
@@ -111,7 +111,7 @@ def same_tensors_as_read_back(model, directory):
         matrix = module.spec.matrix
         if matrix.scheme.granularity == "tensor":
             own["weight_scale"] = own["weight_scale"].unique()
-        found = (from_packed if "weight_packed" in own else from_plain)(own, matrix)
+        found = read(own, matrix.scheme.bits, matrix.scheme.symmetric).tensors
         expected = module.neutral()
         assert list(found) == list(weight_facts(matrix.scheme, matrix.rows, matrix.width)) == list(expected)
         assert all(torch.equal(found[key], expected[key]) for key in expected), name

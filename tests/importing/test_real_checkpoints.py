@@ -4,6 +4,8 @@
 """
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from hf_quant.workflows.convert_checkpoint import convert_checkpoint
 from tests.importing.programs.base import digest, ids
 from tests.integration.tiny import error, saved_tensors
 
+ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent / "checkpoints"
 REFUSED = {
     "gptq-4bit-act-order": r"layers\.0\..*act-order.*desc_act=False",
@@ -107,5 +110,23 @@ def test_the_base_model_alone_is_opened_on_the_fly():
     assert {f"model.{name}": found for name, found in decoded(model).items()} == expected
 
 
-def test_the_programs_are_not_needed():
-    assert not {"gptqmodel", "awq", "compressed_tensors", "auto_round", "bitsandbytes"} & set(sys.modules)
+OPENS = """
+import sys
+
+import torch
+from transformers import AutoModelForCausalLM
+
+import hf_quant
+
+config = hf_quant.HfQuantConfig.from_checkpoint(sys.argv[1])
+AutoModelForCausalLM.from_pretrained(sys.argv[1], quantization_config=config, dtype=torch.float32)
+print(*{"gptqmodel", "awq", "compressed_tensors", "auto_round", "bitsandbytes"} & set(sys.modules))
+"""
+
+
+@pytest.mark.parametrize("name", ["ct-mixed", "gptq-4bit-v1"])
+def test_the_programs_are_not_needed(name):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", OPENS, str(FOLDER / name)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == ""
